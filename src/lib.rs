@@ -1,0 +1,32 @@
+//! pintle: a Kubernetes CRI runtime in one binary.
+//!
+//! This list is the floor plan, top floor first; a blank line ends a floor. A room uses only rooms on
+//! lower floors, and rooms on one floor are strangers (`tests/floors.rs` holds us to it). What each room
+//! owns is in the first lines of its `mod.rs`; how they meet is in `docs/ARCHITECTURE.md`.
+
+pub mod cli;
+
+mod daemon;
+
+mod config;
+
+mod cri;
+
+mod streaming;
+
+mod pod;
+
+mod supervisor;
+
+mod cgroup;
+mod event;
+mod image;
+mod launcher;
+mod logs;
+mod network;
+mod spec;
+mod store;
+
+mod model;
+mod sys;
+mod telemetry;

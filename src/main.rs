@@ -1,0 +1,7 @@
+//! The `pintle` binary; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pintle::cli::main()
+}

@@ -1,0 +1,28 @@
+//! The nouns every room shares: ids, what a caller asked for, what became of it.
+//!
+//! Invariant: nothing here does I/O, reads a clock or knows a wire format. Values are checked once, at the
+//! door (`cri/parse`), so whatever is held in these types is already known to be well formed.
+
+mod container;
+mod exit;
+mod failure;
+mod id;
+mod image;
+mod plan;
+mod pod;
+mod process;
+mod resources;
+mod time;
+
+pub use container::{ContainerConfig, ContainerMetadata, DeviceMapping, IdMapping, Mount, Propagation};
+pub use exit::{Exit, ExitReason};
+pub use failure::{Failure, Stage};
+pub use id::{BadId, ContainerId, PodId};
+pub use image::{Digest, ImageConfig, RootfsLayers};
+pub use plan::{ContainerPlan, DeviceNode, DeviceRule, PodPlan, ProcessPlan, Volume};
+pub use pod::{
+    Dns, IpcMode, NamespaceModes, NetworkMode, PidMode, PodConfig, PodMetadata, PortMapping, PortProtocol,
+};
+pub use process::{Capabilities, GroupsPolicy, ResolvedUser, SeccompChoice, Security, UserChoice};
+pub use resources::{HugepageLimit, Resources};
+pub use time::UnixNanos;

@@ -1,0 +1,113 @@
+use std::{path::PathBuf, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ContainerId, IpcMode, NetworkMode, PidMode, Propagation, Resources, UserChoice};
+
+/// Everything a pod's supervisor needs to make one container. Pure data: decided in the daemon, obeyed in
+/// the supervisor and its helper.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerPlan {
+    pub id: ContainerId,
+    /// The OCI runtime spec, as JSON, for libcontainer. It has no namespaces, root path or cgroups path
+    /// (the helper adds them), and never `linux.resources`, `linux.seccomp` or `process.oomScoreAdj`.
+    pub oci: Vec<u8>,
+    pub process: ProcessPlan,
+    /// Layer directories, top first.
+    pub lower: Vec<PathBuf>,
+    /// Host folder that holds (or will hold) `upper` and `work`.
+    pub writable: PathBuf,
+    pub readonly_rootfs: bool,
+    /// In the order in which they are mounted: parents before children.
+    pub volumes: Vec<Volume>,
+    pub devices: Vec<DeviceNode>,
+    /// cgroup device rules, in order; later ones win.
+    pub device_rules: Vec<DeviceRule>,
+    pub resources: Resources,
+    pub pid: PidMode,
+    pub privileged: bool,
+    /// Absolute path of the CRI log; `None` is "discard".
+    pub log: Option<PathBuf>,
+    /// Keep a pipe to the container's stdin.
+    pub stdin: bool,
+    /// Close it after the first client that attached.
+    pub stdin_once: bool,
+}
+
+/// One process to run: a container's init, or an exec.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProcessPlan {
+    /// Never empty. `args[0]` without a slash is looked up in the environment's PATH, in the container.
+    pub args: Vec<Vec<u8>>,
+    /// `KEY=value`, without NUL. PATH is always among them; HOME is added by the helper when missing.
+    pub env: Vec<Vec<u8>>,
+    /// Absolute, in the container; made when missing.
+    pub cwd: String,
+    pub user: UserChoice,
+    /// The image's `User`; used when `user` names nobody.
+    pub image_user: String,
+    pub tty: bool,
+    /// Bit N is capability N (capabilities(7)): bounding, permitted and effective sets.
+    pub capabilities: u64,
+    /// Ambient and inheritable sets, for a user other than root.
+    pub ambient: u64,
+    pub no_new_privs: bool,
+    /// A ready BPF program (`struct sock_filter` after `struct sock_filter`, native byte order); `None` is no filter.
+    pub seccomp: Option<Arc<[u8]>>,
+    pub oom_score_adj: i64,
+    /// Soft and hard RLIMIT_NOFILE.
+    pub nofile: (u64, u64),
+}
+
+/// A volume as the helper mounts it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume {
+    /// Absolute on the host. Symbolic links are followed there.
+    pub source: PathBuf,
+    /// Absolute in the container, made when missing, resolved inside its root.
+    pub target: String,
+    pub readonly: bool,
+    /// `readonly` also for mounts below it.
+    pub recursive_read_only: bool,
+    pub propagation: Propagation,
+    /// Make the source as a directory when it is missing.
+    pub create_source: bool,
+}
+
+/// A device file in the container's `/dev` or elsewhere in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceNode {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the container.
+    pub target: String,
+    /// Any of `rwm`, for the cgroup rule that goes with it (the helper reads the numbers from `source`).
+    pub access: String,
+}
+
+/// One line for cgroup v1's `devices.allow` or `devices.deny` (and v2's program).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DeviceRule {
+    pub allow: bool,
+    /// `a`, `b` or `c`.
+    pub kind: char,
+    /// `None` is any.
+    pub major: Option<u32>,
+    /// `None` is any.
+    pub minor: Option<u32>,
+    /// Any of `rwm`.
+    pub access: String,
+}
+
+/// What the supervisor of a new pod makes before the first container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodPlan {
+    pub network: NetworkMode,
+    pub pid: PidMode,
+    pub ipc: IpcMode,
+    /// Not used with the host's network, which goes with the host's name.
+    pub hostname: String,
+    pub sysctls: Vec<(String, String)>,
+    /// Size of the pod's `/dev/shm`; bytes.
+    pub shm_bytes: u64,
+}

@@ -1,0 +1,73 @@
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides what a process may do (CRI `LinuxContainerSecurityContext`, and the part of
+/// `LinuxSandboxSecurityContext` that it shares).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Security {
+    pub privileged: bool,
+    pub readonly_rootfs: bool,
+    pub no_new_privs: bool,
+    pub user: UserChoice,
+    pub capabilities: Capabilities,
+    pub seccomp: SeccompChoice,
+    /// `None`: pintle's own list. `Some`: exactly these, also when empty.
+    pub masked_paths: Option<Vec<String>>,
+    /// As `masked_paths`.
+    pub readonly_paths: Option<Vec<String>>,
+}
+
+/// Who the process runs as, as asked; names are resolved in the image.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct UserChoice {
+    /// `run_as_user`; wins over `name`.
+    pub uid: Option<u32>,
+    /// `run_as_username`; empty is "not given". The image's `User` is used when neither is.
+    pub name: String,
+    /// `run_as_group`.
+    pub gid: Option<u32>,
+    pub supplemental_groups: Vec<u32>,
+    pub groups_policy: GroupsPolicy,
+}
+
+/// CRI `SupplementalGroupsPolicy`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum GroupsPolicy {
+    /// The given groups and those that the image's `/etc/group` lists the user in.
+    #[default]
+    Merge,
+    /// The given groups only.
+    Strict,
+}
+
+/// Who the process really runs as; shown in `ContainerStatus.user`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ResolvedUser {
+    pub uid: u32,
+    pub gid: u32,
+    /// The primary group is always among them.
+    pub groups: Vec<u32>,
+}
+
+/// Changes to the default capabilities. Names are upper case without `CAP_`; `ALL` is all.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Capabilities {
+    pub add: BTreeSet<String>,
+    pub drop: BTreeSet<String>,
+    pub ambient: BTreeSet<String>,
+}
+
+/// Which system call filter (CRI `SecurityProfile`).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum SeccompChoice {
+    /// pintle's own profile. Also taken when the caller names none.
+    #[default]
+    RuntimeDefault,
+    /// No filter.
+    Unconfined,
+    /// An OCI seccomp profile in JSON at this absolute path on the host.
+    Localhost(String),
+}
