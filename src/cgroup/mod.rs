@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ContainerId, DeviceRule, PodId, Resources};
 
+/// Stub.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {}
+
 /// What made a cgroup (CRI `CgroupDriver`).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Driver {

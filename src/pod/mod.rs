@@ -11,6 +11,11 @@ use crate::{
     network::{self, Attachment},
 };
 
+/// Stub.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {}
+
 /// Why a pod or container could not be had, made, changed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
