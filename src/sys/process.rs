@@ -103,6 +103,15 @@ macro_rules! bitflags_lite {
         }
     };
 }
+/// SIGKILL to a child that has not been reaped; its pid cannot have been reused.
+///
+/// # Errors
+/// As kill(2).
+pub fn kill(pid: u32) -> io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+}
+
 bitflags_lite! {
     /// Kinds of namespace (namespaces(7)).
     Namespaces {
