@@ -17,9 +17,7 @@ use std::{
 
 use libcontainer::{
     container::builder::ContainerBuilder,
-    oci_spec::runtime::{
-        LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, RootBuilder, Spec,
-    },
+    oci_spec::runtime::{LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, RootBuilder, Spec},
     syscall::syscall::SyscallType,
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
@@ -74,7 +72,7 @@ pub struct Stdio {
 /// Whatever step failed. Nothing that this process made outlives it.
 pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
     let Launch { plan, namespaces, pid_namespace, cgroup_views, stdio, report } = launch;
-        let _ = tracing::subscriber::set_global_default(CauseTrace { to: report.another()?, sent: 0.into() });
+    let _ = tracing::subscriber::set_global_default(CauseTrace { to: report.another()?, sent: 0.into() });
 
     let mut trees = Vec::with_capacity(plan.volumes.len() + plan.devices.len() + 12);
     trees.extend(cgroups(&cgroup_views, plan.privileged)?);

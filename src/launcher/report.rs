@@ -54,7 +54,7 @@ impl Reporter {
     ///
     /// # Errors
     /// Stage `Internal` when there are no descriptors left.
-    pub(super) fn another(&self) -> Result<Self, Failure> {
+    pub fn another(&self) -> Result<Self, Failure> {
         let copy = self.0.try_clone().map_err(|error| Failure::io(Stage::Internal, "report", "", &error))?;
         Ok(Self(copy))
     }

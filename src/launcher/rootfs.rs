@@ -49,9 +49,8 @@ fn mount(lower: &[OwnedFd], halves: &[OwnedFd]) -> io::Result<OwnedFd> {
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let told = |error: Errno| io::Error::other(format!("{}{}", io::Error::from(error), kernel_log(&fs)));
-    let set = |key: &str, value: &str| {
-        rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(told)
-    };
+    let set =
+        |key: &str, value: &str| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(told);
     // `lowerdir+` is there since Linux 6.5; before it, one list (and about fifteen layers at most).
     let mut one_by_one = true;
     for layer in lower {
@@ -112,7 +111,10 @@ pub(super) fn guard(root: &OwnedFd) -> Result<(), Failure> {
                     _ => "something other than a directory",
                 };
                 let text = format!("the image has {kind} there, where a directory must be");
-                return Err(Failure { path: format!("/{name}"), ..Failure::new(Stage::RootfsGuard, "", text) });
+                return Err(Failure {
+                    path: format!("/{name}"),
+                    ..Failure::new(Stage::RootfsGuard, "", text)
+                });
             }
             Err(error) => return Err(refused(error)),
         }

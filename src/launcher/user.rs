@@ -153,7 +153,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_an_error_and_numbers_do_not_wrap() {
         let nobody = UserChoice::default;
-        let no_user = |name| format!("could not resolve user {name:?}: the image's /etc/passwd has no such user");
+        let no_user =
+            |name| format!("could not resolve user {name:?}: the image's /etc/passwd has no such user");
         for bad in ["4294967295", "4294967296", "-1", "+1", "0x0", " 0", "ghost"] {
             check(nobody(), bad, Err(&no_user(bad)));
         }

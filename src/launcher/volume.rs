@@ -71,9 +71,8 @@ pub(super) fn open(volume: &Volume) -> Result<Tree, Failure> {
 /// # Errors
 /// Stage `Device`, naming the host's path.
 pub(super) fn open_device(device: &DeviceNode) -> Result<Tree, Failure> {
-    let failed = |error: &io::Error| {
-        Failure::io(Stage::Device, device.target.as_str(), &device.source, error)
-    };
+    let failed =
+        |error: &io::Error| Failure::io(Stage::Device, device.target.as_str(), &device.source, error);
     let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };
     let tree = mount::detached(CWD, &device.source, private).map_err(|error| failed(&error))?;
     Tree::new(tree, &device.target).map_err(|error| failed(&error))

@@ -15,16 +15,30 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Phase {
     /// A helper is at it.
-    Making { helper: u32, waiter: Waiter, deadline: Instant, failure: Option<Failure> },
+    Making {
+        helper: u32,
+        waiter: Waiter,
+        deadline: Instant,
+        failure: Option<Failure>,
+    },
     /// Its init waits at the barrier.
     Created,
     /// It has been let go; execve has not answered yet.
-    Starting { waiter: Waiter },
+    Starting {
+        waiter: Waiter,
+    },
     Running,
     /// Its init was reaped; its output may not have ended.
-    Ended { ended: Ended, at: UnixNanos, drain_until: Instant },
+    Ended {
+        ended: Ended,
+        at: UnixNanos,
+        drain_until: Instant,
+    },
     /// The exit is recorded.
-    Exited { exit: Exit, acknowledged: bool },
+    Exited {
+        exit: Exit,
+        acknowledged: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -57,7 +71,12 @@ pub(super) struct Container {
 
 impl Container {
     /// A container whose helper is about to be forked.
-    pub(super) fn new(plan: &ContainerPlan, shared: Namespaces, cgroup: cgroup::Container, phase: Phase) -> Self {
+    pub(super) fn new(
+        plan: &ContainerPlan,
+        shared: Namespaces,
+        cgroup: cgroup::Container,
+        phase: Phase,
+    ) -> Self {
         let own_pid = plan.pid != PidMode::Node;
         Self {
             id: plan.id.clone(),

@@ -144,8 +144,7 @@ impl Supervisor {
             (None, Some(ended)) => Ok((ended.code(), false)),
             (None, None) => Err(Failure::new(Stage::Internal, "exec", "its end was not seen")),
         };
-        let answer =
-            answer.map(|(code, timed_out)| Answer::ExecExit(v1::ExecExit { code, timed_out }));
+        let answer = answer.map(|(code, timed_out)| Answer::ExecExit(v1::ExecExit { code, timed_out }));
         self.answer(exec.waiter, answer);
     }
 

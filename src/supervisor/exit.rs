@@ -124,6 +124,9 @@ mod tests {
         let mut end = end(Ended::Code(127), 0);
         end.start_error = Some("no such file".into());
         let exit = decide(&end);
-        assert_eq!((exit.code, exit.reason, exit.message.as_str()), (128, ExitReason::StartError, "no such file"));
+        assert_eq!(
+            (exit.code, exit.reason, exit.message.as_str()),
+            (128, ExitReason::StartError, "no such file")
+        );
     }
 }

@@ -187,7 +187,9 @@ impl Supervisor {
 
     fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
-        let Ok(socket) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else { return };
+        let Ok(socket) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else {
+            return;
+        };
         let is_root = rustix::net::sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid.is_root());
         if is_root {
             let _ = self.connect(socket);
@@ -276,9 +278,8 @@ impl Supervisor {
         result: Result<v1::reply::Result, Failure>,
         fds: Vec<OwnedFd>,
     ) {
-        let result = result.unwrap_or_else(|failure| {
-            v1::reply::Result::Failure(wire::failure_message(failure))
-        });
+        let result =
+            result.unwrap_or_else(|failure| v1::reply::Result::Failure(wire::failure_message(failure)));
         let count = u32::try_from(fds.len()).unwrap_or(0);
         let reply = v1::Reply { sequence: waiter.sequence, fds: count, result: Some(result) };
         let body = v1::message::Body::Reply(reply);
@@ -422,7 +423,9 @@ impl Supervisor {
         for container in self.containers.values() {
             match &container.phase {
                 Phase::Making { deadline, .. } if *deadline <= now => late.push(container.id.clone()),
-                Phase::Ended { drain_until, .. } if *drain_until <= now => undrained.push(container.id.clone()),
+                Phase::Ended { drain_until, .. } if *drain_until <= now => {
+                    undrained.push(container.id.clone())
+                }
                 _ => {}
             }
         }

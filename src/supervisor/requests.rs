@@ -91,16 +91,18 @@ impl Supervisor {
         let (id, dir, plan, cgroup) = wire::pod_plan(setup)?;
         cgroup.join_supervisor(0).map_err(|error| in_cgroup(id.as_str(), &error))?;
         crate::failpoint!("supervisor.joined");
-        let socket = Failure::io;
-        let listener = listen(&dir).map_err(|error| socket(Stage::Internal, "socket in", &dir, &error))?;
+        let failed = |stage: Stage, what: &str, error: &io::Error| Failure::io(stage, what, &dir, error);
+        let listener = listen(&dir).map_err(|error| failed(Stage::Internal, "socket in", &error))?;
         let namespaces = launcher::build_namespaces(&plan)?;
-        let anchor = if plan.pid == PidMode::Pod { Some(shared_pid_namespace()?) } else { None };
         let network = namespaces.network.as_ref().map(OwnedFd::try_clone).transpose();
-        let network = network.map_err(|error| socket(Stage::Namespace, "network", "", &error))?;
+        let network = network.map_err(|error| failed(Stage::Namespace, "network", &error))?;
         self.watch(listener.as_fd(), Source::Listener)
-            .map_err(|error| socket(Stage::Internal, "epoll", "", &error))?;
+            .map_err(|error| failed(Stage::Internal, "epoll", &error))?;
         self.listener = Some(listener);
+        // Last, for it is a process that a failure after it would leave behind.
+        let anchor = if plan.pid == PidMode::Pod { Some(shared_pid_namespace()?) } else { None };
         self.pod = Some(Pod { id, dir, cgroup, namespaces, anchor });
+        crate::failpoint!("supervisor.set-up");
         Ok((v1::Ready { pid: std::process::id() }, network.into_iter().collect()))
     }
 
@@ -130,7 +132,8 @@ impl Supervisor {
         let Some(pidfd) = &container.pidfd else {
             return Err(Failure::new(Stage::WrongState, id, "it has ended"));
         };
-        signal::send(pidfd.as_fd(), number).map_err(|error| Failure::io(Stage::Internal, "signal", "", &error))
+        signal::send(pidfd.as_fd(), number)
+            .map_err(|error| Failure::io(Stage::Internal, "signal", "", &error))
     }
 
     fn kill(&mut self, id: &str) -> Result<(), Failure> {
@@ -185,7 +188,8 @@ impl Supervisor {
 /// The socket on which a later daemon finds this supervisor. Bound through the folder's descriptor, since the
 /// path of a unix socket must be short (108 bytes).
 fn listen(dir: &Path) -> io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&socket, true)?;
     let folder = File::open(dir)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(super::socket_through(&folder))?)?;
@@ -221,7 +225,11 @@ pub(super) fn pid_namespace(supervisor: &Supervisor, mode: &PidMode) -> Result<O
             let running = |one: &&Container| one.id.as_str() == target && matches!(one.phase, Phase::Running);
             let target_pid = supervisor.containers.values().find(running).map(|container| container.pid);
             of(target_pid.ok_or_else(|| {
-                Failure::new(Stage::NotFound, target.as_str(), "the target container is not running in this pod")
+                Failure::new(
+                    Stage::NotFound,
+                    target.as_str(),
+                    "the target container is not running in this pod",
+                )
             })?)
         }
     }

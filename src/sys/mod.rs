@@ -10,4 +10,5 @@ pub mod mount;
 pub mod path;
 pub mod privilege;
 pub mod process;
+pub mod ready;
 pub mod signal;

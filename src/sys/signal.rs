@@ -7,7 +7,6 @@ use nix::sys::{
     signalfd::{SfdFlags, SignalFd},
 };
 
-
 /// Blocks SIGCHLD and gives a descriptor that is readable when a child has ended (signalfd(2)).
 ///
 /// # Errors

@@ -10,8 +10,9 @@ use super::v1;
 use crate::{
     cgroup,
     model::{
-        ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IpcMode, NetworkMode,
-        PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser, Stage, UnixNanos, UserChoice, Volume,
+        ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IpcMode,
+        NetworkMode, PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser, Stage, UnixNanos,
+        UserChoice, Volume,
     },
     supervisor::ContainerFacts,
 };
@@ -71,9 +72,7 @@ pub(crate) fn setup_request(
     })
 }
 
-pub(crate) fn pod_plan(
-    message: v1::Setup,
-) -> Result<(PodId, PathBuf, PodPlan, cgroup::Handle), Failure> {
+pub(crate) fn pod_plan(message: v1::Setup) -> Result<(PodId, PathBuf, PodPlan, cgroup::Handle), Failure> {
     let pod = PodId::parse(&message.pod_id).map_err(|error| bad("pod id", error))?;
     let cgroup = serde_json::from_slice(&message.cgroup).map_err(|error| bad("cgroup", error))?;
     let plan = PodPlan {
@@ -231,7 +230,7 @@ pub(crate) fn container_plan(message: v1::Create) -> Result<ContainerPlan, Failu
     })
 }
 
-fn exit_message(exit: &Exit) -> v1::Exit {
+pub(super) fn exit_message(exit: &Exit) -> v1::Exit {
     v1::Exit {
         code: exit.code,
         reason: exit.reason.as_str().into(),
@@ -320,7 +319,11 @@ mod tests {
                 propagation: Propagation::Bidirectional,
                 create_source: true,
             }],
-            devices: vec![DeviceNode { source: "/dev/x".into(), target: "/dev/y".into(), access: "rw".into() }],
+            devices: vec![DeviceNode {
+                source: "/dev/x".into(),
+                target: "/dev/y".into(),
+                access: "rw".into(),
+            }],
             device_rules: vec![DeviceRule {
                 allow: true,
                 kind: 'c',

@@ -35,3 +35,9 @@ pub(super) fn hello(pod: &str) -> v1::Hello {
 pub(super) fn speaks_with_us(hello: &v1::Hello) -> bool {
     hello.protocol_min <= PROTOCOL_MAX && hello.protocol_max >= PROTOCOL_MIN
 }
+
+/// The frame that tells an exit.
+pub(super) fn exited_frame(id: &crate::model::ContainerId, exit: &crate::model::Exit) -> Frame {
+    let exited = v1::Exited { container_id: id.to_string(), exit: Some(convert::exit_message(exit)) };
+    encode(&v1::Message { body: Some(v1::message::Body::Exited(exited)) }, Vec::new())
+}
