@@ -27,6 +27,7 @@ use rustix::{
 };
 
 use super::{
+    device,
     finish::{Identity, finish},
     report::{Report, Reporter, TRACE_BYTES_MAX},
     rootfs,
@@ -184,6 +185,9 @@ fn complete(
     let mut linux = spec.linux().clone().unwrap_or_default();
     if linux.resources().is_some() || linux.seccomp().is_some() {
         return Err(bad("the spec has resources or seccomp, which are not libcontainer's here".into()));
+    }
+    if plan.privileged {
+        linux.set_devices(Some(device::of_host()));
     }
     linux.set_namespaces(Some(list));
     linux.set_cgroups_path(Some("/c".into()));

@@ -5,8 +5,9 @@
 //! | `template.rs` | the pod's namespaces, and the mount namespace in which libcontainer works |
 //! | `rootfs.rs` | layers → overlay, and the guard that looks at it before anyone else does |
 //! | `volume.rs` | mounts as detached trees: opened on the host, moved in by the container's init |
+//! | `device.rs` | the host's devices, for privileged containers |
 //! | `user.rs` | who the process runs as, from the image's passwd and group |
-//! | `libcontainer.rs` | the only file that names libcontainer: spec, `build()`, our `Executor` |
+//! | `libcontainer.rs` | the call of libcontainer: spec, `build()`, our `Executor` |
 //! | `finish.rs` | the last steps before execve, the same for a container's init and for an exec |
 //! | `exec.rs` | a process in a container that runs already |
 //! | `report.rs` | what these processes tell the supervisor |
@@ -19,6 +20,7 @@
 //! Invariant: no system call stands between the seccomp filter and execve.
 //! Not here: cgroups (the supervisor has the helper join one first), pipes, logs, reaping.
 
+mod device;
 mod exec;
 mod finish;
 mod libcontainer;
