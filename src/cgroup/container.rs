@@ -44,6 +44,15 @@ impl Container {
         Self { group }
     }
 
+    /// Where the files of `controller` are; `None` without that controller.
+    pub(super) fn controller(&self, controller: &str) -> Option<PathBuf> {
+        self.group.controller(controller)
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.group.version
+    }
+
     /// Makes it in every hierarchy and limits it. Without device rules it may use what its pod may.
     ///
     /// # Errors

@@ -36,6 +36,7 @@ mod live;
 mod parent;
 mod settle;
 mod tree;
+mod watch;
 
 pub use cgroupfs::Cgroupfs;
 pub use config::{Config, DriverChoice};
@@ -43,3 +44,4 @@ pub use container::{Container, OomCounts};
 pub use driver::{Driver, Manager};
 pub use error::Error;
 pub use handle::Handle;
+pub use watch::OomWatch;

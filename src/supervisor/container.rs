@@ -4,7 +4,7 @@ use std::{io, os::fd::OwnedFd, time::Instant};
 
 use super::{ContainerFacts, connection::Waiter, exit::End};
 use crate::{
-    cgroup::{self, OomCounts},
+    cgroup::{self, OomCounts, OomWatch},
     launcher::{Identity, Reporter},
     logs::{CriLog, Stream},
     model::{ContainerId, ContainerPlan, Exit, Failure, PidMode, UnixNanos},
@@ -63,7 +63,12 @@ pub(super) struct Container {
     pub(super) started_at: Option<UnixNanos>,
     pub(super) start_error: Option<String>,
     pub(super) killed_at: Option<OomCounts>,
-    pub(super) oom_seen_at: Option<UnixNanos>,
+    pub(super) oom_watch: Option<(u64, OomWatch)>,
+    /// How many kills had been seen, and when the last of them was.
+    oom_seen: u64,
+    oom_seen_at: Option<UnixNanos>,
+    /// Leaves of execs that had left something running.
+    pub(super) busy_leaves: Vec<cgroup::Container>,
     pub(super) removers: Vec<Waiter>,
     /// libcontainer's own error lines, the cause behind a failure.
     pub(super) trace: String,
@@ -95,7 +100,10 @@ impl Container {
             started_at: None,
             start_error: None,
             killed_at: None,
+            oom_watch: None,
+            oom_seen: 0,
             oom_seen_at: None,
+            busy_leaves: Vec::new(),
             removers: Vec::new(),
             trace: String::new(),
         }
@@ -130,12 +138,22 @@ impl Container {
         self.cgroup.kill()
     }
 
+    /// Looks whether the kernel has killed in it since the last look.
+    pub(super) fn look_for_oom(&mut self, at: UnixNanos) -> OomCounts {
+        let counts = self.cgroup.oom_counts().unwrap_or_default();
+        if counts.oom_kill > self.oom_seen {
+            self.oom_seen = counts.oom_kill;
+            self.oom_seen_at = Some(at);
+        }
+        counts
+    }
+
     /// What `exit::decide` decides on.
-    pub(super) fn end(&self, ended: Ended, at: UnixNanos) -> End {
+    pub(super) fn end(&mut self, ended: Ended, at: UnixNanos) -> End {
         End {
             ended,
             at,
-            oom: self.cgroup.oom_counts().unwrap_or_default(),
+            oom: self.look_for_oom(at),
             oom_seen_at: self.oom_seen_at,
             killed_at: self.killed_at,
             start_error: self.start_error.clone(),

@@ -22,10 +22,14 @@ use crate::{
 
 use v1::reply::Result as Answer;
 
+/// Looks at whether a killed tree is gone, and the pause between two: 200 ms in all.
+const GONE_LOOKS_MAX: u32 = 400;
+const GONE_PAUSE: Duration = Duration::from_micros(500);
+
 #[derive(Debug)]
 pub(super) struct Exec {
     pub(super) waiter: Waiter,
-    pub(super) container: ContainerId,
+    container: ContainerId,
     pub(super) helper: u32,
     /// Host pid, once the helper has told it.
     pub(super) pid: Option<u32>,
@@ -135,9 +139,7 @@ impl Supervisor {
             return;
         }
         let Some(exec) = self.execs.remove(&number) else { return };
-        // What it left running in the background stays, unless its time was up; the leaf goes with the
-        // container then.
-        let _ = exec.leaf.remove();
+        self.remove_leaf(&exec.container, exec.leaf);
         let answer = match (exec.failure, exec.ended) {
             (_, Some(_)) if exec.timed_out => Ok((128 + 9, true)),
             (Some(failure), _) => Err(failure),
@@ -146,6 +148,16 @@ impl Supervisor {
         };
         let answer = answer.map(|(code, timed_out)| Answer::ExecExit(v1::ExecExit { code, timed_out }));
         self.answer(exec.waiter, answer);
+    }
+
+    /// What an exec left running in the background stays, and so does its leaf, until a later look or the end
+    /// of the container.
+    fn remove_leaf(&mut self, id: &ContainerId, leaf: cgroup::Container) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let mut leaves = std::mem::take(&mut container.busy_leaves);
+        leaves.push(leaf);
+        leaves.retain(|leaf| leaf.populated().unwrap_or(true) || leaf.remove().is_err());
+        container.busy_leaves = leaves;
     }
 
     /// Its time is up: the whole tree is killed, and only then the answer goes out.
@@ -160,6 +172,13 @@ impl Supervisor {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         let killed = exec.leaf.kill();
         crate::failpoint!("supervisor.exec-killed");
+        // A killed process needs some microseconds to be gone; only one in the kernel's hands needs long.
+        for _ in 0..GONE_LOOKS_MAX {
+            if !exec.leaf.populated().unwrap_or(false) {
+                break;
+            }
+            std::thread::sleep(GONE_PAUSE);
+        }
         if killed.is_err() {
             // Without its cgroup at least the process itself must go, or nobody is ever answered.
             if let Some(pid) = exec.pid {

@@ -113,6 +113,13 @@ impl Supervisor {
         }
     }
 
+    fn close_oom_watch(&mut self, id: &ContainerId) {
+        let watch = self.containers.get_mut(id).and_then(|container| container.oom_watch.take());
+        if let Some((token, watch)) = watch {
+            self.unwatch(watch.as_fd(), token);
+        }
+    }
+
     fn close_report(&mut self, id: &ContainerId) {
         let report = self.containers.get_mut(id).and_then(|container| container.report.take());
         if let Some((token, report)) = report {
@@ -162,8 +169,16 @@ impl Supervisor {
         container.pidfd = Some(pidfd);
         container.phase = Phase::Created;
         container.set_oom_score();
+        // Without it a shell whose child was killed is an Error; nothing worse.
+        let watch = container.cgroup.watch_oom().ok().flatten();
         crate::failpoint!("supervisor.container-made");
         let facts = wire::facts_message(&container.facts());
+        if let Some(watch) = watch
+            && let Ok(token) = self.watch_for(watch.as_fd(), Source::Oom(id.clone()), watch.readiness())
+            && let Some(container) = self.containers.get_mut(id)
+        {
+            container.oom_watch = Some((token, watch));
+        }
         self.answer(waiter, Ok(Answer::Facts(facts)));
     }
 
@@ -229,6 +244,7 @@ impl Supervisor {
     /// Closes all that a container holds and forgets it.
     fn drop_container(&mut self, id: &ContainerId) -> Vec<Waiter> {
         self.close_report(id);
+        self.close_oom_watch(id);
         self.close_outputs(id);
         self.containers.remove(id).map(|container| container.removers).unwrap_or_default()
     }
@@ -253,6 +269,7 @@ impl Supervisor {
         container.stdin = None;
         container.phase = Phase::Exited { exit: exit.clone(), acknowledged: false };
         self.close_report(id);
+        self.close_oom_watch(id);
         crate::failpoint!("supervisor.exit-decided");
         if let Some(pod) = &self.pod {
             // On a state directory that is full the daemon is still told; it has its own record.

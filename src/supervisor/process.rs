@@ -48,6 +48,7 @@ pub(super) enum Source {
     Output(ContainerId, Stream),
     Report(ContainerId),
     ExecReport(u64),
+    Oom(ContainerId),
 }
 
 /// What `Setup` made.
@@ -156,6 +157,7 @@ impl Supervisor {
             Source::Output(id, stream) => self.read_output(&id, stream),
             Source::Report(id) => self.read_reports(&id),
             Source::ExecReport(number) => self.read_exec_reports(number),
+            Source::Oom(id) => self.out_of_memory(&id),
         }
     }
 
@@ -169,8 +171,18 @@ impl Supervisor {
 
     /// Starts to watch a descriptor for input.
     pub(super) fn watch(&mut self, fd: impl AsFd, source: Source) -> io::Result<u64> {
+        self.watch_for(fd, source, epoll::EventFlags::IN)
+    }
+
+    /// Starts to watch a descriptor for what `flags` say.
+    pub(super) fn watch_for(
+        &mut self,
+        fd: impl AsFd,
+        source: Source,
+        flags: epoll::EventFlags,
+    ) -> io::Result<u64> {
         let token = self.token(source);
-        let added = epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN);
+        let added = epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags);
         if added.is_err() {
             self.sources.remove(&token);
         }
@@ -328,6 +340,15 @@ impl Supervisor {
                 Err(_) => return,
             }
         }
+    }
+
+    /// The kernel killed in it: remember when.
+    fn out_of_memory(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Some((_, watch)) = &container.oom_watch {
+            watch.acknowledge();
+        }
+        container.look_for_oom(now());
     }
 
     // Children ------------------------------------------------------------------------------------------
