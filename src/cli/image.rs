@@ -1,7 +1,5 @@
 use std::{
     fmt::Write as _,
-    fs,
-    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +11,10 @@ use super::{
     command::{Place, say},
     exit::Exit,
 };
-use crate::{config::Config, image::Images};
+use crate::{
+    config::Config,
+    image::{Images, Progress},
+};
 
 /// Hex digits of an id that are shown.
 const ID_SHOWN: usize = 12;
@@ -24,9 +25,10 @@ pub(super) fn load(place: Place, files: &[PathBuf]) -> Result<Exit, Exit> {
     let images = open(&config)?;
     let runtime = runtime()?;
     for file in files {
-        let bar = Bar::new(file)?;
-        let loaded = runtime.block_on(images.load(file, &|bytes| bar.at(bytes)));
-        bar.finish();
+        let bar = Bar::new(file);
+        let shown = bar.clone();
+        let loaded = runtime.block_on(images.load(file, move |progress| shown.show(&progress)));
+        bar.0.finish_and_clear();
         for image in loaded.map_err(|error| Exit::FAILED.because(&error))? {
             let names =
                 if image.repo_tags.is_empty() { image.id.to_string() } else { image.repo_tags.join(" ") };
@@ -128,39 +130,29 @@ fn table(rows: Vec<Row>) -> String {
     text
 }
 
-/// Progress on a terminal; silence elsewhere, where a line at the end says enough.
-struct Bar(Option<ProgressBar>);
+/// Layers, on one line that is drawn again on a terminal, as lines elsewhere.
+#[derive(Clone)]
+struct Bar(ProgressBar);
 
 impl Bar {
-    fn new(file: &Path) -> Result<Self, Exit> {
-        let size = fs::metadata(file).map_err(|error| {
-            eprintln!("pintle: {}: {error}", file.display());
-            Exit::IO
-        })?;
-        if !io::stderr().is_terminal() {
-            return Ok(Self(None));
-        }
-        let bar = ProgressBar::new(size.len());
-        if let Ok(style) =
-            ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}")
-        {
+    fn new(file: &Path) -> Self {
+        // Hidden by itself when stderr is not a terminal.
+        let bar = ProgressBar::new(0).with_prefix(file.display().to_string());
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg} {elapsed}") {
             bar.set_style(style);
         }
-        bar.set_message(file.display().to_string());
-        Ok(Self(Some(bar)))
+        Self(bar)
     }
 
-    /// `bytes` of the archive are read.
-    fn at(&self, bytes: u64) {
-        if let Some(bar) = &self.0 {
-            bar.set_position(bytes);
+    fn show(&self, progress: &Progress) {
+        let Progress::Layer { digest, number, of } = progress else { return };
+        let digest: String = digest.to_string().chars().take("sha256:".len() + ID_SHOWN).collect();
+        if self.0.is_hidden() {
+            eprintln!("unpacking layer {number} of {of}, {digest}");
         }
-    }
-
-    fn finish(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
+        self.0.set_length(*of as u64);
+        self.0.set_position(*number as u64 - 1);
+        self.0.set_message(digest);
     }
 }
 

@@ -47,7 +47,7 @@ pub enum Error {
     #[error("serve the CRI")]
     Socket(#[from] socket::Error),
     #[error("serve the CRI")]
-    Cri(#[source] cri::Error),
+    Cri(#[source] cri::ServeError),
 }
 
 impl Daemon {
@@ -70,8 +70,8 @@ impl Daemon {
 
     async fn serve(&self) -> Result<(), Error> {
         let mut signals = Signals::listen()?;
-        let pods = select! {
-            pods = wire::build(&self.config) => pods?,
+        let rooms = select! {
+            rooms = wire::build(&self.config) => rooms?,
             name = signals.next() => {
                 info!(signal = name, "stopped while starting");
                 return Ok(());
@@ -81,7 +81,9 @@ impl Daemon {
         let (listener, _file) = socket::bind(listen.path())?;
         crate::failpoint!("daemon.socket-bound");
         let stop = CancellationToken::new();
-        let mut serving = pin!(cri::serve(listener, pods, stop.clone().cancelled_owned()));
+        let image = cri::ImageService::new(rooms.pods.images().clone());
+        let runtime = cri::RuntimeService::new(rooms.pods, rooms.node);
+        let mut serving = pin!(cri::serve(listener, runtime, image, stop.clone().cancelled_owned()));
         tell(&[NotifyState::Ready]);
         keep_watchdog();
         info!(%listen, "ready");

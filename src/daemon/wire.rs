@@ -5,6 +5,7 @@ use tracing::info;
 use crate::{
     cgroup,
     config::Config,
+    cri,
     image::{self, Images},
     network::{self, Network},
     pod::{self, Pods},
@@ -26,14 +27,23 @@ pub enum Error {
     Pod(#[source] pod::Error),
 }
 
+/// What the services are made of.
+pub(super) struct Rooms {
+    pub(super) pods: Pods,
+    pub(super) node: cri::Node,
+}
+
 /// Builds every room, each from its own part of the configuration. When this returns, what an earlier daemon
 /// left is known again.
-pub(super) async fn build(config: &Config) -> Result<Pods, Error> {
+pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     let cgroups = cgroup::Manager::detect(&config.cgroup).map_err(Error::Cgroup)?;
-    info!(driver = ?cgroups.driver(), "cgroups");
+    let cgroup_driver = cgroups.driver();
+    info!(driver = ?cgroup_driver, "cgroups");
     let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
     let network = Network::open(&config.network, &config.root.join("network")).map_err(Error::Network)?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;
     let parts = pod::Parts { cgroups, images, network, zygote };
-    Pods::start_up(&config.pod, &config.root, &config.state, parts).await.map_err(Error::Pod)
+    let pods = Pods::start_up(&config.pod, &config.root, &config.state, parts).await.map_err(Error::Pod)?;
+    let node = cri::Node { runtime_version: env!("CARGO_PKG_VERSION").into(), cgroup_driver };
+    Ok(Rooms { pods, node })
 }
