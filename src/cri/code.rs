@@ -61,7 +61,22 @@ impl Coded for pod::Error {
 impl Coded for image::Error {
     fn code(&self) -> Code {
         match self {
-            Self::NoSuchImage(_) => Code::NotFound,
+            Self::NoSuchImage(_) | Self::NotInRegistry { .. } => Code::NotFound,
+            Self::BadReference { .. } | Self::AmbiguousPrefix(_) | Self::BadArchive { .. } => {
+                Code::InvalidArgument
+            }
+            // The kubelet strips this code and compares the first word.
+            Self::RegistryUnavailable { .. } => Code::Unknown,
+            Self::Unauthorized { .. } => Code::PermissionDenied,
+            Self::Full { .. } | Self::Limit { .. } => Code::ResourceExhausted,
+            Self::Abandoned(_) => Code::Cancelled,
+            // The image is not what it says it is, or not for us: another try changes nothing.
+            Self::BadDocument { .. }
+            | Self::NoPlatform { .. }
+            | Self::Unsupported { .. }
+            | Self::Mismatch { .. }
+            | Self::Layer { .. } => Code::FailedPrecondition,
+            Self::RegistryRefused { .. } | Self::BadHosts { .. } | Self::Store { .. } => Code::Internal,
         }
     }
 }

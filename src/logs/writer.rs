@@ -524,7 +524,7 @@ mod tests {
             pieces in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..20_000)), 0..8)
         ) {
             let (_folder, mut log) = new_log();
-            let mut expected = [Vec::new(), Vec::new()];
+            let mut expected = [Vec::<u8>::new(), Vec::<u8>::new()];
             for (err, piece) in &pieces {
                 let piece: Vec<u8> = piece.iter().map(|byte| if *byte == b'\r' { b'-' } else { *byte }).collect();
                 expected[usize::from(*err)].extend(&piece);
