@@ -1,1 +1,3 @@
 //! cri
+
+mod wire;
