@@ -5,18 +5,43 @@
 //! runs the tests of one file.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bad_input;
+mod conformance;
+mod container;
+mod crictl;
+mod exec;
 mod harness;
+mod image;
+mod logs;
+mod network;
 mod pod;
+mod restart;
+mod security;
 
 use std::{env, process::ExitCode};
 
-use harness::{NODE_INIT, node_init, runner};
+use harness::{NODE_GET, NODE_INIT, node_get, node_init, runner};
 
 fn main() -> ExitCode {
-    if env::args().nth(1).as_deref() == Some(NODE_INIT) {
-        return node_init();
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [NODE_INIT] => return node_init(),
+        [NODE_GET, address] => return node_get(address),
+        _ => {}
     }
     runner::name_panics();
-    let files = [pod::TESTS];
+    let files = [
+        restart::TESTS,
+        conformance::TESTS,
+        pod::TESTS,
+        container::TESTS,
+        exec::TESTS,
+        logs::TESTS,
+        image::TESTS,
+        network::TESTS,
+        security::TESTS,
+        bad_input::TESTS,
+        crictl::TESTS,
+    ];
     runner::run(files.iter().copied().flatten().copied())
 }

@@ -6,6 +6,7 @@
 
 mod cri;
 mod folders;
+mod http;
 mod init;
 mod leak;
 mod node;
@@ -14,12 +15,13 @@ mod programs;
 pub(crate) mod runner;
 mod wait;
 
-pub(crate) use cri::v1;
+pub(crate) use cri::v1::{self, ContainerState};
+pub(crate) use http::{ROLE as NODE_GET, node_get};
 pub(crate) use init::{ROLE as NODE_INIT, node_init};
 pub(crate) use node::{Node, Setup};
-pub(crate) use pod::{Container, Output, Pod};
-pub(crate) use programs::{client, patched_critest, test_images};
-pub(crate) use wait::{wait_for, wait_until};
+pub(crate) use pod::{Container, Output, Pod, pod_config};
+pub(crate) use programs::{client, patched_critest};
+pub(crate) use wait::wait_until;
 
 /// The small image that most tests run.
 pub(crate) const BUSYBOX: &str = "docker.io/library/busybox:latest";

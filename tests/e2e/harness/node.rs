@@ -76,7 +76,10 @@ impl Node {
             cri,
             baseline: Baseline::default(),
         };
-        node.start_daemon_with(setup);
+        if !node.try_start_daemon(setup) {
+            assert!(!setup.failpoints.is_empty(), "the daemon ended at once:\n{}", node.log_tail());
+            node.start_daemon(); // it was to die, and did so early
+        }
         node.baseline = Baseline::of(&node);
         node
     }
@@ -124,6 +127,12 @@ impl Node {
     /// Whether something is at `path` on the node.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.namespaces.root().join(path.trim_start_matches('/')).symlink_metadata().is_ok()
+    }
+
+    /// What a web server at `address` answers to the node; empty if nothing does.
+    pub(crate) fn http_get(&self, address: &str) -> String {
+        let program = std::env::current_exe().unwrap();
+        self.run(&program.to_string_lossy(), [super::http::ROLE, address])
     }
 
     #[track_caller]
@@ -181,7 +190,8 @@ impl Node {
     }
 
     pub(crate) fn start_daemon(&self) {
-        self.start_daemon_with(&Setup::default());
+        let started = self.try_start_daemon(&Setup::default());
+        assert!(started, "the daemon ended at once:\n{}", self.log_tail());
     }
 
     /// Whether `pintle serve` runs.
@@ -209,7 +219,8 @@ impl Node {
         self.baseline.assert_same(self);
     }
 
-    fn start_daemon_with(&self, setup: &Setup) {
+    /// Returns when the daemon answers, or has ended instead.
+    fn try_start_daemon(&self, setup: &Setup) -> bool {
         let log = fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
         let mut command = self.namespaces.command(pintle());
         command.arg("serve").arg("--config").arg(self.path("config.toml"));
@@ -221,10 +232,12 @@ impl Node {
         let nsenter = command.spawn().expect("run nsenter");
         let pid = only_child(nsenter.id()).expect("nsenter has one child");
         *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(Daemon { nsenter, pid });
+        let mut lives = true;
         wait_until("the daemon answers", || {
-            assert!(self.daemon_lives(), "the daemon ended at once:\n{}", self.log_tail());
-            self.cri.version(v1::VersionRequest::default()).is_ok()
+            lives = self.daemon_lives();
+            !lives || self.cri.version(v1::VersionRequest::default()).is_ok()
         });
+        lives
     }
 
     fn end_daemon(&self, signal: &str) {
