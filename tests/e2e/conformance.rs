@@ -14,6 +14,12 @@ tests![critest_says_what_we_expect_of_each_spec];
 
 const EXPECTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/critest.expected");
 
+/// critest skips its benchmarks without a word.
+const UNEXPLAINED: &str = "only in benchmark mode";
+
+/// A reason is one line to read, not a stack of errors.
+const REASON_CHARS_MAX: usize = 160;
+
 /// What a spec did, or shall do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Verdict {
@@ -102,7 +108,8 @@ fn written(said: &BTreeMap<String, Verdict>, expected: &BTreeMap<String, Verdict
     for (name, verdict) in said {
         let known = expected.get(name).filter(|known| known.word == verdict.word && !known.reason.is_empty());
         let reason = known.map_or(&verdict.reason, |known| &known.reason);
-        let reason: String = reason.chars().take(160).collect();
+        let reason = if reason.is_empty() { UNEXPLAINED } else { reason };
+        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
         text += &match verdict.word.as_str() {
             "pass" => format!("pass {name}\n"),
             word => format!("{word} {name} # {reason}\n"),

@@ -5,6 +5,7 @@ use tonic::Code;
 use crate::harness::{BUSYBOX, ContainerState, Node, runner::tests, v1};
 
 tests![
+    a_node_is_ready_and_says_who_it_is,
     a_pod_is_what_was_asked_for,
     a_repeated_request_finds_the_same_pod,
     filters_are_anded_and_an_unknown_id_lists_nothing,
@@ -17,6 +18,19 @@ tests![
     a_node_network_pod_is_on_the_node,
     sysctls_are_set_in_the_pod_and_nowhere_else,
 ];
+
+fn a_node_is_ready_and_says_who_it_is() {
+    let node = Node::start();
+
+    let version = node.cri().version(v1::VersionRequest::default()).unwrap();
+    assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("pintle", "v1"));
+    let conditions = node.cri().status(v1::StatusRequest::default()).unwrap().status.unwrap().conditions;
+    for kind in ["RuntimeReady", "NetworkReady"] {
+        let condition = conditions.iter().find(|condition| condition.r#type == kind);
+        assert!(condition.is_some_and(|condition| condition.status), "{kind}: {conditions:?}");
+    }
+    node.assert_clean();
+}
 
 fn a_pod_is_what_was_asked_for() {
     let node = Node::start();
@@ -131,7 +145,7 @@ fn containers_of_a_pod_share_network_and_memory_files() {
     let node = Node::start();
     let pod = node.run_pod("web");
     let (one, other) = (pod.run_in("one", ["sleep", "1000"]), pod.run_in("other", ["sleep", "1000"]));
-    let namespaces = "readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts";
+    let namespaces = "for name in net ipc uts; do readlink /proc/self/ns/$name; done";
 
     assert_eq!(one.shell(namespaces), other.shell(namespaces));
     assert_ne!(one.shell("readlink /proc/self/ns/pid"), other.shell("readlink /proc/self/ns/pid"));

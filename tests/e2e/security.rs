@@ -169,12 +169,8 @@ fn the_nodes_secrets_are_masked() {
     let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
 
     for masked in ["/proc/kcore", "/proc/keys", "/proc/timer_list"] {
-        assert_eq!(
-            container
-                .shell(&format!("[ ! -e {masked} ] || head -c 10 {masked} | wc -c"))
-                .trim_start_matches("0\n"),
-            ""
-        );
+        let read = container.shell(&format!("[ ! -e {masked} ] || head -c 10 {masked}"));
+        assert_eq!(read, "", "{masked} was read");
     }
     for fixed in ["/proc/sys/kernel/panic", "/proc/sysrq-trigger", "/proc/irq/default_smp_affinity"] {
         let refused = container.exec(["sh", "-c", &format!("echo 1 >{fixed}")]);

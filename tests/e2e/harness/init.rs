@@ -48,8 +48,8 @@ pub(crate) fn node_init() -> ExitCode {
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     unshare: Child,
-    /// Held, never written to.
-    _life: ChildStdin,
+    /// Held, never written to; dropped, it ends the first process.
+    life: Option<ChildStdin>,
     /// The first process, as the test sees it.
     pid: u32,
 }
@@ -70,7 +70,7 @@ impl Namespaces {
         unshare.stdout.take().unwrap().read_exact(&mut said).expect("the node's first process starts");
         assert_eq!(&said, b"ready\n");
         let pid = only_child(unshare.id()).expect("unshare has one child");
-        Self { unshare, _life: life, pid }
+        Self { unshare, life: Some(life), pid }
     }
 
     /// `program`, to be run inside.
@@ -111,7 +111,7 @@ impl Namespaces {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-KILL", &self.pid.to_string()]).status();
+        drop(self.life.take());
         let _ = self.unshare.wait();
     }
 }

@@ -9,6 +9,9 @@ use std::{
 
 use super::{folders::below, node::Node, wait::wait_for};
 
+/// Enough to see what kind of thing was left.
+const LINES_SHOWN: usize = 40;
+
 /// Everything that must come back to what it was. Lines, so that a difference can be read.
 #[derive(Debug, Default)]
 pub(crate) struct Baseline {
@@ -24,8 +27,8 @@ impl Baseline {
     #[track_caller]
     pub(crate) fn assert_same(&self, node: &Node) {
         wait_for("the node is as it was, less and more:", &Difference::default(), || Difference {
-            gone: self.idle.difference(&idle_lines(node)).cloned().collect(),
-            left: idle_lines(node).difference(&self.idle).cloned().collect(),
+            gone: self.idle.difference(&idle_lines(node)).take(LINES_SHOWN).cloned().collect(),
+            left: idle_lines(node).difference(&self.idle).take(LINES_SHOWN).cloned().collect(),
         });
     }
 }

@@ -16,6 +16,21 @@ const GRACE_S: i64 = 10;
 /// Seconds that an exec may take.
 const EXEC_S: i64 = 20;
 
+/// What the kubelet hides from an ordinary container.
+const MASKED_PATHS: [&str; 8] = [
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+
+/// What the kubelet lets an ordinary container read only.
+const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
 /// A pod that was run.
 #[derive(Clone, Debug)]
 pub(crate) struct Pod<'n> {
@@ -328,6 +343,8 @@ fn linux_config() -> v1::LinuxContainerConfig {
     let security = v1::LinuxContainerSecurityContext {
         namespace_options: Some(namespaces),
         seccomp: Some(seccomp),
+        masked_paths: MASKED_PATHS.map(String::from).to_vec(),
+        readonly_paths: READ_ONLY_PATHS.map(String::from).to_vec(),
         ..Default::default()
     };
     v1::LinuxContainerConfig { security_context: Some(security), ..Default::default() }
