@@ -30,3 +30,9 @@ mod store;
 mod model;
 mod sys;
 mod telemetry;
+
+/// What `benches/` measures. Not an API: it may change with any commit.
+#[doc(hidden)]
+pub mod measured {
+    pub use crate::logs::{CriLog, Stream};
+}

@@ -1,19 +1,21 @@
 //! The messages and services of `proto/runtime/v1/api.proto`, as compiled, and the proof that they are the
 //! CRI's: `proto/runtime/v1/wire.txt` lists every fact of the wire format.
 
-#![allow(
+use std::fmt;
+
+pub(crate) use generated::*;
+
+#[allow(
+    clippy::all,
     clippy::allow_attributes_without_reason,
-    clippy::doc_markdown,
-    clippy::large_enum_variant,
     dead_code,
     missing_debug_implementations,
     unreachable_pub,
     reason = "generated code"
 )]
-
-use std::fmt;
-
-tonic::include_proto!("runtime.v1");
+mod generated {
+    tonic::include_proto!("runtime.v1");
+}
 
 /// Says that there are credentials, never what they are.
 impl fmt::Debug for AuthConfig {

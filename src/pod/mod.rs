@@ -11,6 +11,11 @@ use crate::{
     network::{self, Attachment},
 };
 
+/// Stub.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {}
+
 /// Why a pod or container could not be had, made, changed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -107,11 +112,29 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
+/// Stub.
+#[derive(Debug)]
+pub struct Parts {
+    pub cgroups: crate::cgroup::Manager,
+    pub images: Images,
+    pub network: network::Network,
+    pub zygote: crate::supervisor::Zygote,
+}
+
 /// Every pod and container of the node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Pods {}
 
 impl Pods {
+    /// Stub.
+    pub async fn start_up(
+        _config: &Config,
+        _root: &std::path::Path,
+        _state: &std::path::Path,
+        _parts: Parts,
+    ) -> Result<Self, Error> {
+        Ok(Self {})
+    }
     pub async fn run(&self, _config: PodConfig) -> Result<PodId, Error> {
         Err(Error::NoSuchPod(String::new()))
     }

@@ -1,5 +1,8 @@
 //! spec
 
+mod capability;
+pub mod seccomp;
+
 use std::{path::PathBuf, sync::Arc};
 
 use crate::model::{

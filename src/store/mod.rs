@@ -1,8 +1,17 @@
-//! store
+//! Records: what must outlive the process, one file for each object.
+//!
+//! A record is one header line and a JSON body (`docs/formats/record.md` draws the bytes). It is written
+//! beside its place and renamed over it, so a reader sees the old record or the new one.
+//!
+//! Invariant: a truncated, flipped or foreign record is [`BadRecord`], never a wrong value.
+//! Invariant: one bad record costs its own object and nothing else; there is no shared index to lose.
+//! Not here: what the records say. Each room owns its own, and grows them by fields with a default.
 
-use std::{io, path::Path};
+mod file;
+mod record;
 
-use serde::{Serialize, de::DeserializeOwned};
+pub use file::{get, put, remove, sweep};
+pub use record::{BadRecord, RECORD_BYTES_MAX};
 
 /// Whether a record must survive a power cut.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -11,31 +20,4 @@ pub enum Durability {
     Process,
     /// fsync of file and folder before the answer.
     Power,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum BadRecord {
-    #[error("no record")]
-    Absent,
-    #[error("read record")]
-    Io(#[from] io::Error),
-    #[error("record is damaged: {0}")]
-    Damaged(String),
-    #[error("record has version {0}, which this release does not know")]
-    UnknownVersion(u32),
-}
-
-/// Writes `value` to `path`: beside it, then renamed over it.
-pub fn put<T: Serialize>(_path: &Path, _value: &T, _durability: Durability) -> io::Result<()> {
-    Ok(())
-}
-
-/// Reads the record at `path`.
-pub fn get<T: DeserializeOwned>(_path: &Path) -> Result<T, BadRecord> {
-    Err(BadRecord::Absent)
-}
-
-/// Removes it; absent is success.
-pub fn remove(_path: &Path, _durability: Durability) -> io::Result<()> {
-    Ok(())
 }
