@@ -154,8 +154,9 @@ fn no_point_of_death_loses_anything() {
 fn points_of_a_life() -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("points");
-    let node = Node::start_with(&Setup { trace: Some(trace.clone()), ..Setup::default() });
-    live(&node, "traced").unwrap();
+    let setup = Setup { trace: Some(trace.clone()), ..Setup::default() };
+    let node = Node::start_with(&setup);
+    live(&node, "traced", &setup).unwrap();
     node.assert_clean();
     let names = fs::read_to_string(trace).unwrap_or_default();
     names.lines().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
@@ -164,11 +165,11 @@ fn points_of_a_life() -> Vec<String> {
 fn survive(point: &str) {
     let setup = Setup { failpoints: format!("{point}=1*kill"), ..Setup::default() };
     let node = Node::start_with(&setup);
-    if live(&node, "first").is_err() {
+    if live(&node, "first", &setup).is_err() {
         // Not the daemon died but a process of the pod: that may cost the pod, and only the pod.
         node.kill_daemon();
         node.start_daemon();
-        live(&node, "second").unwrap();
+        live(&node, "second", &Setup::default()).unwrap();
     }
     if !node.daemon_lives() {
         node.start_daemon();
@@ -177,7 +178,8 @@ fn survive(point: &str) {
 }
 
 /// A pod's whole life as a kubelet leads it, every interrupted call repeated. What was said once must hold.
-fn live(node: &Node, name: &str) -> Result<(), Status> {
+/// Half-way the daemon is killed and started as `later` says.
+fn live(node: &Node, name: &str, later: &Setup) -> Result<(), Status> {
     let insist = Insist { node, deaths: RefCell::new(0) };
     insist.on(|| node.try_pull(BUSYBOX))?;
     let config = pod_config(node, name);
@@ -190,6 +192,8 @@ fn live(node: &Node, name: &str) -> Result<(), Status> {
     let said = insist.on(|| server.try_exec(["echo", "hello"], 10))?;
     assert_eq!((said.stdout.as_str(), said.code), ("hello\n", 0));
 
+    node.kill_daemon();
+    node.start_daemon_with(later);
     let ready = insist.on(|| node.cri().list_pod_sandbox(ready_pods()))?.items;
     assert_eq!(ready.iter().map(|pod| pod.id.as_str()).collect::<Vec<_>>(), [pod.id.as_str()]);
     let ended = wait_for_exit(&insist, &worker)?;

@@ -27,7 +27,7 @@ impl Folders {
         let temporary = tempfile::Builder::new().prefix("pintle-e2e-").tempdir().unwrap();
         let cgroup = format!("/pintle-e2e-{}-{}", process::id(), NODES.fetch_add(1, Ordering::Relaxed));
         let folders = Self { temporary, cgroup };
-        for folder in ["root", "state", "logs", "config.d", "shared"] {
+        for folder in ["root", "state", "logs", "conf.d", "shared"] {
             fs::create_dir(folders.path(folder)).unwrap();
         }
         folders

@@ -31,7 +31,7 @@ const LOG_LINES_SHOWN: usize = 40;
 pub(crate) struct Setup {
     /// A configuration drop-in.
     pub(crate) config: String,
-    /// `PINTLE_FAILPOINTS` of the first daemon; a daemon started later has none.
+    /// `PINTLE_FAILPOINTS` of the daemon that is started with this; one started later has none.
     pub(crate) failpoints: String,
     /// `PINTLE_FAILPOINT_TRACE`: a file that collects the names of the points passed.
     pub(crate) trace: Option<PathBuf>,
@@ -76,10 +76,7 @@ impl Node {
             cri,
             baseline: Baseline::default(),
         };
-        if !node.try_start_daemon(setup) {
-            assert!(!setup.failpoints.is_empty(), "the daemon ended at once:\n{}", node.log_tail());
-            node.start_daemon(); // it was to die, and did so early
-        }
+        node.start_daemon_with(setup);
         node.baseline = Baseline::of(&node);
         node
     }
@@ -190,8 +187,16 @@ impl Node {
     }
 
     pub(crate) fn start_daemon(&self) {
-        let started = self.try_start_daemon(&Setup::default());
-        assert!(started, "the daemon ended at once:\n{}", self.log_tail());
+        self.start_daemon_with(&Setup::default());
+    }
+
+    /// Starts a daemon as `setup` says; if that is to die and does so at once, one that is not.
+    pub(crate) fn start_daemon_with(&self, setup: &Setup) {
+        if self.try_start_daemon(setup) {
+            return;
+        }
+        assert!(!setup.failpoints.is_empty(), "the daemon ended at once:\n{}", self.log_tail());
+        self.start_daemon();
     }
 
     /// Whether `pintle serve` runs.
@@ -303,6 +308,6 @@ fn write_config(folders: &Folders, more: &str) {
     );
     fs::write(folders.path("config.toml"), text).unwrap();
     if !more.is_empty() {
-        fs::write(folders.path("config.d/test.toml"), more).unwrap();
+        fs::write(folders.path("conf.d/test.toml"), more).unwrap();
     }
 }
