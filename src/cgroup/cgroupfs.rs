@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use rustix::io::Errno;
 
@@ -110,10 +110,53 @@ fn make_once(
 
 /// Makes a cgroup fit to have children: on v1 with CPUs and memory nodes, on v2 with controllers for them.
 /// A parent that is `ours` neither by making nor by configuration hands down what its owner said.
-fn ready(tree: &Tree, version: Version, directory: &std::path::Path, ours: bool) -> Result<(), Error> {
+fn ready(tree: &Tree, version: Version, directory: &Path, ours: bool) -> Result<(), Error> {
     match version {
         Version::V1 if tree.has("cpuset") => tree::inherit_cpuset(directory),
         Version::V2 if ours => delegate::hand_down(directory),
         Version::V1 | Version::V2 => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn only_a_configured_parent_is_made_to_hand_down_controllers() {
+        let top = tempfile::tempdir().unwrap();
+        let tree = Tree { mountpoint: top.path().into(), controllers: Vec::new(), parents_made: 0 };
+        let given =
+            |name: &str| fs::read_to_string(top.path().join(name).join("cgroup.subtree_control")).unwrap();
+        for name in ["", "parent", "parent/below"] {
+            fs::create_dir_all(top.path().join(name)).unwrap();
+            fs::write(top.path().join(name).join("cgroup.controllers"), "cpu memory").unwrap();
+            fs::write(top.path().join(name).join("cgroup.subtree_control"), "").unwrap();
+        }
+        let make = |number, configured| {
+            make_pod(&tree, Version::V2, "/parent/below", &PodId::from_bytes([number; 32]), configured)
+                .unwrap()
+        };
+        make(1, false);
+        assert_eq!(["", "parent", "parent/below"].map(given), ["", "", ""]);
+        make(2, true);
+        assert_eq!(["", "parent", "parent/below"].map(given), ["", "", "+cpu +memory"]);
+    }
+
+    #[test]
+    fn parents_are_counted_when_they_are_made_for_the_pod() {
+        let top = tempfile::tempdir().unwrap();
+        // Of v1: nothing but directories is needed.
+        let tree = Tree { mountpoint: top.path().into(), controllers: vec!["pids".into()], parents_made: 0 };
+        let make = |parent, number, configured| {
+            make_pod(&tree, Version::V1, parent, &PodId::from_bytes([number; 32]), configured).unwrap()
+        };
+        assert_eq!(make("/a/b/c", 1, false), 3);
+        assert_eq!(make("/a/b/c", 2, false), 0);
+        assert_eq!(make("/a/x", 3, false), 1);
+        assert_eq!(make("/configured", 4, true), 0);
+        assert_eq!(make("", 5, false), 0);
     }
 }
