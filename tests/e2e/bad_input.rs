@@ -111,7 +111,7 @@ fn a_container_that_makes_no_sense_is_refused() {
         ),
         ("an absolute log", |config| config.log_path = "/etc/escaped.log".into(), "/etc/escaped.log"),
         ("a relative mount", |config| config.mounts = vec![mount("data", "/tmp")], "data"),
-        ("a mount of nothing", |config| config.mounts = vec![mount("/data", "")], "/data"),
+        ("a mount of nothing", |config| config.mounts = vec![mount("/data", "")], "host_path"),
         (
             "an environment variable without a name",
             |config| config.envs = vec![v1::KeyValue::default()],
