@@ -137,6 +137,9 @@ mod tests {
     use super::*;
     use crate::network;
 
+    const NO_NETWORK: &str =
+        "no network is configured: the built-in bridge is switched off (network.enabled)";
+
     fn failure(stage: Stage) -> Failure {
         Failure { stage, object: "c1".into(), errno: 0, path: String::new(), text: String::new() }
     }
@@ -159,7 +162,7 @@ mod tests {
                 Code::DeadlineExceeded,
                 "command timed out after 1s",
             ),
-            (network::Error::NotConfigured.into(), Code::Unavailable, "no network is configured"),
+            (network::Error::NotConfigured.into(), Code::Unavailable, NO_NETWORK),
             (image::Error::NoSuchImage("b".into()).into(), Code::NotFound, "image b is not here"),
             (failure(Stage::Deadline).into(), Code::DeadlineExceeded, "deadline exceeded: c1"),
             (failure(Stage::Connection).into(), Code::Unavailable, "lost connection to supervisor c1"),
