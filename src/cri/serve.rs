@@ -26,9 +26,10 @@ use super::wire::{image_service_server as image_wire, runtime_service_server as 
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Calls at a time on one connection. The kubelet has one connection and two or three calls a pod.
 const STREAMS_MAX: u32 = 256;
-/// Connections at a time. A kubelet has two, a crictl one; the rest are mistakes, and none may take the
-/// descriptors that pods need.
-const CONNECTIONS_MAX: usize = 512;
+/// Connections at a time. A kubelet has two, a crictl one. There is room for a client that opens a thousand
+/// by mistake (they end after [`FIRST_BYTE_WAIT_MAX`]), so that it does not lock the kubelet out, but not for
+/// as many as would take the descriptors that pods need.
+const CONNECTIONS_MAX: usize = 2048;
 /// How long a new connection may be silent before it is closed: a client's first bytes need no waiting.
 const FIRST_BYTE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How often a silent connection is asked whether anyone is there, and how long it may think about it.
