@@ -45,7 +45,8 @@ impl Coded for pod::Error {
             Self::NoSuchPod(_) | Self::NoSuchContainer(_) | Self::NoSuchImage(_) => Code::NotFound,
             Self::Ambiguous(_) | Self::UnknownHandler(_) | Self::Invalid(_) => Code::InvalidArgument,
             Self::WrongState { .. } => Code::FailedPrecondition,
-            Self::Busy { .. } => Code::ResourceExhausted,
+            Self::Busy { .. } | Self::TooManyExecs { .. } => Code::ResourceExhausted,
+            Self::Shared(error) => error.code(),
             Self::ExecTimeout(_) => Code::DeadlineExceeded,
             Self::Supervisor(failure) => failure.code(),
             Self::Image(error) => error.code(),
@@ -53,7 +54,7 @@ impl Coded for pod::Error {
             Self::Network(_) => Code::Unavailable,
             // The request and the image together make no container.
             Self::Spec(_) => Code::InvalidArgument,
-            Self::Cgroup(_) | Self::Io { .. } => Code::Internal,
+            Self::Cgroup(_) | Self::Io { .. } | Self::Record { .. } => Code::Internal,
         }
     }
 }
