@@ -161,14 +161,14 @@ fn check(judge: impl Fn(&Source) -> Vec<String>) {
 }
 
 fn collect(src: &Path, folder: &Path, into: &mut Vec<Source>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("list sources") {
+        let path = entry.expect("list sources").path();
         if path.is_dir() {
             collect(src, &path, into);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
+            let text = fs::read_to_string(&path).expect("read source");
             let tokens = tokens(&text);
-            into.push(Source { path: path.strip_prefix(src).unwrap().into(), text, tokens });
+            into.push(Source { path: path.strip_prefix(src).expect("below src").into(), text, tokens });
         }
     }
 }
@@ -367,7 +367,9 @@ fn lex(text: &str) -> Vec<Token> {
             '/' if at(i + 1) == '*' => i = end_of_comment(&text, i),
             c if c.is_whitespace() => i += 1,
             '"' => i = end_of_string(&text, i),
-            'r' | 'b' | 'c' if raw_string(&text, i).is_some() => i = raw_string(&text, i).unwrap(),
+            'r' | 'b' | 'c' if raw_string(&text, i).is_some() => {
+                i = raw_string(&text, i).unwrap_or(text.len());
+            }
             '\'' if at(i + 1) == '\\' => i += 3 + (i + 3..).take_while(|j| at(*j) != '\'').count(),
             '\'' if at(i + 2) == '\'' => i += 2,
             ':' if at(i + 1) == ':' => i += 2,

@@ -101,11 +101,8 @@ async fn execs(node: &mut runtime::Node, figures: &mut Figures) -> Result<()> {
     let mut times = Vec::new();
     for _ in 0..EXECS {
         let began = Instant::now();
-        let request = v1::ExecSyncRequest {
-            container_id: container.clone(),
-            cmd: vec!["true".into()],
-            timeout: 10,
-        };
+        let request =
+            v1::ExecSyncRequest { container_id: container.clone(), cmd: vec!["true".into()], timeout: 10 };
         let reply = node.runtime.exec_sync(request).await?.into_inner();
         times.push(began.elapsed());
         if reply.exit_code != 0 {
@@ -155,7 +152,8 @@ async fn lists(node: &mut runtime::Node, figures: &mut Figures) -> Result<()> {
 
 /// One container writes lines as fast as it can; every one must be in its log.
 async fn logs(node: &mut runtime::Node, figures: &mut Figures) -> Result<()> {
-    const LINE: &str = "the quick brown fox jumps over the lazy dog and the quick brown fox jumps over it again, 100 bytes";
+    const LINE: &str =
+        "the quick brown fox jumps over the lazy dog and the quick brown fox jumps over it again, 100 bytes";
     let lines = LOG_BYTES / (LINE.len() as u64 + 1);
     let script = format!("yes '{LINE}' | head -n {lines}");
     let began = Instant::now();

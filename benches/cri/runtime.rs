@@ -186,7 +186,9 @@ impl Node {
     pub(crate) fn helpers_kib(&self) -> Result<u64> {
         let mut total = 0;
         for entry in fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
             let Ok(cgroup) = fs::read_to_string(entry.path().join("cgroup")) else { continue };
             let Ok(exe) = fs::read_link(entry.path().join("exe")) else { continue };
             let exe = exe.display().to_string();
@@ -224,7 +226,10 @@ fn remove_cgroups(path: &str) -> bool {
         if !top.exists() {
             return true;
         }
-        let _ = Command::new("find").arg(&top).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]).output();
+        let _ = Command::new("find")
+            .arg(&top)
+            .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"])
+            .output();
         !top.exists()
     })
 }

@@ -16,6 +16,6 @@ mod reference;
 mod settings;
 
 pub use listen::Listen;
-pub use load::{Error, Flags, Loaded, load};
+pub use load::{Flags, Loaded, load};
 pub use reference::DEFAULT;
 pub use settings::Config;

@@ -188,7 +188,10 @@ impl BufRead for Chunks {
                 Some(Chunk::Data(bytes)) => self.current = bytes,
                 Some(Chunk::End) => self.ended = true,
                 None => {
-                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the download was given up"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::ConnectionAborted,
+                        "the download was given up",
+                    ));
                 }
             }
         }

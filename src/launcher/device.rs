@@ -13,9 +13,8 @@ const DEVICES_MAX: usize = 2_000;
 /// Folders below `/dev` that are looked into, one in another.
 const DEPTH_MAX: u32 = 4;
 /// What every container has of its own.
-const OWN: [&str; 12] = [
-    "null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "pts", "shm", "mqueue", "fd",
-];
+const OWN: [&str; 12] =
+    ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "pts", "shm", "mqueue", "fd"];
 
 /// Every device node below `/dev` that a container has not of its own. What cannot be read is passed over: it
 /// may have gone this moment.
