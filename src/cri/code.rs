@@ -45,7 +45,8 @@ impl Coded for pod::Error {
             Self::NoSuchPod(_) | Self::NoSuchContainer(_) | Self::NoSuchImage(_) => Code::NotFound,
             Self::Ambiguous(_) | Self::UnknownHandler(_) | Self::Invalid(_) => Code::InvalidArgument,
             Self::WrongState { .. } => Code::FailedPrecondition,
-            Self::Busy { .. } => Code::ResourceExhausted,
+            Self::Busy { .. } | Self::TooManyExecs { .. } => Code::ResourceExhausted,
+            Self::Shared(error) => error.code(),
             Self::ExecTimeout(_) => Code::DeadlineExceeded,
             Self::Supervisor(failure) => failure.code(),
             Self::Image(error) => error.code(),
@@ -53,7 +54,7 @@ impl Coded for pod::Error {
             Self::Network(_) => Code::Unavailable,
             // The request and the image together make no container.
             Self::Spec(_) => Code::InvalidArgument,
-            Self::Cgroup(_) | Self::Io { .. } => Code::Internal,
+            Self::Cgroup(_) | Self::Io { .. } | Self::Record { .. } => Code::Internal,
         }
     }
 }
@@ -137,6 +138,9 @@ mod tests {
     use super::*;
     use crate::network;
 
+    const NO_NETWORK: &str =
+        "no network is configured: the built-in bridge is switched off (network.enabled)";
+
     fn failure(stage: Stage) -> Failure {
         Failure { stage, object: "c1".into(), errno: 0, path: String::new(), text: String::new() }
     }
@@ -159,7 +163,7 @@ mod tests {
                 Code::DeadlineExceeded,
                 "command timed out after 1s",
             ),
-            (network::Error::NotConfigured.into(), Code::Unavailable, "no network is configured"),
+            (network::Error::NotConfigured.into(), Code::Unavailable, NO_NETWORK),
             (image::Error::NoSuchImage("b".into()).into(), Code::NotFound, "image b is not here"),
             (failure(Stage::Deadline).into(), Code::DeadlineExceeded, "deadline exceeded: c1"),
             (failure(Stage::Connection).into(), Code::Unavailable, "lost connection to supervisor c1"),

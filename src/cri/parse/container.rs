@@ -16,6 +16,10 @@ use crate::{
     },
 };
 
+const NO_CDI: &str = "asks for CDI devices, which are not supported";
+/// How device plugins asked for CDI devices before there was a field for it.
+const CDI_ANNOTATION: &str = "cdi.k8s.io/";
+
 /// The pod's id (or a prefix) and what to make in it. The request's copy of the pod's configuration is not
 /// read: the pod has its own.
 pub(crate) fn create_container(
@@ -35,7 +39,8 @@ pub(crate) fn create_container(
 
 fn container(wire: wire::ContainerConfig, metadata: ContainerMetadata) -> Result<ContainerConfig, Refusal> {
     absent("windows", wire.windows.is_some(), "is for Windows nodes")?;
-    absent("CDI_devices", !wire.cdi_devices.is_empty(), "asks for CDI devices, which are not supported")?;
+    absent("CDI_devices", !wire.cdi_devices.is_empty(), NO_CDI)?;
+    absent("annotations", wire.annotations.keys().any(|key| key.starts_with(CDI_ANNOTATION)), NO_CDI)?;
     words(wire.command.iter().chain(&wire.args)).at("command and args")?;
     let user_specified_image = wire.image.as_ref().map(|image| image.user_specified_image.clone());
     let user_specified_image = user_specified_image.unwrap_or_default();
@@ -286,7 +291,7 @@ pub(super) mod tests {
     #[test]
     fn bad_containers_are_refused_by_field_and_name() {
         type Change = fn(&mut wire::ContainerConfig);
-        let bad: [(&str, Change); 39] = [
+        let bad: [(&str, Change); 40] = [
             ("metadata.name", |c| c.metadata.as_mut().unwrap().name = "a/b".into()),
             ("image", |c| c.image = None),
             ("image.image", |c| c.image.as_mut().unwrap().image = String::new()),
@@ -322,6 +327,7 @@ pub(super) mod tests {
             ("devices[0].permissions", |c| c.devices[0].permissions = "rwx".into()),
             ("devices[0].permissions", |c| c.devices[0].permissions = String::new()),
             ("CDI_devices", |c| c.cdi_devices = vec![Default::default()]),
+            ("annotations", |c| c.annotations = HashMap::from([("cdi.k8s.io/x".into(), "v/c=d".into())])),
             ("windows", |c| c.windows = Some(Default::default())),
             ("log_path", |c| c.log_path = "/etc/passwd".into()),
             ("log_path", |c| c.log_path = "a/../../b".into()),

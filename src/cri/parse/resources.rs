@@ -107,7 +107,8 @@ fn page_size(value: String) -> Result<String, Why> {
 
 /// The key becomes a file name in the container's cgroup: nothing but `controller.name` may pass.
 fn unified(key: &str, value: &str) -> Result<(), Why> {
-    let plain = key.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'));
+    // Upper case for `hugetlb.2MB.max`.
+    let plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'));
     if !plain
         || key.len() > NAME_BYTES_MAX
         || key.starts_with('.')
@@ -140,7 +141,7 @@ mod tests {
             cpuset_cpus: "0-3,8".into(),
             cpuset_mems: "0".into(),
             hugepage_limits: vec![wire::HugepageLimit { page_size: "2MB".into(), limit: 4 << 20 }],
-            unified: HashMap::from([("memory.high".into(), "max".into())]),
+            unified: HashMap::from([("hugetlb.2MB.max".into(), "max".into())]),
             memory_swap_limit_in_bytes: 64 << 20,
         }
     }
@@ -157,7 +158,7 @@ mod tests {
             cpuset_cpus: "0-3,8".into(),
             cpuset_mems: "0".into(),
             hugepages: vec![HugepageLimit { page_size: "2MB".into(), limit_bytes: 4 << 20 }],
-            unified: BTreeMap::from([("memory.high".into(), "max".into())]),
+            unified: BTreeMap::from([("hugetlb.2MB.max".into(), "max".into())]),
             pids_max: 0,
         };
         assert_eq!(resources(wire()), Ok(expected));

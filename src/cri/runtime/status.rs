@@ -142,7 +142,7 @@ mod tests {
         let missing = wire::RuntimeCondition {
             status: false,
             reason: "NetworkPluginNotReady".into(),
-            message: "no network is configured".into(),
+            message: "no network is configured: the built-in bridge is switched off (network.enabled)".into(),
             ..network
         };
         assert_eq!(conditions(Err(network::Error::NotConfigured)), [ready, missing]);

@@ -161,13 +161,22 @@ impl Abi {
     }
 }
 
-/// i386 calls that wrap others: the wrapper, the mask of its first argument that says which, and the
-/// wrapped calls by that number (linux/net.h, linux/ipc.h). Their own arguments lie behind a pointer.
-pub(super) const MULTIPLEXERS: [(&str, u32, &[(u32, &str)]); 2] = [
-    (
-        "socketcall",
-        u32::MAX,
-        &[
+/// An i386 call that wraps others, whose own arguments then lie behind a pointer.
+#[derive(Debug)]
+pub(super) struct Multiplexer {
+    pub(super) name: &'static str,
+    /// The part of the first argument that says which call is meant.
+    pub(super) mask: u64,
+    /// The wrapped calls by that number.
+    pub(super) calls: &'static [(u64, &'static str)],
+}
+
+/// linux/net.h and linux/ipc.h.
+pub(super) const MULTIPLEXERS: [Multiplexer; 2] = [
+    Multiplexer {
+        name: "socketcall",
+        mask: 0xffff_ffff,
+        calls: &[
             (1, "socket"),
             (2, "bind"),
             (3, "connect"),
@@ -189,12 +198,12 @@ pub(super) const MULTIPLEXERS: [(&str, u32, &[(u32, &str)]); 2] = [
             (19, "recvmmsg"),
             (20, "sendmmsg"),
         ],
-    ),
-    (
-        "ipc",
+    },
+    Multiplexer {
+        name: "ipc",
         // The upper half is a version.
-        0xffff,
-        &[
+        mask: 0xffff,
+        calls: &[
             (1, "semop"),
             (2, "semget"),
             (3, "semctl"),
@@ -208,7 +217,7 @@ pub(super) const MULTIPLEXERS: [(&str, u32, &[(u32, &str)]); 2] = [
             (23, "shmget"),
             (24, "shmctl"),
         ],
-    ),
+    },
 ];
 
 #[cfg(test)]
@@ -239,9 +248,9 @@ mod tests {
 
     #[test]
     fn every_wrapped_call_is_known_somewhere() {
-        for (wrapper, _, calls) in MULTIPLEXERS {
-            assert!(Abi::X86.number(wrapper).is_some(), "{wrapper}");
-            for (_, call) in calls {
+        for wrapper in MULTIPLEXERS {
+            assert!(Abi::X86.number(wrapper.name).is_some(), "{wrapper:?}");
+            for (_, call) in wrapper.calls {
                 let known = [Abi::X86, Abi::X86_64, Abi::Arm].iter().any(|abi| abi.number(call).is_some());
                 assert!(known, "{call}");
             }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Error,
-    abi::{Abi, MULTIPLEXERS},
+    abi::{Abi, MULTIPLEXERS, Multiplexer},
     bpf::{Builder, INSTRUCTIONS_MAX, Insn, Label, op},
     policy::{Action, Condition, Policy},
 };
@@ -171,15 +171,15 @@ fn with_multiplexers<'a>(
     default: Action,
 ) -> BTreeMap<&'a str, Decision> {
     let mut decisions = decisions.clone();
-    for (wrapper, mask, calls) in MULTIPLEXERS {
-        let named = decisions.get(wrapper).cloned();
+    for Multiplexer { name, mask, calls } in MULTIPLEXERS {
+        let named = decisions.get(name).cloned();
         if named.as_ref().is_some_and(|own| own.cases.is_empty() && !own.otherwise.allows()) {
             continue; // refused whole
         }
         let mut cases = Vec::new();
         for &(number, call) in calls {
             let Some(wrapped) = decisions.get(call) else { continue };
-            let case = Condition::Masked { arg: 0, mask: mask.into(), value: number.into() };
+            let case = Condition::Masked { arg: 0, mask, value: number };
             match wrapped.refusal() {
                 Some(refusal) => cases.push((vec![case], refusal)),
                 // A profile that names the wrapper has itself said what else it may do.
@@ -192,7 +192,7 @@ fn with_multiplexers<'a>(
         }
         let own = named.unwrap_or_else(|| Decision::always(default));
         cases.extend(own.cases);
-        decisions.insert(wrapper, Decision::new(cases, own.otherwise));
+        decisions.insert(name, Decision::new(cases, own.otherwise));
     }
     decisions
 }
@@ -355,20 +355,20 @@ mod tests {
         if let Some(name) = names().find(|name| abi.number(name) == Some(call.number)) {
             return by_name(policy, name, call, abi);
         }
-        let wrapper = MULTIPLEXERS.iter().find(|wrapper| abi.number(wrapper.0) == Some(call.number));
+        let wrapper = MULTIPLEXERS.iter().find(|wrapper| abi.number(wrapper.name) == Some(call.number));
         if abi == Abi::X86
             && let Some(wrapper) = wrapper
-            && names().any(|name| wrapper.2.iter().any(|call| call.1 == name))
+            && names().any(|name| wrapper.calls.iter().any(|call| call.1 == name))
         {
-            return by_name(policy, wrapper.0, call, abi);
+            return by_name(policy, wrapper.name, call, abi);
         }
         let in_island = |number: u32| abi.island().is_some_and(|island| island.contains(&number));
         let mut numbers: Vec<_> = names().filter_map(|name| abi.number(name)).collect();
         if abi == Abi::X86 {
             // A wrapper is named by what it wraps.
-            for (wrapper, _, calls) in MULTIPLEXERS {
-                if names().any(|name| calls.iter().any(|call| call.1 == name)) {
-                    numbers.extend(abi.number(wrapper));
+            for wrapper in MULTIPLEXERS {
+                if names().any(|name| wrapper.calls.iter().any(|call| call.1 == name)) {
+                    numbers.extend(abi.number(wrapper.name));
                 }
             }
         }
@@ -393,13 +393,13 @@ mod tests {
                 .or(general)
                 .unwrap_or(policy.default)
         };
-        let wrapper = MULTIPLEXERS.iter().find(|wrapper| abi == Abi::X86 && wrapper.0 == name);
-        let Some((_, mask, calls)) = wrapper else { return own() };
+        let wrapper = MULTIPLEXERS.iter().find(|wrapper| abi == Abi::X86 && wrapper.name == name);
+        let Some(Multiplexer { mask, calls, .. }) = wrapper else { return own() };
         if special.is_empty() && general.is_some_and(|action| !action.allows()) {
             return own();
         }
         // The kernel looks at the lower half only, but an i386 process has no upper.
-        let wrapped = calls.iter().find(|(n, _)| call.args[0] & u64::from(*mask) == u64::from(*n));
+        let wrapped = calls.iter().find(|(n, _)| call.args[0] & mask == *n);
         let wrapper_named = !special.is_empty() || general.is_some();
         let Some((_, wrapped)) = wrapped else { return own() };
         let (cases, last) = of(wrapped);

@@ -1,0 +1,77 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::Error;
+
+/// Bounds the pods and containers that are made at one time. Nothing else goes through here: a stop never
+/// waits behind a create.
+#[derive(Debug)]
+pub(super) struct Admission {
+    running: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    waiting_max: usize,
+}
+
+impl Admission {
+    pub(super) fn new(running_max: usize, waiting_max: usize) -> Self {
+        let running = Arc::new(Semaphore::new(running_max.min(Semaphore::MAX_PERMITS)));
+        Self { running, waiting: AtomicUsize::new(0), waiting_max }
+    }
+
+    /// Waits for a turn. Dropping the future gives the place in the queue back; dropping the permit ends the turn.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when the queue is full.
+    pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _place = Place(&self.waiting);
+        if waiting >= self.waiting_max {
+            return Err(Error::Busy { waiting });
+        }
+        // The semaphore is never closed; were it, nothing could be made any more.
+        Arc::clone(&self.running).acquire_owned().await.map_err(|_| Error::Busy { waiting })
+    }
+}
+
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_runs_one_waits_and_the_third_is_refused() {
+        let admission = Admission::new(1, 1);
+        let first = admission.enter().await.unwrap();
+        let mut second = Box::pin(admission.enter());
+        assert!(second.as_mut().now_or_never().is_none());
+        assert!(matches!(admission.enter().await, Err(Error::Busy { waiting: 1 })));
+        drop(first);
+        second.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_hangs_up_gives_its_place_back() {
+        let admission = Admission::new(1, 1);
+        let _first = admission.enter().await.unwrap();
+        let mut second = Box::pin(admission.enter());
+        assert!(second.as_mut().now_or_never().is_none());
+        drop(second);
+        assert!(admission.enter().now_or_never().is_none());
+    }
+}

@@ -1,0 +1,67 @@
+use serde::Deserialize;
+
+/// Defaults and limits of pods and containers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Processes and threads that one container may have. 0 is no limit.
+    pub pids_max: u64,
+    /// MiB of each pod's `/dev/shm`.
+    pub shm_mib: u64,
+    /// Open files that a container's process may have (soft RLIMIT_NOFILE). Programs that close every
+    /// possible descriptor at their start are slow when this is high.
+    pub nofile_soft: u64,
+    /// Open files to which a container's process may raise its limit (hard RLIMIT_NOFILE).
+    pub nofile_hard: u64,
+    /// Pods and containers made at the same time. 0 is twice the number of processors.
+    pub creates_running_max: usize,
+    /// Creates that wait for their turn. One more is refused.
+    pub creates_waiting_max: usize,
+    /// Names of RuntimeClass handlers that are accepted, besides the empty one. All mean the same.
+    pub runtime_handlers: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pids_max: 0,
+            shm_mib: 64,
+            nofile_soft: 1024,
+            nofile_hard: 524_288,
+            creates_running_max: 0,
+            creates_waiting_max: 256,
+            runtime_handlers: vec!["pintle".into()],
+        }
+    }
+}
+
+impl Config {
+    /// Whether a pod may ask for `handler`.
+    pub fn accepts_handler(&self, handler: &str) -> bool {
+        handler.is_empty() || self.runtime_handlers.iter().any(|name| name == handler)
+    }
+
+    pub(super) fn shm_bytes(&self) -> u64 {
+        self.shm_mib.saturating_mul(1 << 20)
+    }
+
+    pub(super) fn creates_running(&self) -> usize {
+        match self.creates_running_max {
+            0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            max => max,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_empty_handler_and_the_configured_ones_are_accepted() {
+        let config = Config::default();
+        assert!(config.accepts_handler(""));
+        assert!(config.accepts_handler("pintle"));
+        assert!(!config.accepts_handler("runc"));
+    }
+}

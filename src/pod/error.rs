@@ -1,0 +1,107 @@
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use super::{names::Lookup, state::Refusal};
+use crate::{cgroup, image, model::Failure, network, spec, store::BadRecord};
+
+/// Why a pod or container could not be had, made, changed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no pod {0}")]
+    NoSuchPod(String),
+    #[error("no container {0}")]
+    NoSuchContainer(String),
+    #[error("id prefix {0} matches more than one")]
+    Ambiguous(String),
+    #[error("image {0} is not here; pull it first")]
+    NoSuchImage(String),
+    #[error("{object} is {state}; {wanted}")]
+    WrongState { object: String, state: &'static str, wanted: &'static str },
+    #[error("unknown runtime handler {0:?}")]
+    UnknownHandler(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{waiting} creates are waiting already")]
+    Busy { waiting: usize },
+    /// More execs at once than the container (or the node) may have.
+    #[error("{running} commands are running in {object} already")]
+    TooManyExecs { object: String, running: usize },
+    #[error("command timed out after {0:?}")]
+    ExecTimeout(Duration),
+    #[error(transparent)]
+    Supervisor(#[from] Failure),
+    #[error(transparent)]
+    Network(#[from] network::Error),
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    #[error(transparent)]
+    Spec(#[from] spec::Error),
+    #[error("{doing}")]
+    Io {
+        doing: String,
+        #[source]
+        source: io::Error,
+    },
+    /// A record of ours cannot be used.
+    #[error("{doing}")]
+    Record {
+        doing: String,
+        #[source]
+        source: BadRecord,
+    },
+    /// Several callers joined one piece of work, and this is why it failed for all of them. To be judged by
+    /// what is inside.
+    #[error(transparent)]
+    Shared(Arc<Error>),
+}
+
+impl Error {
+    /// For `map_err` of file work: `doing` and the path.
+    pub(super) fn io(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let doing = format!("{doing} {}", path.display());
+        move |source| Self::Io { doing, source }
+    }
+
+    pub(super) fn refused(object: impl Into<String>, refusal: Refusal) -> Self {
+        Self::WrongState { object: object.into(), state: refusal.state, wanted: refusal.wanted }
+    }
+
+    pub(super) fn no_pod(id: &str, lookup: Lookup) -> Self {
+        match lookup {
+            Lookup::Unknown => Self::NoSuchPod(id.into()),
+            Lookup::Ambiguous => Self::Ambiguous(id.into()),
+        }
+    }
+
+    pub(super) fn no_container(id: &str, lookup: Lookup) -> Self {
+        match lookup {
+            Lookup::Unknown => Self::NoSuchContainer(id.into()),
+            Lookup::Ambiguous => Self::Ambiguous(id.into()),
+        }
+    }
+}
+
+/// The whole chain of an error in one line, for logs and for `ContainerStatus.message`.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_names_every_cause_once() {
+        let error = Error::io("write", Path::new("/run/x"))(io::Error::other("disk on fire"));
+        assert_eq!(chain(&error), "write /run/x: disk on fire");
+        assert_eq!(chain(&Error::Shared(Arc::new(error))), "write /run/x: disk on fire");
+    }
+}

@@ -1,0 +1,241 @@
+//! ExecSync: a command in a running container, to its end.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::pipe::PipeFlags;
+use tokio::net::unix::pipe;
+
+use super::{
+    error::Error,
+    node::{Node, Reach},
+    record::{self, InitRecord},
+    view::{ContainerState, ContainerView},
+};
+use crate::{
+    model::{ContainerId, ProcessPlan},
+    spec,
+};
+
+/// Bytes of both streams together. The reply has to fit into the 16 MiB that the kubelet receives.
+pub(super) const EXEC_OUTPUT_BYTES_MAX: usize = (16 << 20) - (64 << 10);
+
+/// How long a process in the background may hold the output open after the command has ended.
+const EXEC_DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Execs in one container at a time: each costs a process there, and its pids limit is its own.
+const EXECS_PER_CONTAINER_MAX: usize = 64;
+
+/// Execs on the node at a time: each holds two pipes.
+const EXECS_MAX: usize = 512;
+
+/// What a finished ExecSync gives.
+#[derive(Clone, Debug, Default)]
+pub struct ExecOutput {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub exit_code: i32,
+}
+
+/// How many execs are running where.
+#[derive(Debug, Default)]
+pub(super) struct Execs(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    per_container: HashMap<ContainerId, usize>,
+}
+
+/// One of them; dropped at its end.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    execs: &'a Execs,
+    id: ContainerId,
+}
+
+impl Execs {
+    pub(super) fn enter(&self, id: &ContainerId) -> Result<Turn<'_>, Error> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.all >= EXECS_MAX {
+            return Err(Error::TooManyExecs { object: "all containers".into(), running: counts.all });
+        }
+        let here = counts.per_container.entry(id.clone()).or_default();
+        if *here >= EXECS_PER_CONTAINER_MAX {
+            return Err(Error::TooManyExecs { object: format!("container {id}"), running: *here });
+        }
+        *here += 1;
+        counts.all += 1;
+        Ok(Turn { execs: self, id: id.clone() })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.execs.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all -= 1;
+        if let Some(here) = counts.per_container.get_mut(&self.id) {
+            *here -= 1;
+            if *here == 0 {
+                counts.per_container.remove(&self.id);
+            }
+        }
+    }
+}
+
+/// Runs `command` in the container. Dropping the future kills it.
+pub(super) async fn exec_sync(
+    node: &Node,
+    reach: &Reach,
+    container: &ContainerView,
+    command: Vec<String>,
+    timeout: Option<Duration>,
+) -> Result<ExecOutput, Error> {
+    let id = &container.id;
+    if command.is_empty() {
+        return Err(Error::Invalid("the command is empty".into()));
+    }
+    let client = match (&container.state, reach.line.client.load_full()) {
+        (ContainerState::Running { .. }, Some(client)) => client,
+        (ContainerState::Running { .. }, None) => {
+            return Err(wrong_state(id, "without a supervisor", "wait until it can be reached"));
+        }
+        (ContainerState::Created { .. }, _) => return Err(wrong_state(id, "created", "it must be running")),
+        (ContainerState::Exited { .. }, _) => return Err(wrong_state(id, "exited", "it must be running")),
+    };
+    let _turn = node.execs.enter(id)?;
+    let init = init_plan(node, reach, container).await?;
+    let command = command.into_iter().map(String::into_bytes).collect();
+    let plan = spec::exec(&init, command, false);
+
+    let (stdout, stdout_writer) = pipe_pair()?;
+    let (stderr, stderr_writer) = pipe_pair()?;
+    let output = Output::default();
+    let run = client.exec(id, &plan, stdout_writer, stderr_writer, timeout);
+    let drain = async { tokio::join!(output.drain(stdout, false), output.drain(stderr, true)) };
+    tokio::pin!(run, drain);
+    let exit = tokio::select! {
+        exit = &mut run => {
+            let _ = tokio::time::timeout(EXEC_DRAIN_MAX, &mut drain).await;
+            exit
+        }
+        // The command has closed its output and goes on.
+        _ = &mut drain => run.await,
+    }?;
+    if exit.timed_out {
+        return Err(Error::ExecTimeout(timeout.unwrap_or_default()));
+    }
+    let (stdout, stderr) = output.take();
+    Ok(ExecOutput { stdout, stderr, exit_code: exit.code })
+}
+
+fn wrong_state(id: &ContainerId, state: &'static str, wanted: &'static str) -> Error {
+    Error::WrongState { object: format!("container {id}"), state, wanted }
+}
+
+/// What the container's init was planned as: kept by this daemon, or written by an earlier one.
+async fn init_plan(node: &Node, reach: &Reach, container: &ContainerView) -> Result<Arc<ProcessPlan>, Error> {
+    if let Some(plan) = reach.line.init(&container.id) {
+        return Ok(plan);
+    }
+    let path = record::init_file(&node.places.live(&container.pod), &container.id);
+    let plan = Arc::new(ProcessPlan::from(record::get::<InitRecord>(path).await?));
+    reach.line.keep_init(&container.id, Arc::clone(&plan));
+    Ok(plan)
+}
+
+/// A pipe that the daemon reads without blocking and the process writes as it likes.
+fn pipe_pair() -> Result<(OwnedFd, OwnedFd), Error> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|errno| Error::Io { doing: "make a pipe for the command".into(), source: errno.into() })
+}
+
+/// Both streams of a command, under one limit: first come, first kept.
+#[derive(Debug, Default)]
+struct Output(Mutex<[Vec<u8>; 2]>);
+
+impl Output {
+    /// Reads to the end of the stream. What is over the limit is read and dropped, so that the command never
+    /// waits for a reader.
+    async fn drain(&self, from: OwnedFd, second: bool) {
+        let Ok(reader) = pipe::Receiver::from_owned_fd(from) else { return };
+        let mut chunk = vec![0; 32 << 10];
+        while reader.readable().await.is_ok() {
+            match reader.try_read(&mut chunk) {
+                Ok(0) => return,
+                Ok(count) => self.keep(&chunk[..count], second),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn keep(&self, bytes: &[u8], second: bool) {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = EXEC_OUTPUT_BYTES_MAX - streams[0].len() - streams[1].len();
+        streams[usize::from(second)].extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn take(&self) -> (Vec<u8>, Vec<u8>) {
+        let [stdout, stderr] = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (std::mem::take(stdout), std::mem::take(stderr))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Write};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn both_streams_share_one_limit_and_the_writer_never_blocks() {
+        let (out, out_writer) = pipe_pair().unwrap();
+        let (err, err_writer) = pipe_pair().unwrap();
+        let writer = std::thread::spawn(move || {
+            let mebibyte = vec![b'x'; 1 << 20];
+            let (mut out, mut err) = (File::from(out_writer), File::from(err_writer));
+            for _ in 0..10 {
+                out.write_all(&mebibyte).unwrap();
+                err.write_all(&mebibyte).unwrap();
+            }
+        });
+        let output = Output::default();
+        tokio::join!(output.drain(out, false), output.drain(err, true));
+        writer.join().unwrap();
+        let (stdout, stderr) = output.take();
+        assert_eq!(stdout.len() + stderr.len(), EXEC_OUTPUT_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn each_stream_keeps_its_own_bytes() {
+        let (out, out_writer) = pipe_pair().unwrap();
+        let (err, err_writer) = pipe_pair().unwrap();
+        File::from(out_writer).write_all(b"to out").unwrap();
+        File::from(err_writer).write_all(b"to err").unwrap();
+        let output = Output::default();
+        tokio::join!(output.drain(out, false), output.drain(err, true));
+        assert_eq!(output.take(), (b"to out".to_vec(), b"to err".to_vec()));
+    }
+
+    #[test]
+    fn one_container_cannot_have_all_the_execs() {
+        let execs = Execs::default();
+        let id = |byte| ContainerId::from_bytes([byte; 32]);
+        let mut turns: Vec<_> = (0..EXECS_PER_CONTAINER_MAX).map(|_| execs.enter(&id(0)).unwrap()).collect();
+        assert!(matches!(execs.enter(&id(0)), Err(Error::TooManyExecs { running: 64, .. })));
+        turns.pop();
+        turns.push(execs.enter(&id(0)).unwrap());
+        for byte in 1..8 {
+            turns.extend((0..EXECS_PER_CONTAINER_MAX).map(|_| execs.enter(&id(byte)).unwrap()));
+        }
+        assert!(matches!(execs.enter(&id(9)), Err(Error::TooManyExecs { running: 512, .. })));
+        turns.clear();
+        assert!(execs.0.lock().unwrap().per_container.is_empty());
+    }
+}

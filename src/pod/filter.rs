@@ -1,0 +1,108 @@
+//! Which system call filter a container gets, and the profiles that the host keeps in files.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Component, Path},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::{error::Error, record::blocking};
+use crate::model::SeccompChoice;
+
+/// Bytes of a Localhost profile. Docker's default profile, a large one, has 15 KiB.
+const PROFILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A profile may lie on a file system that does not answer. The create fails then, and only it.
+const PROFILE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The program for `choice`; `None` is "no filter". `capabilities` are those that the process will have, one
+/// bit each: a profile allows more calls to who may make them.
+///
+/// # Errors
+/// A Localhost profile that is missing, no plain file, too long, late or not a profile.
+pub(super) async fn program(
+    choice: &SeccompChoice,
+    privileged: bool,
+    capabilities: u64,
+) -> Result<Option<Arc<[u8]>>, Error> {
+    match choice {
+        _ if privileged => Ok(None),
+        SeccompChoice::Unconfined => Ok(None),
+        SeccompChoice::RuntimeDefault => compile(None, capabilities).map(Some),
+        SeccompChoice::Localhost(path) => {
+            let bytes = profile(path).await?;
+            compile(Some(&bytes), capabilities).map(Some)
+        }
+    }
+}
+
+/// The one place that knows how a profile becomes a program; `None` is pintle's own profile.
+fn compile(profile: Option<&[u8]>, capabilities: u64) -> Result<Arc<[u8]>, Error> {
+    // When `spec::seccomp` is there:
+    //   match profile {
+    //       None => Ok(spec::seccomp::default(capabilities)),
+    //       Some(json) => spec::seccomp::from_json(json, capabilities).map_err(|e| Error::Invalid(chain(&e))),
+    //   }
+    let _ = (profile, capabilities);
+    Err(Error::Invalid("this build has no seccomp compiler; only Unconfined can be had".into()))
+}
+
+async fn profile(path: &str) -> Result<Vec<u8>, Error> {
+    let bad = |what: &str| Error::Invalid(format!("seccomp profile {path}: {what}"));
+    let owned = Path::new(path).to_owned();
+    let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    if !owned.is_absolute() || !owned.components().all(plain) {
+        return Err(bad("the path must be absolute, without `..`"));
+    }
+    let doing = Error::io("read seccomp profile", &owned);
+    match tokio::time::timeout(PROFILE_TIMEOUT, blocking(move || read(&owned))).await {
+        Err(_) => Err(bad("its file system does not answer")),
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(doing(error)),
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(invalid("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(PROFILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > PROFILE_BYTES_MAX {
+        return Err(invalid("it is longer than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_profile_is_a_plain_file_of_bounded_size_at_an_absolute_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("good"), "{}").unwrap();
+        std::fs::write(at("long"), vec![b' '; PROFILE_BYTES_MAX as usize + 1]).unwrap();
+        std::os::unix::fs::symlink(at("good"), at("link")).unwrap();
+        assert_eq!(profile(&at("good")).await.unwrap(), b"{}");
+        for bad in
+            [at("long"), at("link"), at("absent"), at(""), at("x/../good"), "good".into(), String::new()]
+        {
+            assert!(profile(&bad).await.is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_privileged_or_unconfined_container_has_no_filter() {
+        assert_eq!(program(&SeccompChoice::Unconfined, false, 0).await.unwrap(), None);
+        assert_eq!(program(&SeccompChoice::RuntimeDefault, true, 0).await.unwrap(), None);
+    }
+}

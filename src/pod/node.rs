@@ -1,0 +1,137 @@
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwapOption;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::mpsc;
+
+use super::{
+    admission::Admission, config::Config, driver::Call, error::Error, exec::Execs, names::Names,
+    record::Places, view::Board,
+};
+use crate::{
+    cgroup,
+    image::Images,
+    model::{ContainerId, PodId, ProcessPlan, UnixNanos},
+    network::Network,
+    supervisor::{Client, Zygote},
+};
+
+/// What the pods of a node stand on.
+#[derive(Debug)]
+pub struct Deps {
+    pub zygote: Zygote,
+    pub cgroups: cgroup::Manager,
+    pub network: Network,
+    pub images: Images,
+    /// `/run/pintle`: gone after a reboot.
+    pub state_dir: PathBuf,
+    /// `/var/lib/pintle`: kept.
+    pub root_dir: PathBuf,
+    /// `/proc/sys/kernel/random/boot_id`
+    pub boot_id: String,
+    pub config: Config,
+}
+
+/// A call that several may wait for.
+pub(super) type Join = Shared<BoxFuture<'static, Result<PodId, Arc<Error>>>>;
+
+/// How to reach a pod's driver.
+#[derive(Clone, Debug)]
+pub(super) struct Reach {
+    pub(super) calls: mpsc::Sender<Call>,
+    pub(super) line: Arc<Line>,
+}
+
+/// What is asked of a pod's supervisor past its driver: execs and logs, which change no state.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    /// `None` while the supervisor cannot be reached.
+    pub(super) client: ArcSwapOption<Client>,
+    /// What each container's init was planned as; filled when first needed.
+    inits: Mutex<HashMap<ContainerId, Arc<ProcessPlan>>>,
+}
+
+impl Line {
+    pub(super) fn init(&self, id: &ContainerId) -> Option<Arc<ProcessPlan>> {
+        locked(&self.inits).get(id).cloned()
+    }
+
+    pub(super) fn keep_init(&self, id: &ContainerId, plan: Arc<ProcessPlan>) {
+        locked(&self.inits).insert(id.clone(), plan);
+    }
+
+    pub(super) fn forget_init(&self, id: &ContainerId) {
+        locked(&self.inits).remove(id);
+    }
+}
+
+/// What all drivers share.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) zygote: Zygote,
+    pub(super) cgroups: cgroup::Manager,
+    pub(super) network: Network,
+    pub(super) images: Images,
+    pub(super) places: Places,
+    pub(super) boot_id: String,
+    pub(super) config: Config,
+    pub(super) creates: Admission,
+    pub(super) execs: Execs,
+    pub(super) board: Board,
+    names: Mutex<Names<Join, Reach>>,
+    latest: AtomicI64,
+}
+
+impl Node {
+    pub(super) fn new(deps: Deps) -> Self {
+        let Deps { zygote, cgroups, network, images, state_dir, root_dir, boot_id, config } = deps;
+        Self {
+            zygote,
+            cgroups,
+            network,
+            images,
+            places: Places { state: state_dir, root: root_dir },
+            boot_id,
+            creates: Admission::new(config.creates_running(), config.creates_waiting_max),
+            config,
+            execs: Execs::default(),
+            board: Board::default(),
+            names: Mutex::default(),
+            latest: AtomicI64::new(0),
+        }
+    }
+
+    /// Never held over an await: the guard is not `Send`.
+    pub(super) fn names(&self) -> MutexGuard<'_, Names<Join, Reach>> {
+        locked(&self.names)
+    }
+
+    /// A moment for `created_at`: later than every one before, also when the clock was set back. The kubelet
+    /// takes the newest of a pod's sandboxes for the one that counts.
+    pub(super) fn creation_time(&self) -> UnixNanos {
+        let now = UnixNanos::from(SystemTime::now()).0;
+        let later = |latest| Some(now.max(latest + 1));
+        match self.latest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later) {
+            Ok(latest) => UnixNanos(now.max(latest + 1)),
+            Err(latest) => UnixNanos(latest),
+        }
+    }
+
+    /// A moment that an earlier daemon has given out.
+    pub(super) fn seen_creation(&self, at: UnixNanos) {
+        self.latest.fetch_max(at.0, Ordering::Relaxed);
+    }
+}
+
+/// A panic ends the daemon (`panic = "abort"`), so a poisoned lock can only be met in a test.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,255 @@
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future};
+use tokio::sync::oneshot;
+
+use super::{
+    driver::{Call, Reply},
+    error::Error,
+    exec::{ExecOutput, exec_sync},
+    names::Claim,
+    node::{Deps, Join, Node, Reach},
+    owed, recover, run,
+    state::PodState,
+    view::{ContainerState, ContainerView, PodView, View},
+};
+use crate::{
+    image::Images,
+    model::{ContainerConfig, ContainerId, PodConfig, PodId},
+    network,
+    telemetry::task,
+};
+
+/// Every pod and container of the node. Cheap to clone.
+///
+/// What changes something is done by the pod's driver, to the end, also when the caller goes away. Ids may be
+/// unique prefixes.
+#[derive(Clone, Debug)]
+pub struct Pods {
+    node: Arc<Node>,
+}
+
+impl Pods {
+    /// Reads the records of earlier daemons and takes their pods over. Lists are right when this returns;
+    /// asking the supervisors goes on behind.
+    ///
+    /// # Errors
+    /// When the folders cannot be made or listed. A bad record is no error: it costs its own object.
+    pub async fn start_up(deps: Deps) -> Result<Self, Error> {
+        let node = Arc::new(Node::new(deps));
+        let reader = Arc::clone(&node);
+        let survey = tokio::task::spawn_blocking(move || recover::survey(&reader)).await;
+        let survey =
+            survey.map_err(|error| Error::Io { doing: "read the records".into(), source: error.into() })?;
+        recover::recover(&node, survey?);
+        task::spawn("pod-networks-owed", owed::repay(Arc::clone(&node)));
+        Ok(Self { node })
+    }
+
+    /// RunPodSandbox. A retry of a call that is still at work waits for its result; one of a pod that is ready
+    /// gets its id.
+    ///
+    /// # Errors
+    /// [`Error::UnknownHandler`] before anything is taken; after any other nothing is left, and the name is free.
+    pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
+        if !self.node.config.accepts_handler(&config.runtime_handler) {
+            return Err(Error::UnknownHandler(config.runtime_handler));
+        }
+        let claim = self.node.names().claim_of(&config.metadata);
+        let claim = match claim {
+            Some(claim) => claim,
+            None => {
+                let turn = self.node.creates.enter().await?;
+                // Somebody may have been quicker while this call waited.
+                let name = config.metadata.clone();
+                let begin = || self.begin_run(config.clone(), turn);
+                self.node.names().reserve(&name, begin)
+            }
+        };
+        match claim {
+            Claim::Making(join) => join.await.map_err(Error::Shared),
+            Claim::Held(id) => self.same_pod(id, &config),
+        }
+    }
+
+    fn begin_run(&self, config: PodConfig, turn: tokio::sync::OwnedSemaphorePermit) -> Join {
+        let (sender, receiver) = oneshot::channel();
+        let told = |result: Result<PodId, Error>| drop(sender.send(result.map_err(Arc::new)));
+        task::spawn("pod", run::run(Arc::clone(&self.node), config, turn, told));
+        let lost = || Err(Arc::new(Error::Invalid("the daemon is ending".into())));
+        let join = receiver.then(move |result| future::ready(result.unwrap_or_else(|_| lost())));
+        join.boxed().shared()
+    }
+
+    /// A pod of the same name is there already.
+    fn same_pod(&self, id: PodId, config: &PodConfig) -> Result<PodId, Error> {
+        let there = self.pod(id.as_str());
+        let (state, wanted) = match &there {
+            Ok(pod) if pod.ready && *pod.config == *config => return Ok(id),
+            Ok(pod) if pod.ready => {
+                ("ready, with another configuration", "remove it or take another attempt")
+            }
+            Ok(_) | Err(_) => (PodState::NotReady.as_str(), "remove it or take another attempt"),
+        };
+        Err(Error::WrongState { object: format!("pod {id} of that name"), state, wanted })
+    }
+
+    /// StopPodSandbox. An unknown pod is success.
+    ///
+    /// # Errors
+    /// When its network could not be released, or something in it does not die. To be called again.
+    pub async fn stop_pod(&self, id: &str) -> Result<(), Error> {
+        let Some(reach) = self.reach_pod(id)? else { return Ok(()) };
+        ask(&reach, |reply| Call::StopPod { reply }).await.unwrap_or(Ok(()))
+    }
+
+    /// RemovePodSandbox, with all its containers. An unknown pod is success.
+    ///
+    /// # Errors
+    /// As `stop_pod`; or a file that cannot be removed. To be called again.
+    pub async fn remove_pod(&self, id: &str) -> Result<(), Error> {
+        let Some(reach) = self.reach_pod(id)? else { return Ok(()) };
+        ask(&reach, |reply| Call::RemovePod { reply }).await.unwrap_or(Ok(()))
+    }
+
+    /// CreateContainer. A retry waits for the call that is still at work, or gets its result.
+    ///
+    /// # Errors
+    /// After any of them nothing is left, and the name is free.
+    pub async fn create(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, Error> {
+        let id = self.pod(pod)?.id.clone();
+        let reach = self.node.names().reach(&id).ok_or_else(|| Error::NoSuchPod(pod.into()))?;
+        let turn = self.node.creates.enter().await?;
+        let config = Box::new(config);
+        let made = ask(&reach, |reply| Call::Create { config, turn, reply }).await;
+        made.unwrap_or_else(|| Err(Error::NoSuchPod(pod.into())))
+    }
+
+    /// StartContainer. The answer is that execve worked.
+    ///
+    /// # Errors
+    /// The cause; the container is then Exited with code 128 and reason StartError.
+    pub async fn start(&self, id: &str) -> Result<(), Error> {
+        let (container, reach) = self.reach_container(id)?;
+        let started = ask(&reach, |reply| Call::Start { id: container.id.clone(), reply }).await;
+        started.unwrap_or_else(|| Err(Error::NoSuchContainer(id.into())))
+    }
+
+    /// StopContainer: the stop signal, `grace`, SIGKILL. Returns when the container is seen to be Exited. Of
+    /// two calls the one that kills earlier counts. An unknown container is success.
+    ///
+    /// # Errors
+    /// When it does not die. The killing goes on.
+    pub async fn stop(&self, id: &str, grace: Duration) -> Result<(), Error> {
+        let Some((container, reach)) = known(self.reach_container(id))? else { return Ok(()) };
+        let id = container.id.clone();
+        ask(&reach, |reply| Call::Stop { id, grace, reply }).await.unwrap_or(Ok(()))
+    }
+
+    /// RemoveContainer, by force. Its log stays. An unknown container is success.
+    ///
+    /// # Errors
+    /// When it does not die or something of it cannot be removed. To be called again.
+    pub async fn remove(&self, id: &str) -> Result<(), Error> {
+        let Some((container, reach)) = known(self.reach_container(id))? else { return Ok(()) };
+        let id = container.id.clone();
+        ask(&reach, |reply| Call::Remove { id, reply }).await.unwrap_or(Ok(()))
+    }
+
+    /// ExecSync. Not zero is no error. Dropping the future kills the command.
+    ///
+    /// # Errors
+    /// [`Error::ExecTimeout`] when it was killed at `timeout`.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, Error> {
+        let (container, reach) = self.reach_container(id)?;
+        exec_sync(&self.node, &reach, &container, command, timeout).await
+    }
+
+    /// ReopenContainerLog.
+    ///
+    /// # Errors
+    /// When the container does not run; then no file has been made.
+    pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        let (container, reach) = self.reach_container(id)?;
+        let state = match &container.state {
+            ContainerState::Running { .. } => match reach.line.client.load_full() {
+                Some(client) => return Ok(client.reopen_log(&container.id).await?),
+                None => "without a supervisor",
+            },
+            ContainerState::Created { .. } => "created",
+            ContainerState::Exited { .. } => "exited",
+        };
+        let object = format!("container {}", container.id);
+        Err(Error::WrongState { object, state, wanted: "it must be running" })
+    }
+
+    /// Everything, for lists; never waits.
+    pub fn view(&self) -> Arc<View> {
+        self.node.board.view()
+    }
+
+    /// One pod, by id or unique prefix.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPod`], [`Error::Ambiguous`].
+    pub fn pod(&self, id: &str) -> Result<Arc<PodView>, Error> {
+        self.view().pod(id).cloned().map_err(|lookup| Error::no_pod(id, lookup))
+    }
+
+    /// One container, by id or unique prefix.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], [`Error::Ambiguous`].
+    pub fn container(&self, id: &str) -> Result<Arc<ContainerView>, Error> {
+        self.view().container(id).cloned().map_err(|lookup| Error::no_container(id, lookup))
+    }
+
+    /// Whether pods can be attached to the network; else why not.
+    ///
+    /// # Errors
+    /// The network's own word.
+    pub fn network_ready(&self) -> Result<(), network::Error> {
+        self.node.network.ready()
+    }
+
+    pub fn images(&self) -> &Images {
+        &self.node.images
+    }
+
+    /// The defaults and limits in force; handlers are named in Status.
+    pub fn config(&self) -> &super::Config {
+        &self.node.config
+    }
+
+    fn reach_pod(&self, id: &str) -> Result<Option<Reach>, Error> {
+        let Some(pod) = known(self.pod(id))? else { return Ok(None) };
+        Ok(self.node.names().reach(&pod.id))
+    }
+
+    fn reach_container(&self, id: &str) -> Result<(Arc<ContainerView>, Reach), Error> {
+        let container = self.container(id)?;
+        let reach = self.node.names().reach(&container.pod);
+        reach.map(|reach| (container, reach)).ok_or_else(|| Error::NoSuchContainer(id.into()))
+    }
+}
+
+/// Absence is success for those who want it gone.
+fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error, Error::NoSuchPod(_) | Error::NoSuchContainer(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks a driver and waits. `None`: its pod was removed before the answer.
+async fn ask<T>(reach: &Reach, call: impl FnOnce(Reply<T>) -> Call) -> Option<Result<T, Error>> {
+    let (reply, answer) = oneshot::channel();
+    reach.calls.send(call(reply)).await.ok()?;
+    answer.await.ok()
+}
