@@ -1,4 +1,4 @@
-use std::io;
+use std::{fs, io};
 
 use tracing::info;
 
@@ -8,9 +8,12 @@ use crate::{
     cri,
     image::{self, Images},
     network::{self, Network},
-    pod::{self, Pods},
+    pod::{self, Deps, Pods},
     supervisor::Zygote,
 };
+
+/// proc_sys_kernel(5): another text after each boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Which room could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,8 @@ pub enum Error {
     Zygote(#[source] io::Error),
     #[error("recover the pods")]
     Pod(#[source] pod::Error),
+    #[error("read {BOOT_ID}")]
+    BootId(#[source] io::Error),
 }
 
 /// What the services are made of.
@@ -42,8 +47,21 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
     let network = Network::open(&config.network, &config.root.join("network")).map_err(Error::Network)?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;
-    let parts = pod::Parts { cgroups, images, network, zygote };
-    let pods = Pods::start_up(&config.pod, &config.root, &config.state, parts).await.map_err(Error::Pod)?;
+    let deps = Deps {
+        zygote,
+        cgroups,
+        network,
+        images,
+        state_dir: config.state.clone(),
+        root_dir: config.root.clone(),
+        boot_id: boot_id()?,
+        config: config.pod.clone(),
+    };
+    let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
     let node = cri::Node { runtime_version: env!("CARGO_PKG_VERSION").into(), cgroup_driver };
     Ok(Rooms { pods, node })
+}
+
+fn boot_id() -> Result<String, Error> {
+    fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).map_err(Error::BootId)
 }
