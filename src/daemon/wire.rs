@@ -1,4 +1,4 @@
-use std::io;
+use std::{fs, io};
 
 use tracing::info;
 
@@ -12,6 +12,9 @@ use crate::{
     supervisor::Zygote,
 };
 
+/// Tells one boot of the machine from another (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Which room could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,6 +26,8 @@ pub enum Error {
     Network(#[source] network::Error),
     #[error("start the zygote")]
     Zygote(#[source] io::Error),
+    #[error("read {BOOT_ID}")]
+    BootId(#[source] io::Error),
     #[error("recover the pods")]
     Pod(#[source] pod::Error),
 }
@@ -42,8 +47,18 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
     let network = Network::open(&config.network, &config.root.join("network")).map_err(Error::Network)?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;
-    let parts = pod::Parts { cgroups, images, network, zygote };
-    let pods = Pods::start_up(&config.pod, &config.root, &config.state, parts).await.map_err(Error::Pod)?;
+    let boot_id = fs::read_to_string(BOOT_ID).map_err(Error::BootId)?.trim().to_owned();
+    let deps = pod::Deps {
+        zygote,
+        cgroups,
+        network,
+        images,
+        state_dir: config.state.clone(),
+        root_dir: config.root.clone(),
+        boot_id,
+        config: config.pod.clone(),
+    };
+    let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
     let node = cri::Node { runtime_version: env!("CARGO_PKG_VERSION").into(), cgroup_driver };
     Ok(Rooms { pods, node })
 }
