@@ -25,6 +25,7 @@ mod launcher;
 mod logs;
 mod network;
 mod spec;
+
 mod store;
 
 mod model;
