@@ -8,11 +8,11 @@ use crate::{
     cri,
     image::{self, Images},
     network::{self, Network},
-    pod::{self, Deps, Pods},
+    pod::{self, Pods},
     supervisor::Zygote,
 };
 
-/// proc_sys_kernel(5): another text after each boot.
+/// Tells one boot of the machine from another (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Which room could not be opened.
@@ -26,10 +26,10 @@ pub enum Error {
     Network(#[source] network::Error),
     #[error("start the zygote")]
     Zygote(#[source] io::Error),
-    #[error("recover the pods")]
-    Pod(#[source] pod::Error),
     #[error("read {BOOT_ID}")]
     BootId(#[source] io::Error),
+    #[error("recover the pods")]
+    Pod(#[source] pod::Error),
 }
 
 /// What the services are made of.
@@ -47,21 +47,18 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
     let network = Network::open(&config.network, &config.root.join("network")).map_err(Error::Network)?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;
-    let deps = Deps {
+    let boot_id = fs::read_to_string(BOOT_ID).map_err(Error::BootId)?.trim().to_owned();
+    let deps = pod::Deps {
         zygote,
         cgroups,
         network,
         images,
         state_dir: config.state.clone(),
         root_dir: config.root.clone(),
-        boot_id: boot_id()?,
+        boot_id,
         config: config.pod.clone(),
     };
     let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
     let node = cri::Node { runtime_version: env!("CARGO_PKG_VERSION").into(), cgroup_driver };
     Ok(Rooms { pods, node })
-}
-
-fn boot_id() -> Result<String, Error> {
-    fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).map_err(Error::BootId)
 }

@@ -17,7 +17,7 @@ use super::{
     container::exit,
     driver::Pod,
     error::{Error, chain},
-    filter,
+    files, filter,
     record::{self, ContainerRecord, EndRecord, InitRecord, Made, blocking},
     signal::stop_signal,
     view::{ContainerState, ContainerView},
@@ -27,7 +27,7 @@ use crate::{
     image::Image,
     model::{
         ContainerConfig, ContainerId, ContainerPlan, Digest, Exit, ExitReason, Failure, NetworkMode,
-        UnixNanos,
+        PodConfig, Security, UnixNanos,
     },
     network, spec,
     store::{self, Durability},
@@ -283,25 +283,24 @@ impl Making<'_> {
     ) -> Result<ContainerPlan, Error> {
         let config =
             ContainerConfig { resources: record.resources.clone(), ..ContainerConfig::clone(&record.config) };
+        let Security { seccomp, privileged, .. } = &config.security;
+        let seccomp = filter::program(seccomp, *privileged, spec::capabilities(&config)?).await?;
+        let pod =
+            PodConfig { hostname: files::hostname(&self.pod.config), ..PodConfig::clone(&self.pod.config) };
         let mut plan = spec::build(&spec::Inputs {
             id: &record.id,
-            pod: &self.pod.config,
+            pod: &pod,
             container: &config,
             image: &self.image.config,
             layers: &self.image.layers,
             writable,
             pod_dir: self.pod.folder.clone(),
-            seccomp: None,
+            seccomp,
         })?;
-        // Which calls a profile allows depends on the capabilities, and those are known only now.
-        let Security { seccomp, privileged, .. } = &record.config.security;
-        plan.process.seccomp = filter::program(seccomp, *privileged, plan.process.capabilities).await?;
         plan.process.nofile = (self.pod.node.config.nofile_soft, self.pod.node.config.nofile_hard);
         Ok(plan)
     }
 }
-
-use crate::model::Security;
 
 pub(super) fn start(client: Client, id: ContainerId) -> Effect {
     Box::pin(async move {

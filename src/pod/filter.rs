@@ -10,8 +10,11 @@ use std::{
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::{error::Error, record::blocking};
-use crate::model::SeccompChoice;
+use super::{
+    error::{Error, chain},
+    record::blocking,
+};
+use crate::{model::SeccompChoice, spec};
 
 /// Bytes of a Localhost profile. Docker's default profile, a large one, has 15 KiB.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
@@ -42,13 +45,12 @@ pub(super) async fn program(
 
 /// The one place that knows how a profile becomes a program; `None` is pintle's own profile.
 fn compile(profile: Option<&[u8]>, capabilities: u64) -> Result<Arc<[u8]>, Error> {
-    // When `spec::seccomp` is there:
-    //   match profile {
-    //       None => Ok(spec::seccomp::default(capabilities)),
-    //       Some(json) => spec::seccomp::from_json(json, capabilities).map_err(|e| Error::Invalid(chain(&e))),
-    //   }
-    let _ = (profile, capabilities);
-    Err(Error::Invalid("this build has no seccomp compiler; only Unconfined can be had".into()))
+    match profile {
+        None => Ok(spec::seccomp::default(capabilities)),
+        Some(json) => {
+            spec::seccomp::from_json(json, capabilities).map_err(|error| Error::Invalid(chain(&error)))
+        }
+    }
 }
 
 async fn profile(path: &str) -> Result<Vec<u8>, Error> {

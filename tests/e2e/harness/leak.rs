@@ -83,23 +83,26 @@ fn links(node: &Node) -> Vec<String> {
     names.map(|name| format!("link {name}")).chain(named).collect()
 }
 
-/// Files of the daemon but images: those may come, and stay.
+/// Files of the daemon.
 fn files(node: &Node) -> Vec<String> {
     let mut found = Vec::new();
     for top in ["root", "state"] {
         let top = node.path(top);
         for folder in below(&top).into_iter().chain([top.clone()]) {
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-            found.extend(entries.map(|entry| entry.path()).filter(|path| !of_an_image(path, &top)));
+            found.extend(entries.map(|entry| entry.path()).filter(|path| !is_kept(path, &top)));
         }
     }
     found.iter().map(|path| format!("file {}", path.display())).collect()
 }
 
-/// Kept on purpose after the last pod: what was pulled.
-fn of_an_image(path: &Path, top: &Path) -> bool {
+/// Kept on purpose after the last pod: what was pulled, the daemon's own folder for unfinished pulls, which is
+/// named after its process, and the address given out last, so that the next pod gets another.
+fn is_kept(path: &Path, top: &Path) -> bool {
     let within = path.strip_prefix(top).unwrap_or(path);
-    ["images", "content", "layers"].iter().any(|kept| within.starts_with(kept))
+    let pulled = ["images", "layers"].iter().any(|kept| within.starts_with(kept));
+    let own = within.parent() == Some(Path::new("ingest"));
+    pulled || own || within.ends_with("last_reserved_ip.0")
 }
 
 /// The daemon's descriptors by what they are. TCP connections to a registry may linger for a while.
