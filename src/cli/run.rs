@@ -21,10 +21,12 @@ use super::{
 };
 use crate::{
     cri::wire::{
-        ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ImageSpec,
-        LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
-        PodSandboxMetadata,
+        ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ImageSpec, LinuxContainerConfig,
+        LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+        NamespaceOption, PodSandboxConfig, PodSandboxMetadata, SecurityProfile,
+        security_profile::ProfileType,
     },
+    spec::{MASKED_PATHS, READONLY_PATHS},
     telemetry::{log::chain, task},
 };
 
@@ -242,6 +244,26 @@ fn container_config(order: &Order, image: &str) -> ContainerConfig {
         }),
         args: order.command.clone(),
         log_path: LOG_NAME.into(),
+        linux: Some(LinuxContainerConfig { security_context: Some(security(order)), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// As careful as the kubelet is by default: a pid namespace of its own and pintle's system call filter.
+fn security(order: &Order) -> LinuxContainerSecurityContext {
+    let network = match order.network {
+        Network::Host => NamespaceMode::Node,
+        Network::Pod => NamespaceMode::Pod,
+    };
+    LinuxContainerSecurityContext {
+        namespace_options: Some(NamespaceOption {
+            network: network.into(),
+            pid: NamespaceMode::Container.into(),
+            ..Default::default()
+        }),
+        seccomp: Some(SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), ..Default::default() }),
+        masked_paths: MASKED_PATHS.iter().map(|path| (*path).into()).collect(),
+        readonly_paths: READONLY_PATHS.iter().map(|path| (*path).into()).collect(),
         ..Default::default()
     }
 }
