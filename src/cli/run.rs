@@ -26,6 +26,7 @@ use crate::{
         NamespaceOption, PodSandboxConfig, PodSandboxMetadata, SecurityProfile,
         security_profile::ProfileType,
     },
+    spec::{MASKED_PATHS, READONLY_PATHS},
     telemetry::{log::chain, task},
 };
 
@@ -245,6 +246,9 @@ fn container_config(order: &Order, image: &str) -> ContainerConfig {
     let security = LinuxContainerSecurityContext {
         namespace_options: Some(namespaces(order.network)),
         seccomp: Some(runtime_default()),
+        // What a request says of these is exactly what holds, so a request without them would hide nothing.
+        masked_paths: MASKED_PATHS.map(String::from).to_vec(),
+        readonly_paths: READONLY_PATHS.map(String::from).to_vec(),
         ..Default::default()
     };
     ContainerConfig {
