@@ -751,12 +751,51 @@ mod tests {
             "a/b",
             "CANARY",
         ]);
-        let entry = (name, target, prop::sample::select(b"012356gxLKSV".to_vec()), 0_u64..2000);
+
+        let key = prop::sample::select(vec![
+            "path",
+            "linkpath",
+            "size",
+            "uid",
+            "mtime",
+            "GNU.sparse.major",
+            "GNU.sparse.minor",
+            "GNU.sparse.map",
+            "GNU.sparse.realsize",
+            "GNU.sparse.name",
+            "GNU.sparse.offset",
+            "GNU.sparse.numbytes",
+            "SCHILY.xattr.user.a",
+        ]);
+        let value = prop::sample::select(vec![
+            "",
+            "0",
+            "1",
+            "7",
+            "512",
+            "1000",
+            "-1",
+            "18446744073709551615",
+            "0,1,5,2",
+            "9,18446744073709551615",
+            "../canary/x",
+            "d/x",
+            "a",
+            "1.5",
+        ]);
+        let pax = prop::collection::vec((key, value), 0..4);
+        let kind = prop::sample::select(b"00012356gxLKSV".to_vec());
+        let entry = (pax, name, target, kind, 0_u64..2000);
         let mutation = (any::<prop::sample::Index>(), any::<u8>(), any::<bool>());
         (prop::collection::vec(entry, 1..12), prop::collection::vec(mutation, 0..4)).prop_map(
             |(entries, mutations)| {
                 let mut tar = TestTar::new();
-                for (name, target, kind, size) in entries {
+                for (pax, name, target, kind, size) in entries {
+                    if !pax.is_empty() {
+                        let records: Vec<_> =
+                            pax.iter().map(|(key, value)| (*key, value.as_bytes())).collect();
+                        tar = tar.pax(&records);
+                    }
                     let content =
                         if b"0xgLKS".contains(&kind) { vec![b'e'; size as usize] } else { Vec::new() };
                     tar = tar.raw(
@@ -783,7 +822,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
         #[test]
         fn no_tar_escapes_or_panics(tar in any_tar()) {
