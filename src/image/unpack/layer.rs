@@ -11,7 +11,7 @@ use rustix::{
 };
 
 use super::{
-    Archive, DIRECTORY_NAMES_BYTES_MAX, ENTRIES_MAX, FOREIGN_LINKS_MAX, LayerError,
+    Archive, ENTRIES_MAX, FOREIGN_LINKS_MAX, LayerError, NAMES_BYTES_MAX,
     archive::{Entry, Kind},
     name::{Meaning, Name},
     tree::{self, Tree, Was},
@@ -67,7 +67,8 @@ struct Layer {
     bytes: u64,
     /// Every directory of the layer; the time is set when all files are in.
     directories: BTreeMap<Vec<u8>, Directory>,
-    directory_names_bytes: usize,
+    /// Of all names that are kept in memory.
+    names_bytes: usize,
     links: VecDeque<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -85,7 +86,7 @@ impl Layer {
             count: 0,
             bytes: 0,
             directories: BTreeMap::new(),
-            directory_names_bytes: 0,
+            names_bytes: 0,
             links: VecDeque::new(),
         }
     }
@@ -223,6 +224,7 @@ impl Layer {
             if was == Was::Directory {
                 self.forget(name);
             }
+            self.count_name(path.len() + target.to_bytes().len())?;
             let mut resolved = target_parent.parts().to_vec();
             resolved.push(target_file);
             self.links.push_back((path, Name::of(&resolved).to_bytes()));
@@ -315,14 +317,19 @@ impl Layer {
     }
 
     fn note(&mut self, path: Vec<u8>, directory: Directory) -> Result<(), LayerError> {
-        self.directory_names_bytes += path.len() + 1;
-        if self.directory_names_bytes > DIRECTORY_NAMES_BYTES_MAX {
+        self.count_name(path.len())?;
+        self.directories.insert(path, directory);
+        Ok(())
+    }
+
+    fn count_name(&mut self, bytes: usize) -> Result<(), LayerError> {
+        self.names_bytes += bytes + 1;
+        if self.names_bytes > NAMES_BYTES_MAX {
             return Err(LayerError::Limit {
-                what: "directory names",
-                limit: DIRECTORY_NAMES_BYTES_MAX as u64,
+                what: "directory and link names",
+                limit: NAMES_BYTES_MAX as u64,
             });
         }
-        self.directories.insert(path, directory);
         Ok(())
     }
 
