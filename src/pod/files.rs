@@ -51,11 +51,11 @@ pub(super) fn resolv_conf(dns: &Dns) -> Result<String, Error> {
             return Err(Error::Invalid(format!("DNS {what} {bad:?} is not one word")));
         }
     }
-    for server in &dns.servers {
-        let _ = writeln!(text, "nameserver {server}");
-    }
     if !dns.searches.is_empty() {
         let _ = writeln!(text, "search {}", dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        let _ = writeln!(text, "nameserver {server}");
     }
     if !dns.options.is_empty() {
         let _ = writeln!(text, "options {}", dns.options.join(" "));

@@ -409,7 +409,7 @@ async fn sweep(node: Arc<Node>, mut live: HashSet<PodId>, tasks: Vec<JoinHandle<
 
 /// Writable layers whose container is gone.
 async fn sweep_writable(node: &Arc<Node>) {
-    let Some(folder) = node.images.writable("any").parent().map(Path::to_owned) else { return };
+    let folder = node.images.writables().to_owned();
     let reader = Arc::clone(node);
     let list = move || {
         // The layers first: one made after this line is not among them.

@@ -85,6 +85,8 @@ pub struct Inputs<'a> {
     /// The compiled filter for the container's `SeccompChoice`; `None` is "no filter", and an error
     /// unless the container is unconfined or privileged.
     pub seccomp: Option<Arc<[u8]>>,
+    /// The capabilities that this node can give: its own bounding set.
+    pub held_capabilities: u64,
 }
 
 /// The capabilities (bit N is capability N) that the container's processes will have, for [`seccomp::default`]

@@ -113,7 +113,9 @@ fn descriptors(node: &Node) -> Vec<String> {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let inode = fs::metadata(entry.path()).map(|data| data.ino().to_string()).unwrap_or_default();
         let target = target.to_string_lossy().into_owned();
-        let kind = target.split(":[").next().unwrap_or(&target).to_owned();
+        let kind = target.split(":[").next().unwrap_or(&target);
+        // The folder for unfinished pulls has another name in each daemon.
+        let kind = kind.split_inclusive("/ingest/").next().unwrap_or(kind).to_owned();
         if !tcp.contains(&inode) {
             *count.entry(kind).or_default() += 1;
         }

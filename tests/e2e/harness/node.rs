@@ -267,7 +267,7 @@ impl Drop for Node {
             eprintln!("---- the daemon's last words in {name}\n{}\n----", self.log_tail());
         }
         self.end_daemon("-KILL");
-        let _ = self.registry.kill();
+        self.namespaces.end();
         let _ = self.registry.wait();
     }
 }
