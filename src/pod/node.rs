@@ -76,7 +76,6 @@ impl Line {
 /// What all drivers share.
 #[derive(Debug)]
 pub(super) struct Node {
-    pub(super) zygote: Zygote,
     pub(super) cgroups: cgroup::Manager,
     pub(super) network: Network,
     pub(super) images: Images,
@@ -91,14 +90,26 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(deps: Deps) -> Self {
+    pub(super) fn new(deps: Deps) -> (Self, Zygote) {
         let Deps { zygote, cgroups, network, images, state_dir, root_dir, boot_id, config } = deps;
+        let places = Places { state: state_dir, root: root_dir };
+        (Self::on(cgroups, network, images, places, boot_id, config), zygote)
+    }
+
+    /// Without the process that new pods come from: recovery needs none.
+    pub(super) fn on(
+        cgroups: cgroup::Manager,
+        network: Network,
+        images: Images,
+        places: Places,
+        boot_id: String,
+        config: Config,
+    ) -> Self {
         Self {
-            zygote,
             cgroups,
             network,
             images,
-            places: Places { state: state_dir, root: root_dir },
+            places,
             boot_id,
             creates: Admission::new(config.creates_running(), config.creates_waiting_max),
             config,

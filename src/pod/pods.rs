@@ -17,6 +17,7 @@ use crate::{
     image::Images,
     model::{ContainerConfig, ContainerId, PodConfig, PodId},
     network,
+    supervisor::Zygote,
     telemetry::task,
 };
 
@@ -27,6 +28,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Pods {
     node: Arc<Node>,
+    zygote: Arc<Zygote>,
 }
 
 impl Pods {
@@ -36,14 +38,15 @@ impl Pods {
     /// # Errors
     /// When the folders cannot be made or listed. A bad record is no error: it costs its own object.
     pub async fn start_up(deps: Deps) -> Result<Self, Error> {
-        let node = Arc::new(Node::new(deps));
+        let (node, zygote) = Node::new(deps);
+        let (node, zygote) = (Arc::new(node), Arc::new(zygote));
         let reader = Arc::clone(&node);
         let survey = tokio::task::spawn_blocking(move || recover::survey(&reader)).await;
         let survey =
             survey.map_err(|error| Error::Io { doing: "read the records".into(), source: error.into() })?;
-        recover::recover(&node, survey?);
+        recover::recover(&node, survey?).await;
         task::spawn("pod-networks-owed", owed::repay(Arc::clone(&node)));
-        Ok(Self { node })
+        Ok(Self { node, zygote })
     }
 
     /// RunPodSandbox. A retry of a call that is still at work waits for its result; one of a pod that is ready
@@ -75,7 +78,7 @@ impl Pods {
     fn begin_run(&self, config: PodConfig, turn: tokio::sync::OwnedSemaphorePermit) -> Join {
         let (sender, receiver) = oneshot::channel();
         let told = |result: Result<PodId, Error>| drop(sender.send(result.map_err(Arc::new)));
-        task::spawn("pod", run::run(Arc::clone(&self.node), config, turn, told));
+        task::spawn("pod", run::run(Arc::clone(&self.node), Arc::clone(&self.zygote), config, turn, told));
         let lost = || Err(Arc::new(Error::Invalid("the daemon is ending".into())));
         let join = receiver.then(move |result| future::ready(result.unwrap_or_else(|_| lost())));
         join.boxed().shared()
