@@ -408,7 +408,8 @@ mod tests {
             config: Arc::new(pod_config(&format!("pod {byte}"))),
             created_at: UnixNanos(byte.into()),
             attachment: None,
-            supervisor_pid: 0,
+            // No process has this pid.
+            supervisor_pid: i32::MAX.cast_unsigned(),
         }
     }
 
