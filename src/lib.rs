@@ -25,8 +25,15 @@ mod launcher;
 mod logs;
 mod network;
 mod spec;
+
 mod store;
 
 mod model;
 mod sys;
 mod telemetry;
+
+/// What `benches/` measures. Not an API: it may change with any commit.
+#[doc(hidden)]
+pub mod measured {
+    pub use crate::logs::{CriLog, Stream};
+}

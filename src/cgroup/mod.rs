@@ -1,119 +1,47 @@
-//! cgroup
+//! Cgroups: made, limited, joined, killed, read and removed.
+//!
+//! ```text
+//! <parent>/<pod id>/                  made here; limited here only under the configured parent
+//! <parent>/<pod id>/supervisor/       the pod's supervisor, without limits of its own
+//! <parent>/<pod id>/<container id>/   the container's limits, and its init
+//!                       …/exec-<n>/   one exec; on v1 in the freezer hierarchy only
+//! ```
+//!
+//! The same path exists in every mounted hierarchy: each of v1, `name=systemd` and a hybrid host's cgroup2
+//! included. The record of it, a [`Handle`], says which driver made it, and whoever holds the handle needs no
+//! driver to work with it: the daemon and the supervisor call the same file operations.
+//!
+//! Invariant: nothing outside a pod's own directory is limited, killed or removed, and no ancestor's
+//! `cgroup.subtree_control` is written that is not ours. Parents made for a pod go with it when empty.
+//! Invariant: a failed creation leaves nothing behind; a failed change leaves the limits as they were.
+//! Invariant: removing is recursive, bounded in time, and absence is success.
+//! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), statistics, and for
+//! now the systemd driver and v2's device program: what needs them is refused with an error that says so.
 
-use std::path::PathBuf;
+mod cgroupfs;
+mod config;
+mod container;
+mod delegate;
+mod devices;
+mod driver;
+mod error;
+mod file;
+mod group;
+mod handle;
+mod host;
+mod kill;
+mod limits;
+#[cfg(test)]
+mod live;
+mod parent;
+mod settle;
+mod tree;
+mod watch;
 
-use serde::{Deserialize, Serialize};
-
-use crate::model::{ContainerId, DeviceRule, PodId, Resources};
-
-/// What made a cgroup (CRI `CgroupDriver`).
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Driver {
-    Cgroupfs,
-    Systemd,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{doing} {}", path.display())]
-    File {
-        doing: &'static str,
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// How cgroups are made on this node. Chosen once, at start.
-#[derive(Debug)]
-pub enum Manager {
-    Cgroupfs,
-}
-
-impl Manager {
-    pub fn driver(&self) -> Driver {
-        Driver::Cgroupfs
-    }
-    /// Makes the pod's cgroup under `parent` (empty: the configured one).
-    pub async fn create_pod(
-        &self,
-        _parent: &str,
-        _pod: &PodId,
-        _resources: &Resources,
-    ) -> Result<Handle, Error> {
-        Ok(Handle {})
-    }
-}
-
-/// A pod's cgroups: plain data, stored with the pod and sent to its supervisor.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Handle {}
-
-impl Handle {
-    /// Makes `<pod>/supervisor` and moves process `pid` there (0 is the caller).
-    pub fn join_supervisor(&self, _pid: u32) -> Result<(), Error> {
-        Ok(())
-    }
-    /// The cgroup of one container; makes nothing.
-    pub fn container(&self, _id: &ContainerId) -> Container {
-        Container {}
-    }
-    /// Kills every process in the pod's cgroup, the supervisor's leaf included.
-    pub fn kill(&self) -> Result<(), Error> {
-        Ok(())
-    }
-    /// Removes the pod's cgroup and all below it. Absent is success.
-    pub fn remove(&self) -> Result<(), Error> {
-        Ok(())
-    }
-    /// Whether any process is left in it.
-    pub fn populated(&self) -> Result<bool, Error> {
-        Ok(false)
-    }
-}
-
-/// One container's cgroup.
-#[derive(Clone, Debug)]
-pub struct Container {}
-
-/// Counters at the exit of a container.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct OomCounts {
-    pub oom_kill: u64,
-    pub oom_group_kill: u64,
-}
-
-impl Container {
-    pub fn create(&self, _resources: &Resources, _devices: &[DeviceRule]) -> Result<(), Error> {
-        Ok(())
-    }
-    pub fn update(&self, _resources: &Resources) -> Result<(), Error> {
-        Ok(())
-    }
-    /// Moves process `pid` (0: the caller) into it, in every hierarchy.
-    pub fn join(&self, _pid: u32) -> Result<(), Error> {
-        Ok(())
-    }
-    pub fn oom_counts(&self) -> Result<OomCounts, Error> {
-        Ok(OomCounts::default())
-    }
-    /// SIGKILL to every process in it and below, forks during the killing included.
-    pub fn kill(&self) -> Result<(), Error> {
-        Ok(())
-    }
-    pub fn populated(&self) -> Result<bool, Error> {
-        Ok(false)
-    }
-    /// Recursive; absent is success.
-    pub fn remove(&self) -> Result<(), Error> {
-        Ok(())
-    }
-    /// A leaf for one exec: its own cgroup for killing, the container's limits.
-    pub fn exec_leaf(&self, _number: u64) -> Container {
-        Container {}
-    }
-    /// What a container sees below `/sys/fs/cgroup`: (name there, host directory); one entry with an empty name on v2.
-    pub fn views(&self) -> Vec<(String, PathBuf)> {
-        Vec::new()
-    }
-}
+pub use cgroupfs::Cgroupfs;
+pub use config::{Config, DriverChoice};
+pub use container::{Container, OomCounts};
+pub use driver::{Driver, Manager};
+pub use error::Error;
+pub use handle::Handle;
+pub use watch::OomWatch;

@@ -1,1 +1,115 @@
-//! cri
+//! The kubelet's door: CRI v1 over gRPC on a unix socket. The only room that knows the wire types.
+//!
+//! ```text
+//! request ── parse ──► pod::Pods, image::Images ── render ──► answer
+//!                              └── error ── code ──► gRPC status
+//! ```
+//!
+//! `runtime/` and `image.rs` are named as the RPCs are; `parse/` is the door, where every check of a request
+//! is made; `render/` shows views; `code.rs` gives each failure its code; `wire.rs` is the generated
+//! protocol and its proof; `serve.rs` assembles the server and its limits. `docs/rpcs.md` lists what is built.
+//!
+//! Invariant: a handler is parse, call, render. When a caller hangs up, the wait ends and the work does not.
+//! Invariant: lists and statuses are read from published views and wait for nothing.
+//! Invariant: no credential is logged or repeated in an error.
+//! Not here: whether something exists or is in the right state (`pod`), what an image is called (`image`).
+
+mod code;
+mod image;
+mod parse;
+mod render;
+mod runtime;
+mod serve;
+mod signal;
+pub(crate) mod wire;
+
+use crate::cgroup;
+pub(crate) use image::ImageService;
+pub(crate) use runtime::RuntimeService;
+pub(crate) use serve::{ServeError, serve};
+
+/// What the kubelet is told about this node's runtime.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// As a semantic version; the node's info shows `pintle://VERSION`.
+    pub(crate) runtime_version: String,
+    /// Must not change while pods run: the kubelet reads it once.
+    pub(crate) cgroup_driver: cgroup::Driver,
+}
+
+/// Writes a service's trait from its table of RPCs: each is handed to the method of the same name, its answer
+/// wrapped, its failure logged. An RPC that is not in the table answers Unimplemented (`proto/build.rs`).
+macro_rules! rpcs {
+    ($trait:path, $service:ty: $($name:literal $method:ident($request:ident) -> $response:ident;)*) => {
+        impl $service {
+            /// The RPCs that are built, as the protocol names them.
+            #[cfg(test)]
+            pub(super) const BUILT: &[&str] = &[$($name),*];
+        }
+
+        #[tonic::async_trait]
+        impl $trait for $service {
+            $(
+                async fn $method(
+                    &self,
+                    request: tonic::Request<crate::cri::wire::$request>,
+                ) -> Result<tonic::Response<crate::cri::wire::$response>, tonic::Status> {
+                    let answer = <$service>::$method(self, request.into_inner()).await;
+                    crate::cri::log($name, answer).map(tonic::Response::new)
+                }
+            )*
+        }
+    };
+}
+use rpcs;
+
+/// A failure is logged here, where it leaves the program. One that the caller brought about is not news.
+fn log<T>(rpc: &'static str, answer: Result<T, tonic::Status>) -> Result<T, tonic::Status> {
+    use tonic::Code::{FailedPrecondition, InvalidArgument, NotFound};
+    if let Err(status) = &answer {
+        let (code, error) = (status.code(), status.message());
+        match code {
+            NotFound | InvalidArgument | FailedPrecondition => {
+                tracing::debug!(rpc, ?code, error, "request refused");
+            }
+            _ => tracing::error!(rpc, ?code, error, "request failed"),
+        }
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_manual_lists_every_rpc_and_what_is_built_of_them() {
+        let facts = include_str!("../../proto/runtime/v1/wire.txt");
+        let rpcs = facts.lines().filter_map(|fact| fact.strip_prefix("rpc "));
+        let built = |service, rpc| match service {
+            "RuntimeService" => RuntimeService::BUILT.contains(&rpc),
+            _ => ImageService::BUILT.contains(&rpc),
+        };
+        let expected: BTreeMap<&str, bool> = rpcs
+            .map(|fact| {
+                let mut words = fact.split(' ');
+                let (service, rpc) = (words.next().unwrap(), words.next().unwrap());
+                (rpc, built(service, rpc))
+            })
+            .collect();
+
+        let manual = include_str!("../../docs/rpcs.md");
+        let rows = manual.lines().filter_map(|line| line.strip_prefix("| "));
+        let listed: BTreeMap<&str, bool> = rows
+            .filter_map(|row| {
+                let mut cells = row.split(" | ");
+                let (rpc, built) = (cells.next()?, cells.next()?.trim_end_matches(" |"));
+                matches!(built, "yes" | "no").then_some((rpc, built == "yes"))
+            })
+            .collect();
+        assert_eq!(listed, expected);
+        assert_eq!(RuntimeService::BUILT.len() + ImageService::BUILT.len(), 22);
+    }
+}

@@ -1,1 +1,37 @@
-//! launcher
+//! How a container's processes are made: namespaces, root file system, volumes, identity, execve.
+//!
+//! | file | what |
+//! |---|---|
+//! | `template.rs` | the pod's namespaces, and the mount namespace in which libcontainer works |
+//! | `rootfs.rs` | layers → overlay, and the guard that looks at it before anyone else does |
+//! | `volume.rs` | mounts as detached trees: opened on the host, moved in by the container's init |
+//! | `device.rs` | the host's devices, for privileged containers |
+//! | `user.rs` | who the process runs as, from the image's passwd and group |
+//! | `libcontainer.rs` | the call of libcontainer: spec, `build()`, our `Executor` |
+//! | `finish.rs` | the last steps before execve, the same for a container's init and for an exec |
+//! | `exec.rs` | a process in a container that runs already |
+//! | `report.rs` | what these processes tell the supervisor |
+//!
+//! Everything here runs in short-lived processes that the supervisor forks, with one thread, no descriptor
+//! but their own, an empty environment and no way back: they report and end.
+//!
+//! Invariant: nothing is mounted in the host's mount namespace, not for a moment.
+//! Invariant: libcontainer never sees a host path, a cgroup or a seccomp profile.
+//! Invariant: no system call stands between the seccomp filter and execve.
+//! Not here: cgroups (the supervisor has the helper join one first), pipes, logs, reaping.
+
+mod device;
+mod exec;
+mod finish;
+mod libcontainer;
+mod report;
+mod rootfs;
+mod template;
+mod user;
+mod volume;
+
+pub use exec::{Exec, exec};
+pub use finish::Identity;
+pub use libcontainer::{Launch, Stdio, create};
+pub use report::{Report, Reporter};
+pub use template::{PodNamespaces, build as build_namespaces};

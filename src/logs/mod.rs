@@ -1,38 +1,22 @@
-//! logs
+//! Container logs in the format the kubelet reads: `<RFC 3339 nanoseconds> <stdout|stderr> <P|F> <content>`.
+//!
+//! One file per attempt of a container, both streams in it. The supervisor appends; nobody else writes.
+//! On rotation the kubelet renames the file and asks us to [`CriLog::reopen`] it.
+//!
+//! - `stamp.rs`: times as text, never going backwards.
+//! - `line.rs`: bytes as they come → records of at most 16 KiB of content. Pure.
+//! - `file.rs`: opening the file, and appending to it so that no torn record stays.
+//! - `writer.rs`: [`CriLog`], which puts these together and keeps account of what a full disk cost.
+//!
+//! Invariant: a record is in the file whole or not at all; a full disk loses lines, never halves.
+//! Invariant: memory per log is bounded (one batch of 64 KiB and two held lines), and no line allocates.
+//! Invariant: a write error never reaches the workload. It is counted, and told in the log afterwards.
+//! Not here: when to rotate (the kubelet decides), who reads the pipes (`supervisor`).
 
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+mod file;
+mod line;
+mod stamp;
+mod writer;
 
-/// Which of the two streams a record is of.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Stream {
-    Stdout,
-    Stderr,
-}
-
-/// One container's log file.
-#[derive(Debug)]
-pub struct CriLog {
-    path: PathBuf,
-    file: File,
-}
-
-impl CriLog {
-    /// Opens or makes the file (0640); makes missing parent folders.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.into(), file: File::create(path)? })
-    }
-    /// Takes bytes as they came from the container, and writes all whole records in one `writev`.
-    pub fn append(&mut self, _stream: Stream, _bytes: &[u8], _now: SystemTime) {}
-    /// The stream has ended: what is left without a newline goes out as a partial record.
-    pub fn finish(&mut self, _stream: Stream, _now: SystemTime) {}
-    /// After the kubelet has renamed the file: goes on in a new one at the same path.
-    pub fn reopen(&mut self) -> io::Result<()> {
-        let _ = (&self.path, &self.file);
-        Ok(())
-    }
-}
+pub use line::Stream;
+pub use writer::CriLog;

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,25 @@ pub struct Failure {
     pub path: String,
     /// The cause in words; at most 4 KiB.
     pub text: String,
+}
+
+impl Failure {
+    /// A failure that is told in words.
+    pub fn new(stage: Stage, object: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { stage, object: object.into(), errno: 0, path: String::new(), text: text.into() }
+    }
+
+    /// A failed system call on `path` (which may be empty).
+    pub fn io(stage: Stage, object: impl Into<String>, path: impl AsRef<Path>, error: &io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(0);
+        Self {
+            stage,
+            object: object.into(),
+            errno,
+            path: path.as_ref().display().to_string(),
+            text: if errno == 0 { error.to_string() } else { String::new() },
+        }
+    }
 }
 
 impl fmt::Display for Failure {

@@ -12,6 +12,7 @@ mod plan;
 mod pod;
 mod process;
 mod resources;
+pub mod signal;
 mod time;
 
 pub use container::{ContainerConfig, ContainerMetadata, DeviceMapping, IdMapping, Mount, Propagation};

@@ -1,57 +1,107 @@
-//! network
+//! Pods on the network: an interface, addresses and routes in the pod's namespace, and the host's side.
+//!
+//! [`Network`] is a closed set. Today it has the built-in bridge only: netlink, no child process.
+//!
+//! - `bridge.rs`: attach, detach, sweep; the order of steps and their undoing.
+//! - `netlink.rs`: the requests to the kernel, each with a deadline.
+//! - `lease.rs`: who has which address, in files as the CNI plugin host-local has them.
+//! - `subnet.rs`, `veth.rs`: which address is next, whose a link is. Pure.
+//!
+//! Invariant: what a pod has on the network can be found again by its id alone, so that [`Network::detach`]
+//! needs no namespace, no record and no configuration, and may be repeated.
+//! Invariant: a failed attach leaves neither link nor lease.
+//! Invariant: no thread of the runtime ever enters a pod's namespace.
+//! Not here: making the namespace (`supervisor`). Not yet: CNI, host ports, masquerade, IPv6.
 
 use std::{collections::HashSet, net::IpAddr, os::fd::OwnedFd, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+mod bridge;
+mod config;
+mod error;
+mod lease;
+mod netlink;
+mod subnet;
+mod veth;
+
+pub use bridge::Bridge;
+pub use config::Config;
+pub use error::Error;
+pub use subnet::Subnet;
+
 use crate::model::{PodId, PortMapping};
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {}
+/// The pod's interface. Its name is fixed by custom: the kubelet and many images expect it.
+const INTERFACE: &str = "eth0";
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("no network is configured")]
-    NotConfigured,
-}
-
-/// What a pod got; stored with the pod.
+/// What a pod got; stored with the pod. Fields are only ever added.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Attachment {
     /// In the pod: `eth0`.
     pub interface: String,
-    /// The first is the primary one.
+    /// The first is the primary one (CRI `PodSandboxNetworkStatus.ip`, the others `additional_ips`).
     pub addresses: Vec<IpAddr>,
 }
 
+/// How pods are put on the network of this node. Chosen once, at start.
 #[derive(Debug)]
 pub enum Network {
-    Bridge,
+    /// Built in: a bridge on the host and a veth pair per pod.
+    Bridge(Bridge),
 }
 
 impl Network {
-    pub fn open(_config: &Config, _leases: &Path) -> Result<Self, Error> {
-        Ok(Self::Bridge)
+    /// Keeps the leases below the folder `leases`, which should outlive a reboot. Touches no interface.
+    ///
+    /// # Errors
+    /// A configuration that cannot work, or a folder that cannot be made.
+    pub fn open(config: &Config, leases: &Path) -> Result<Self, Error> {
+        Bridge::open(config, leases).map(Self::Bridge)
     }
-    /// `Ok` when pods can be attached; else why not.
+
+    /// `Ok` when pods can be attached; else why not (CRI `NetworkReady`).
+    ///
+    /// # Errors
+    /// [`Error::NotConfigured`].
     pub fn ready(&self) -> Result<(), Error> {
-        Ok(())
+        match self {
+            Self::Bridge(bridge) => bridge.ready(),
+        }
     }
+
+    /// Gives the namespace an interface with an address and a default route. The pod must not be attached.
+    ///
+    /// # Errors
+    /// Whatever fails; then nothing is left of it.
     pub async fn attach(
         &self,
-        _pod: &PodId,
-        _netns: OwnedFd,
-        _ports: &[PortMapping],
+        pod: &PodId,
+        netns: OwnedFd,
+        ports: &[PortMapping],
     ) -> Result<Attachment, Error> {
-        Err(Error::NotConfigured)
+        match self {
+            Self::Bridge(bridge) => bridge.attach(pod, netns, ports).await,
+        }
     }
+
     /// Releases link and addresses; works without the namespace; a pod that was never attached is success.
-    pub async fn detach(&self, _pod: &PodId) -> Result<(), Error> {
-        Ok(())
+    ///
+    /// # Errors
+    /// Whatever fails; calling again goes on from there.
+    pub async fn detach(&self, pod: &PodId) -> Result<(), Error> {
+        match self {
+            Self::Bridge(bridge) => bridge.detach(pod).await,
+        }
     }
-    /// Releases what belongs to no pod of `live`.
-    pub async fn sweep(&self, _live: &HashSet<PodId>) -> Result<(), Error> {
-        Ok(())
+
+    /// Releases what belongs to no pod of `live`, which must name every pod that is being attached too.
+    ///
+    /// # Errors
+    /// [`Error::Sweep`] after everything was tried.
+    pub async fn sweep(&self, live: &HashSet<PodId>) -> Result<(), Error> {
+        match self {
+            Self::Bridge(bridge) => bridge.sweep(live).await,
+        }
     }
 }

@@ -466,7 +466,7 @@ pub(super) mod tests {
     }
 
     fn cgroups() -> cgroup::Manager {
-        cgroup::Manager::Cgroupfs
+        cgroup::Manager::Fake
     }
 
     /// With the host's network, so that nothing is released anywhere.

@@ -10,8 +10,14 @@ use std::{
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::{error::Error, record::blocking};
-use crate::model::{ContainerConfig, SeccompChoice};
+use super::{
+    error::{Error, chain},
+    record::blocking,
+};
+use crate::{
+    model::{ContainerConfig, SeccompChoice},
+    spec,
+};
 
 /// Bytes of a Localhost profile. Docker's default profile, a large one, has 15 KiB.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
@@ -35,8 +41,13 @@ pub(super) async fn program(config: &ContainerConfig) -> Result<Option<Arc<[u8]>
 /// The one place that knows how a profile becomes a program; `None` is pintle's own profile. Which calls a
 /// profile allows depends on the capabilities that the process will have.
 fn compile(profile: Option<&[u8]>, config: &ContainerConfig) -> Result<Arc<[u8]>, Error> {
-    let _ = (profile, config);
-    Err(Error::Invalid("this build has no seccomp compiler; only Unconfined can be had".into()))
+    let capabilities = spec::capabilities(config)?;
+    match profile {
+        None => Ok(spec::seccomp::default(capabilities)),
+        Some(json) => {
+            spec::seccomp::from_json(json, capabilities).map_err(|error| Error::Invalid(chain(&error)))
+        }
+    }
 }
 
 async fn profile(path: &str) -> Result<Vec<u8>, Error> {

@@ -224,11 +224,6 @@ impl Pods {
         &self.node.images
     }
 
-    /// The defaults and limits in force; handlers are named in Status.
-    pub fn config(&self) -> &super::Config {
-        &self.node.config
-    }
-
     fn reach_pod(&self, id: &str) -> Result<Option<Reach>, Error> {
         let Some(pod) = known(self.pod(id))? else { return Ok(None) };
         Ok(self.node.names().reach(&pod.id))

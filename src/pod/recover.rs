@@ -14,7 +14,12 @@
 //! | a damaged record | undone as far as it can be read |
 //! | a record of a later release | left alone, and reported |
 
-use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
@@ -228,11 +233,29 @@ async fn sweep(node: &Arc<Node>, survey: &Survey) {
     live.extend(survey.damaged.iter().chain(&survey.foreign).cloned());
     let reader = Arc::clone(node);
     live.extend(blocking(move || Ok(owed::list(&reader))).await.unwrap_or_default());
+    let reader = Arc::clone(node);
+    let keep = move || Ok(reader.images.keep_only(&recorded_containers(&reader)?));
+    match blocking(keep).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(error = %chain(&error), "could not remove writable layers of no container"),
+        Err(error) => warn!(%error, "could not list the containers; no writable layer is removed"),
+    }
     match tokio::time::timeout(SWEEP_MAX, node.network.sweep(&live)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(error = %chain(&error), "could not release networks of no pod"),
         Err(_) => warn!("releasing networks of no pod took too long; the next start goes on with it"),
     }
+}
+
+/// Every container that has a record anywhere, readable or not. Blocking.
+fn recorded_containers(node: &Node) -> std::io::Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for pods in [node.places.live_pods(), node.places.known_pods()] {
+        for pod in record::pods_in(&pods)? {
+            all.extend(record::containers_in(&pods.join(pod.as_str()))?.into_iter().map(String::from));
+        }
+    }
+    Ok(all)
 }
 
 /// Publishes the pod as recorded and starts its driver, which first finds out what is true.

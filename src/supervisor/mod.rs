@@ -1,22 +1,53 @@
-//! supervisor
+//! The per-pod process, and the daemon's hold on it.
+//!
+//! ```text
+//! daemon ── Zygote ──► zygote ──fork──► supervisor ──fork──► helper ──► a container's init
+//!    └────── Client ────────────────────────┘ one connection; a later daemon finds the socket again
+//! ```
+//!
+//! The supervisor is the parent of every container and exec of its pod. It owns the pod's namespaces, the
+//! pipes of its containers, their logs and their exits. It runs in one thread and never waits for anything but
+//! its own log's disk.
+//!
+//! | side | files |
+//! |---|---|
+//! | daemon | `client.rs`, `zygote.rs` (its upper half) |
+//! | both | `wire/` |
+//! | supervisor | `process.rs` (the loop), `connection.rs`, `requests.rs`, `container.rs`, `lifecycle.rs`, `exec.rs`, `exit.rs` |
+//! | its children | `helper.rs`, `anchor.rs`, `zygote.rs` (its lower half) |
+//!
+//! Invariant: an exit is on disk before anybody is told, and told until a daemon has stored it.
+//! Invariant: a container's log is complete before its exit is told.
+//! Invariant: a supervisor whose daemon dies goes on; one whose pod was never set up ends.
+//! Not here: what a pod or container should be (`pod`), how one is made (`launcher`).
+
+mod anchor;
+mod client;
+mod connection;
+mod container;
+mod exec;
+mod exit;
+mod helper;
+mod lifecycle;
+mod process;
+mod requests;
+mod wire;
+mod zygote;
 
 use std::{
-    os::fd::OwnedFd,
+    fs::File,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use crate::{
-    cgroup,
-    model::{
-        ContainerId, ContainerPlan, Exit, Failure, PodId, PodPlan, ProcessPlan, ResolvedUser, Stage,
-        UnixNanos,
-    },
+    model::{ContainerId, Exit, ResolvedUser, UnixNanos},
+    store,
 };
 
-/// The process that supervisors are forked from. One for each daemon.
-#[derive(Debug)]
-pub struct Zygote {}
+pub use anchor::anchor_main;
+pub use client::Client;
+pub use zygote::{Zygote, zygote_main};
 
 /// What the supervisor of a new pod has made.
 #[derive(Debug)]
@@ -41,9 +72,9 @@ pub struct ContainerFacts {
 /// What a supervisor says unasked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// Its init was reaped and its log is complete. Repeated on each connection until `acknowledge`.
+    /// Its init was reaped and its log is complete. Repeated on each connection until it is acknowledged.
     Exited { id: ContainerId, exit: Exit },
-    /// The connection is gone; the supervisor may still live (see [`Client::alive`]).
+    /// The connection is gone; the supervisor may still live (see [`Client::ended`]).
     Lost,
 }
 
@@ -56,104 +87,23 @@ pub struct ExecExit {
     pub timed_out: bool,
 }
 
-fn stub() -> Failure {
-    Failure {
-        stage: Stage::Internal,
-        object: String::new(),
-        errno: 0,
-        path: String::new(),
-        text: "not built".into(),
-    }
-}
-
-impl Zygote {
-    /// Executes the zygote from a sealed memory copy of this binary.
-    pub async fn start() -> std::io::Result<Self> {
-        Ok(Self {})
-    }
-    /// Forks a supervisor and has it make the pod's namespaces. `dir` is the pod's folder under the state
-    /// directory; the supervisor keeps its socket (`supervisor.sock`) and exit records (`<container>.exit`) there.
-    /// On failure nothing is left but `dir`.
-    pub async fn spawn(
-        &self,
-        _pod: &PodId,
-        _dir: &Path,
-        _plan: &PodPlan,
-        _cgroup: &cgroup::Handle,
-    ) -> Result<(Client, Ready), Failure> {
-        Err(stub())
-    }
-}
-
-/// A connection to one supervisor. Cheap to clone; every call has a deadline.
-#[derive(Clone, Debug)]
-pub struct Client {}
-
-impl Client {
-    /// Connects to the supervisor of an earlier daemon; also gives what it knows of its containers.
-    pub async fn connect(_pod: &PodId, _dir: &Path) -> Result<(Self, Vec<ContainerFacts>), Failure> {
-        Err(stub())
-    }
-    pub fn pid(&self) -> u32 {
-        0
-    }
-    /// Waits until the supervisor process has ended (pidfd).
-    pub async fn ended(&self) {}
-    /// The next event. One task of the pod's driver calls it.
-    pub async fn event(&self) -> Event {
-        Event::Lost
-    }
-    /// Makes the container, up to the start barrier.
-    pub async fn create(&self, _plan: &ContainerPlan) -> Result<ContainerFacts, Failure> {
-        Err(stub())
-    }
-    /// Lets it go; the answer is that execve worked, or why not.
-    pub async fn start(&self, _id: &ContainerId) -> Result<UnixNanos, Failure> {
-        Err(stub())
-    }
-    /// One signal to its init.
-    pub async fn signal(&self, _id: &ContainerId, _signal: i32) -> Result<(), Failure> {
-        Err(stub())
-    }
-    /// SIGKILL to all of it. The exit follows as an event.
-    pub async fn kill(&self, _id: &ContainerId) -> Result<(), Failure> {
-        Err(stub())
-    }
-    /// Runs a process in it until it ends; at `timeout` its whole process tree is killed before the answer.
-    /// Dropping the future kills it too.
-    pub async fn exec(
-        &self,
-        _id: &ContainerId,
-        _process: &ProcessPlan,
-        _stdout: OwnedFd,
-        _stderr: OwnedFd,
-        _timeout: Option<Duration>,
-    ) -> Result<ExecExit, Failure> {
-        Err(stub())
-    }
-    pub async fn reopen_log(&self, _id: &ContainerId) -> Result<(), Failure> {
-        Err(stub())
-    }
-    /// The daemon has stored the exit.
-    pub async fn acknowledge(&self, _id: &ContainerId) -> Result<(), Failure> {
-        Err(stub())
-    }
-    /// Forgets a container: kills what is left of it, removes its cgroup and exit record. Unknown is success.
-    pub async fn remove(&self, _id: &ContainerId) -> Result<(), Failure> {
-        Err(stub())
-    }
-    /// Kills every container, then the supervisor ends itself.
-    pub async fn shutdown(&self) -> Result<(), Failure> {
-        Err(stub())
-    }
-}
-
 /// Reads the exit record that the supervisor of `dir` wrote for `id`, also when that supervisor is gone.
-pub fn recorded_exit(_dir: &Path, _id: &ContainerId) -> Option<Exit> {
-    None
+pub fn recorded_exit(dir: &Path, id: &ContainerId) -> Option<Exit> {
+    store::get(&exit_path(dir, id)).ok()
 }
+
+const SOCKET: &str = "supervisor.sock";
 
 /// The path of a pod's supervisor socket.
 pub fn socket_path(dir: &Path) -> PathBuf {
-    dir.join("supervisor.sock")
+    dir.join(SOCKET)
+}
+
+/// The same through the folder's descriptor: the path of a unix socket must be short (108 bytes).
+fn socket_through(folder: &File) -> String {
+    format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd())
+}
+
+fn exit_path(dir: &Path, id: &ContainerId) -> PathBuf {
+    dir.join(format!("{id}.exit"))
 }

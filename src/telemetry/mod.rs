@@ -1,21 +1,57 @@
-//! Our own log lines, task names and failpoints.
+//! What pintle says about itself: log lines, task names, failpoints.
+//!
+//! - `log`: where lines go and in which form. Set up once, by the daemon.
+//! - `task`: the only way to spawn a task; a panic is logged with the name of its task.
+//! - `failpoint`: named points at which a test may kill, delay or fail a process; empty in a release build.
+//!
+//! Invariant: nothing here writes to stdout; that belongs to `cli`.
+//! Invariant: the environment is read at start only, so a forked supervisor needs none of it.
+//! Not here: logs of containers (`logs`).
 
-pub mod task {
-    //! Named tasks.
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
+pub mod log;
+pub mod task;
 
-    /// Spawns a task under a name that shows in logs when it ends badly.
-    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
-    pub fn spawn<F>(_name: &'static str, future: F) -> tokio::task::JoinHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        tokio::spawn(future)
-    }
+/// Reads `PINTLE_FAILPOINTS` and `PINTLE_FAILPOINT_TRACE`; called once, first thing in each process that was
+/// executed. Forked processes inherit what was read. Does nothing without the feature `failpoints`.
+pub fn read_failpoints() {
+    #[cfg(feature = "failpoints")]
+    failpoint::read();
 }
 
-/// A named point at which a test may kill, delay or fail this process. Nothing in a release build.
+/// A named point at which a test may kill, delay or fail this process: `failpoint!("image.layer-renamed");`.
+/// The name is `room.step`, in lower case with dashes. Nothing in a release build.
+#[cfg(not(feature = "failpoints"))]
 #[macro_export]
 macro_rules! failpoint {
     ($name:literal) => {};
+}
+
+/// A named point at which a test may kill, delay or fail this process: `failpoint!("image.layer-renamed");`.
+/// The name is `room.step`, in lower case with dashes.
+#[cfg(feature = "failpoints")]
+#[macro_export]
+macro_rules! failpoint {
+    ($name:literal) => {
+        $crate::telemetry::failpoint::pass($name)
+    };
+}
+
+/// As [`failpoint!`], and a test may also have it fail: an `io::Result<()>`, always `Ok` in a release build.
+#[cfg(not(feature = "failpoints"))]
+#[macro_export]
+macro_rules! failpoint_error {
+    ($name:literal) => {
+        ::std::io::Result::Ok(())
+    };
+}
+
+/// As [`failpoint!`], and a test may also have it fail: an `io::Result<()>`.
+#[cfg(feature = "failpoints")]
+#[macro_export]
+macro_rules! failpoint_error {
+    ($name:literal) => {
+        $crate::telemetry::failpoint::fail($name)
+    };
 }

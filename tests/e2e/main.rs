@@ -1,2 +1,47 @@
-//! End-to-end tests.
-fn main() {}
+//! pintle seen from outside: stories that a kubelet, an operator or an attacker could tell.
+//!
+//! Needs root, `docker-registry`, and the clients of `hack/tools`; `hack/test` brings what is missing. Each
+//! test has a node of its own and leaves nothing behind. `cargo test --test e2e --features failpoints -- pod::`
+//! runs the tests of one file.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod conformance;
+mod container;
+mod crictl;
+mod exec;
+mod harness;
+mod image;
+mod logs;
+mod network;
+mod pod;
+mod restart;
+mod security;
+
+use std::{env, process::ExitCode};
+
+use harness::{NODE_GET, NODE_INIT, node_get, node_init, runner};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [NODE_INIT] => return node_init(),
+        [NODE_GET, address] => return node_get(address),
+        _ => {}
+    }
+    runner::name_panics();
+    let files = [
+        restart::TESTS,
+        conformance::TESTS,
+        pod::TESTS,
+        container::TESTS,
+        exec::TESTS,
+        logs::TESTS,
+        image::TESTS,
+        network::TESTS,
+        security::TESTS,
+        bad_input::TESTS,
+        crictl::TESTS,
+    ];
+    runner::run(files.iter().copied().flatten().copied())
+}

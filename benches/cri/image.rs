@@ -1,0 +1,75 @@
+//! A busybox image as an OCI layout in a tar, made on the spot from Debian's busybox-static.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::Result;
+
+/// Applets that the benchmarks call.
+const APPLETS: [&str; 6] = ["sh", "sleep", "true", "yes", "head", "cat"];
+
+/// Writes the archive `name` into `folder`; the image is named `reference`.
+pub(crate) fn archive(folder: &Path, reference: &str, command: &[&str]) -> Result<PathBuf> {
+    let work = folder.join(format!("image-{}", reference.replace(['/', ':'], "-")));
+    let (root, layout) = (work.join("root"), work.join("layout"));
+    fs::create_dir_all(root.join("bin"))?;
+    fs::create_dir_all(root.join("etc"))?;
+    fs::create_dir_all(layout.join("blobs/sha256"))?;
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+    fs::copy(busybox.ok_or("busybox-static is not installed")?, root.join("bin/busybox"))?;
+    for applet in APPLETS {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+
+    let tar = work.join("layer.tar");
+    run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."))?;
+    let layer = fs::read(&tar)?;
+    let (layer_digest, layer_size) = blob(&layout, &layer)?;
+    let config = serde_json::json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "config": { "Env": ["PATH=/bin"], "Cmd": command },
+        "rootfs": { "type": "layers", "diff_ids": [layer_digest] },
+    });
+    let (config_digest, config_size) = blob(&layout, &serde_json::to_vec(&config)?)?;
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest, "size": config_size },
+        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer_digest, "size": layer_size }],
+    });
+    let (manifest_digest, manifest_size) = blob(&layout, &serde_json::to_vec(&manifest)?)?;
+    let index = serde_json::json!({
+        "schemaVersion": 2,
+        "manifests": [{
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": manifest_digest, "size": manifest_size,
+            "annotations": { "io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference },
+        }],
+    });
+    fs::write(layout.join("index.json"), serde_json::to_vec(&index)?)?;
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    let archive = work.join("image.tar");
+    run(Command::new("tar").arg("-C").arg(&layout).arg("-cf").arg(&archive).arg("."))?;
+    Ok(archive)
+}
+
+fn blob(layout: &Path, bytes: &[u8]) -> Result<(String, usize)> {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(layout.join("blobs/sha256").join(&hex), bytes)?;
+    Ok((format!("sha256:{hex}"), bytes.len()))
+}
+
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
+}

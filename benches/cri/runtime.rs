@@ -1,0 +1,301 @@
+//! A runtime under measurement: its daemon, in folders and a cgroup of its own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{
+    Result,
+    image::{archive, run},
+};
+
+#[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_debug_implementations, reason = "generated")]
+pub(crate) mod v1 {
+    tonic::include_proto!("runtime.v1");
+
+    /// Written by hand, because it holds secrets; this program has none.
+    impl std::fmt::Debug for AuthConfig {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("AuthConfig")
+        }
+    }
+}
+
+use v1::runtime_service_client::RuntimeServiceClient;
+
+const IMAGE: &str = "docker.io/library/busybox:bench";
+const PAUSE: &str = "registry.k8s.io/pause:bench";
+/// Hierarchies of cgroup v1 that a figure is read from.
+const CPU: &str = "/sys/fs/cgroup/cpuacct";
+const START_MAX: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Peer {
+    Pintle,
+    Containerd,
+}
+
+impl Peer {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pintle => "pintle",
+            Self::Containerd => "containerd + runc",
+        }
+    }
+
+    pub(crate) fn is_installed(self) -> bool {
+        match self {
+            Self::Pintle => true,
+            Self::Containerd => Command::new("containerd").arg("--version").output().is_ok(),
+        }
+    }
+}
+
+pub(crate) struct Node {
+    peer: Peer,
+    daemon: Child,
+    folder: PathBuf,
+    cgroup: String,
+    pub(crate) runtime: RuntimeServiceClient<Channel>,
+}
+
+impl Node {
+    pub(crate) async fn start(peer: Peer) -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("pintle-bench-{}-{peer:?}", std::process::id()));
+        fs::create_dir_all(folder.join("logs"))?;
+        let cgroup = format!("/pintle-bench-{}-{peer:?}", std::process::id());
+        fs::create_dir_all(format!("{CPU}{cgroup}/daemon"))?;
+        let image = archive(&folder, IMAGE, &["sh"])?;
+        let socket = folder.join("cri.sock");
+        let mut command = match peer {
+            Peer::Pintle => pintle(&folder, &socket, &image)?,
+            Peer::Containerd => containerd(&folder, &socket)?,
+        };
+        let log = fs::File::create(folder.join("daemon.log"))?;
+        let daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        fs::write(format!("{CPU}{cgroup}/daemon/cgroup.procs"), daemon.id().to_string())?;
+        let runtime = connect(&socket).await?;
+        let mut node = Self { peer, daemon, folder, cgroup, runtime };
+        if peer == Peer::Containerd {
+            let pause = archive(&node.folder, PAUSE, &["sleep", "1000000"])?;
+            for image in [&image, &pause] {
+                let mut ctr = Command::new("ctr");
+                run(ctr.arg("-a").arg(&socket).args(["-n", "k8s.io", "images", "import"]).arg(image))?;
+            }
+        }
+        node.version().await?;
+        Ok(node)
+    }
+
+    pub(crate) async fn version(&mut self) -> Result<String> {
+        let began = Instant::now();
+        loop {
+            match self.runtime.version(v1::VersionRequest::default()).await {
+                Ok(version) => return Ok(version.into_inner().runtime_version),
+                Err(status) if began.elapsed() > START_MAX => return Err(status.into()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    fn pod_config(&self, name: &str) -> v1::PodSandboxConfig {
+        v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata {
+                name: name.into(),
+                uid: name.into(),
+                namespace: "bench".into(),
+                attempt: 0,
+            }),
+            log_directory: self.folder.join("logs").display().to_string(),
+            linux: Some(v1::LinuxPodSandboxConfig {
+                cgroup_parent: format!("{}/pods", self.cgroup),
+                security_context: Some(v1::LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    seccomp: Some(runtime_default()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// The three calls that make a pod run.
+    pub(crate) async fn start_pod(&mut self, name: &str, command: &[&str]) -> Result<(String, String)> {
+        let config = self.pod_config(name);
+        let request = v1::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+        let pod = self.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
+        let container = v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata { name: name.into(), attempt: 0 }),
+            image: Some(v1::ImageSpec { image: IMAGE.into(), ..Default::default() }),
+            command: command.iter().map(|word| (*word).into()).collect(),
+            log_path: format!("{name}.log"),
+            linux: Some(v1::LinuxContainerConfig {
+                resources: Some(v1::LinuxContainerResources { cpu_shares: 102, ..Default::default() }),
+                security_context: Some(v1::LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    seccomp: Some(runtime_default()),
+                    ..Default::default()
+                }),
+            }),
+            ..Default::default()
+        };
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: pod.clone(),
+            config: Some(container),
+            sandbox_config: Some(config),
+        };
+        let container = self.runtime.create_container(request).await?.into_inner().container_id;
+        let request = v1::StartContainerRequest { container_id: container.clone() };
+        self.runtime.start_container(request).await?;
+        Ok((pod, container))
+    }
+
+    pub(crate) async fn end_pod(&mut self, pod: &str, container: &str) -> Result<()> {
+        let container_id = container.to_owned();
+        let stop = v1::StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
+        self.runtime.stop_container(stop).await?;
+        self.runtime.remove_container(v1::RemoveContainerRequest { container_id }).await?;
+        let pod_sandbox_id = pod.to_owned();
+        let stop = v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+        self.runtime.stop_pod_sandbox(stop).await?;
+        self.runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id }).await?;
+        Ok(())
+    }
+
+    pub(crate) fn log_of(&self, name: &str) -> PathBuf {
+        self.folder.join("logs").join(format!("{name}.log"))
+    }
+
+    /// CPU time of the daemon and of everything it ever started.
+    pub(crate) fn cpu_nanos(&self) -> Result<u64> {
+        Ok(fs::read_to_string(format!("{CPU}{}/cpuacct.usage", self.cgroup))?.trim().parse()?)
+    }
+
+    pub(crate) fn daemon_rss_kib(&self) -> Result<u64> {
+        status_kib(self.daemon.id(), "VmRSS:").ok_or_else(|| "the daemon died".into())
+    }
+
+    /// PSS and page tables of every process but the daemon and the workloads: what a pod costs.
+    pub(crate) fn helpers_kib(&self) -> Result<u64> {
+        let mut total = 0;
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            let Ok(cgroup) = fs::read_to_string(entry.path().join("cgroup")) else { continue };
+            let Ok(exe) = fs::read_link(entry.path().join("exe")) else { continue };
+            let exe = exe.display().to_string();
+            let ours = cgroup.contains(&self.cgroup) && pid != self.daemon.id();
+            // The pause process of a pod counts; the sleeping workload (the same busybox) is one of two.
+            let helper = match self.peer {
+                Peer::Pintle => exe.contains("memfd:pintle"),
+                Peer::Containerd => exe.contains("containerd-shim") || is_pause(pid),
+            };
+            if ours && helper {
+                let rollup = fs::read_to_string(entry.path().join("smaps_rollup"))?;
+                total += kib(&rollup, "Pss:").unwrap_or(0) + status_kib(pid, "VmPTE:").unwrap_or(0);
+            }
+        }
+        Ok(total)
+    }
+
+    pub(crate) fn stop(mut self) -> Result<()> {
+        run(Command::new("kill").arg(self.daemon.id().to_string()))?;
+        self.daemon.wait()?;
+        for _ in 0..50 {
+            if remove_cgroups(&self.cgroup) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        fs::remove_dir_all(&self.folder)?;
+        Ok(())
+    }
+}
+
+fn remove_cgroups(path: &str) -> bool {
+    fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().all(|hierarchy| {
+        let top = hierarchy.path().join(path.trim_start_matches('/'));
+        if !top.exists() {
+            return true;
+        }
+        let _ = Command::new("find")
+            .arg(&top)
+            .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"])
+            .output();
+        !top.exists()
+    })
+}
+
+fn is_pause(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000000\x00")
+}
+
+fn status_kib(pid: u32, key: &str) -> Option<u64> {
+    kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, key)
+}
+
+fn kib(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key))?.trim().trim_end_matches(" kB").parse().ok()
+}
+
+fn namespaces() -> v1::NamespaceOption {
+    v1::NamespaceOption {
+        network: v1::NamespaceMode::Node.into(),
+        pid: v1::NamespaceMode::Container.into(),
+        ..Default::default()
+    }
+}
+
+fn runtime_default() -> v1::SecurityProfile {
+    v1::SecurityProfile::default()
+}
+
+fn pintle(folder: &Path, socket: &Path, image: &Path) -> Result<Command> {
+    let binary = env!("CARGO_BIN_EXE_pintle");
+    let root = folder.join("root");
+    run(Command::new(binary).args(["image", "load", "--root"]).arg(&root).arg(image))?;
+    let mut command = Command::new(binary);
+    command.arg("serve").arg("--root").arg(root).arg("--state").arg(folder.join("state"));
+    command.arg("--listen").arg(format!("unix://{}", socket.display()));
+    Ok(command)
+}
+
+fn containerd(folder: &Path, socket: &Path) -> Result<Command> {
+    let config = folder.join("containerd.toml");
+    let (root, state) = (folder.join("root"), folder.join("state"));
+    fs::write(
+        &config,
+        format!(
+            "version = 2\nroot = {root:?}\nstate = {state:?}\n[grpc]\naddress = {socket:?}\n\
+             [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{PAUSE}\"\n",
+        ),
+    )?;
+    let mut command = Command::new("containerd");
+    command.arg("--config").arg(config);
+    Ok(command)
+}
+
+async fn connect(socket: &Path) -> Result<RuntimeServiceClient<Channel>> {
+    let began = Instant::now();
+    while !socket.exists() {
+        if began.elapsed() > START_MAX {
+            return Err(format!("{} did not appear", socket.display()).into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::try_from("http://localhost")?.connect_with_connector(connector).await?;
+    Ok(RuntimeServiceClient::new(channel).max_decoding_message_size(16 << 20))
+}

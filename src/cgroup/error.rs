@@ -1,0 +1,57 @@
+use std::{io, path::PathBuf};
+
+/// Why a cgroup could not be made, limited, joined, killed, read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{doing} {}", path.display())]
+    File {
+        /// What was tried, as a verb: `read`, `make`, `remove`.
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a value (cgroups(7): EINVAL for a bad one, EBUSY for a limit below the usage).
+    #[error("write {value:?} to {}", path.display())]
+    Write {
+        path: PathBuf,
+        value: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("this host has no usable cgroups: {why}")]
+    NoCgroups { why: &'static str },
+    #[error("driver = \"systemd\" cannot work on this host: {why}")]
+    NoSystemd { why: &'static str },
+    #[error(
+        "cgroup parent {parent:?} is a systemd slice, but the cgroup driver in use is cgroupfs, \
+         which needs an absolute path; give the kubelet and pintle the same cgroup driver"
+    )]
+    SliceUnderCgroupfs { parent: String },
+    #[error("cgroup parent {parent:?} {fault}")]
+    BadParent { parent: String, fault: &'static str },
+    #[error("{limit} cannot be set: the {controller} controller is not available at {}", path.display())]
+    NoController { limit: &'static str, controller: &'static str, path: PathBuf },
+    #[error("{limit} cannot be {value:?}: {fault}")]
+    BadLimit { limit: &'static str, value: String, fault: &'static str },
+    #[error(
+        "device rules cannot be enforced in {}: device filtering on cgroup v2 is not in this release, \
+         so only privileged containers (all devices allowed) can be made here",
+        path.display()
+    )]
+    DevicesOnV2 { path: PathBuf },
+    #[error("device rule {rule:?} {fault}")]
+    BadDeviceRule { rule: String, fault: &'static str },
+    /// The record of a pod's cgroup does not name a pod's cgroup.
+    #[error("cgroup {path:?} is not one of a pod of ours: it is left alone")]
+    Foreign { path: String },
+    #[error("{processes} processes in {} do not end", path.display())]
+    Unkillable { path: PathBuf, processes: usize },
+    #[error("the thread that works on cgroups ended early")]
+    Interrupted,
+}
+
+pub(super) fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+    let path = path.into();
+    move |source| Error::File { doing, path, source }
+}

@@ -1,0 +1,174 @@
+//! One cgroup in every mounted hierarchy at once.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Error, file, kill,
+    tree::{self, Tree},
+};
+
+/// Which of the kernel's two interfaces holds the controllers.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Version {
+    V1,
+    V2,
+}
+
+/// How long removing waits for killed processes to leave. A process in the kernel's hands may stay longer;
+/// then the caller is told and tries again later.
+const REMOVE_WAIT: Duration = Duration::from_secs(1);
+
+/// A cgroup of ours: `path` in every tree, or a leaf of it.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub(super) version: Version,
+    pub(super) trees: Arc<[Tree]>,
+    /// Absolute in each hierarchy.
+    pub(super) path: String,
+    /// A child made only where processes are killed; in the other v1 hierarchies its processes are in `path`.
+    pub(super) leaf: Option<String>,
+}
+
+impl Group {
+    pub(super) fn child(&self, name: &str) -> Self {
+        Self { path: format!("{}/{name}", self.path), leaf: None, ..self.clone() }
+    }
+
+    pub(super) fn leaf(&self, name: String) -> Self {
+        Self { leaf: Some(name), ..self.clone() }
+    }
+
+    /// The tree in which processes are frozen, counted and killed. It comes first wherever all are touched: a
+    /// process on its way in can then be killed already.
+    fn killing(&self) -> Option<&Tree> {
+        let freezer = self.trees.iter().find(|tree| tree.has("freezer"));
+        freezer.or(self.trees.first())
+    }
+
+    fn is_killing(&self, tree: &Tree) -> bool {
+        self.killing().is_some_and(|killing| std::ptr::eq(killing, tree))
+    }
+
+    /// Where a process of this group is in `tree`.
+    pub(super) fn directory(&self, tree: &Tree) -> PathBuf {
+        let directory = tree.directory(&self.path);
+        match &self.leaf {
+            Some(leaf) if self.is_killing(tree) => directory.join(leaf),
+            _ => directory,
+        }
+    }
+
+    /// The trees in which this group has a directory of its own.
+    pub(super) fn own(&self) -> impl Iterator<Item = &Tree> {
+        self.trees.iter().filter(|tree| self.leaf.is_none() || self.is_killing(tree))
+    }
+
+    /// Where the files of `controller` are, if they are this group's own.
+    pub(super) fn controller(&self, controller: &str) -> Option<PathBuf> {
+        let found = self.own().find(|tree| self.version == Version::V2 || tree.has(controller));
+        found.map(|tree| self.directory(tree))
+    }
+
+    /// Makes the directories, ready to take processes. On failure what was made is taken away again.
+    pub(super) fn make(&self) -> Result<(), Error> {
+        let result = self.own().try_for_each(|tree| {
+            let directory = self.directory(tree);
+            tree::make(&directory)?;
+            if tree.has("cpuset") { tree::inherit_cpuset(&directory) } else { Ok(()) }
+        });
+        result.inspect_err(|_| self.unmake())
+    }
+
+    /// Takes away what a failed step made; what cannot be is left to the removal of the pod.
+    pub(super) fn unmake(&self) {
+        for tree in self.own() {
+            let _ = tree::remove(&self.directory(tree), Instant::now());
+        }
+    }
+
+    /// Moves process `pid` here in every tree; 0 is the caller.
+    pub(super) fn join(&self, pid: u32) -> Result<(), Error> {
+        let pid = pid.to_string();
+        let killing = self.killing();
+        let others = self.trees.iter().filter(|tree| !self.is_killing(tree));
+        killing
+            .into_iter()
+            .chain(others)
+            .try_for_each(|tree| file::write(&self.directory(tree).join("cgroup.procs"), &pid))
+    }
+
+    pub(super) fn kill(&self) -> Result<(), Error> {
+        let Some(tree) = self.killing() else { return Ok(()) };
+        match self.version {
+            Version::V1 => kill::v1(&self.directory(tree)),
+            Version::V2 => kill::v2(&self.directory(tree)),
+        }
+    }
+
+    pub(super) fn populated(&self) -> Result<bool, Error> {
+        let Some(tree) = self.killing() else { return Ok(false) };
+        match self.version {
+            Version::V1 => kill::populated_v1(&self.directory(tree)),
+            Version::V2 => kill::populated_v2(&self.directory(tree)),
+        }
+    }
+
+    /// Removes the directories and all below them, in every tree even when one fails; the first error is told.
+    pub(super) fn remove(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + REMOVE_WAIT;
+        let mut result = Ok(());
+        for tree in self.own() {
+            result = result.and(tree::remove(&self.directory(tree), deadline));
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(mountpoint: &str, controllers: &[&str]) -> Tree {
+        let controllers = controllers.iter().map(|&name| name.to_owned()).collect();
+        Tree { mountpoint: mountpoint.into(), controllers, parents_made: 0 }
+    }
+
+    fn group(version: Version, trees: Vec<Tree>) -> Group {
+        Group { version, trees: trees.into(), path: "/pod/ctr".into(), leaf: None }
+    }
+
+    fn own(group: &Group) -> Vec<PathBuf> {
+        group.own().map(|tree| group.directory(tree)).collect()
+    }
+
+    #[test]
+    fn a_leaf_on_v1_is_a_child_in_the_freezer_and_the_container_elsewhere() {
+        let group =
+            group(Version::V1, vec![tree("/c/memory", &["memory"]), tree("/c/freezer", &["freezer"])]);
+        assert_eq!(own(&group), [PathBuf::from("/c/memory/pod/ctr"), "/c/freezer/pod/ctr".into()]);
+        let leaf = group.leaf("exec-1".into());
+        assert_eq!(own(&leaf), [PathBuf::from("/c/freezer/pod/ctr/exec-1")]);
+        assert_eq!(leaf.directory(&leaf.trees[0]), PathBuf::from("/c/memory/pod/ctr"));
+        assert_eq!(leaf.controller("memory"), None);
+    }
+
+    #[test]
+    fn a_leaf_on_v2_is_a_child() {
+        let leaf = group(Version::V2, vec![tree("/c", &[])]).leaf("exec-1".into());
+        assert_eq!(own(&leaf), [PathBuf::from("/c/pod/ctr/exec-1")]);
+    }
+
+    #[test]
+    fn without_a_freezer_a_leaf_is_in_one_tree_all_the_same() {
+        let trees = vec![tree("/c/cpu", &["cpu"]), tree("/c/memory", &["memory"])];
+        let leaf = group(Version::V1, trees).leaf("exec-1".into());
+        assert_eq!(own(&leaf), [PathBuf::from("/c/cpu/pod/ctr/exec-1")]);
+    }
+}

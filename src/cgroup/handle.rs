@@ -1,0 +1,261 @@
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use rustix::{fs::rmdir, io::Errno};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Container, Driver, Error, delegate,
+    group::{Group, Version},
+    limits, parent, settle,
+    tree::Tree,
+};
+use crate::{
+    failpoint,
+    model::{ContainerId, PodId, Resources},
+};
+
+/// A pod's cgroups: plain data, stored with the pod and sent to its supervisor.
+///
+/// Every method does file operations only, on the calling thread, in the daemon or in the supervisor.
+/// Fields are only ever added, each with a default, so that the records of older releases decode.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Handle {
+    pub(super) driver: Driver,
+    pub(super) version: Version,
+    pub(super) path: PodPath,
+    /// Every mounted hierarchy; on v2 the one.
+    pub(super) trees: Arc<[Tree]>,
+    /// The parent is the configured one, so the pod's own limits are ours to set.
+    #[serde(default)]
+    pub(super) limited: bool,
+}
+
+/// The path of a pod's cgroup: absolute, without `..`, and ending in a pod's id. There is no other way to
+/// have one, read from a record or not, so nothing foreign can be killed or removed through a handle.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct PodPath(String);
+
+impl PodPath {
+    /// `parent` is what [`parent::parse`] gave.
+    pub(super) fn new(parent: &str, pod: &PodId) -> Self {
+        Self(format!("{parent}/{pod}"))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The cgroup right above the pod's; empty is the root.
+    fn parent(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |(parent, _)| parent)
+    }
+}
+
+impl TryFrom<String> for PodPath {
+    type Error = Error;
+    fn try_from(path: String) -> Result<Self, Error> {
+        let of_a_pod = path.rsplit_once('/').is_some_and(|(_, name)| PodId::parse(name).is_ok());
+        if of_a_pod && parent::parse(&path).is_ok_and(|clean| clean == path) {
+            Ok(Self(path))
+        } else {
+            Err(Error::Foreign { path })
+        }
+    }
+}
+
+impl From<PodPath> for String {
+    fn from(path: PodPath) -> Self {
+        path.0
+    }
+}
+
+/// Name of the leaf for the pod's supervisor. Not an id, so no container can have it.
+const SUPERVISOR: &str = "supervisor";
+
+impl Handle {
+    /// What made it.
+    pub fn driver(&self) -> Driver {
+        self.driver
+    }
+
+    /// The pod's cgroup, as `/proc/PID/cgroup` shows it.
+    pub fn path(&self) -> &str {
+        self.path.as_str()
+    }
+
+    /// The pod's directory on the host in every hierarchy, to be shown to people.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.trees.iter().map(|tree| tree.directory(self.path())).collect()
+    }
+
+    pub(super) fn group(&self) -> Group {
+        Group { version: self.version, trees: self.trees.clone(), path: self.path().into(), leaf: None }
+    }
+
+    /// Makes `<pod>/supervisor` and moves process `pid` there (0 is the caller). It has no limits of its own.
+    /// On v2 the pod's cgroup then hands its controllers down, which it may not while it holds a process.
+    ///
+    /// # Errors
+    /// The kernel's refusal. What was made goes with the pod's removal.
+    pub fn join_supervisor(&self, pid: u32) -> Result<(), Error> {
+        let leaf = self.group().child(SUPERVISOR);
+        leaf.make()?;
+        leaf.join(pid)?;
+        if self.version == Version::V2 {
+            for directory in self.paths() {
+                delegate::hand_down(&directory)?;
+            }
+        }
+        failpoint!("cgroup.supervisor-joined");
+        Ok(())
+    }
+
+    /// The cgroup of one container; makes nothing.
+    pub fn container(&self, id: &ContainerId) -> Container {
+        Container::new(self.group().child(id.as_str()))
+    }
+
+    /// Changes the pod's own limits (CRI UpdatePodSandboxResources). Nothing where the kubelet named the
+    /// parent: there the kubelet has limited the parent itself.
+    ///
+    /// # Errors
+    /// The kernel's refusal; then the limits are what they were.
+    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+        if !self.limited {
+            return Ok(());
+        }
+        let group = self.group();
+        let settings = settle::plan(&group, resources, &settle::present(&group))?;
+        settle::change(&group, &settings)
+    }
+
+    pub(super) fn limit(&self, resources: &Resources) -> Result<(), Error> {
+        let group = self.group();
+        settle::put(&group, &settle::plan(&group, resources, &limits::Present::default())?)
+    }
+
+    /// Kills every process in the pod's cgroup, the supervisor's leaf included. Never called from inside it:
+    /// on v1 the caller would freeze itself.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or processes that keep appearing. Those that were signalled may take a moment to
+    /// end: see [`Handle::populated`].
+    pub fn kill(&self) -> Result<(), Error> {
+        self.group().kill()
+    }
+
+    /// Removes the pod's cgroup and all below it, and of the directories above it those that were made for
+    /// it and are empty. Waits a second at most for killed processes to leave. Absent is success.
+    ///
+    /// # Errors
+    /// Names what is left; the other hierarchies are removed all the same.
+    pub fn remove(&self) -> Result<(), Error> {
+        self.group().remove()?;
+        for tree in self.trees.iter() {
+            self.remove_parents(tree);
+        }
+        failpoint!("cgroup.pod-removed");
+        Ok(())
+    }
+
+    /// Best effort: a parent that another pod uses by now is busy and stays.
+    fn remove_parents(&self, tree: &Tree) {
+        let mut path = self.path.parent();
+        for _ in 0..tree.parents_made {
+            match rmdir(tree.directory(path)) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(_) => return,
+            }
+            path = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        }
+    }
+
+    /// Removes what a failed creation made, without waiting.
+    pub(super) fn unmake(&self) {
+        let group = self.group();
+        for tree in self.trees.iter() {
+            if super::tree::remove(&group.directory(tree), Instant::now()).is_ok() {
+                self.remove_parents(tree);
+            }
+        }
+    }
+
+    /// Whether any process is left in it.
+    ///
+    /// # Errors
+    /// A file that cannot be read. An absent cgroup is empty.
+    pub fn populated(&self) -> Result<bool, Error> {
+        self.group().populated()
+    }
+
+    /// The cgroup of a pod on a host without any: every call succeeds and does nothing.
+    #[cfg(test)]
+    pub(crate) fn fake(pod: &PodId) -> Self {
+        Self {
+            driver: Driver::Cgroupfs,
+            version: Version::V2,
+            path: PodPath::new("/fake", pod),
+            trees: Arc::new([]),
+            limited: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: &str = "00000000000000000000000000000000000000000000000000000000000000ab";
+
+    fn record(path: &str) -> String {
+        format!(r#"{{"driver":"Cgroupfs","version":"v1","path":"{path}","trees":[]}}"#)
+    }
+
+    #[test]
+    fn a_record_reads_the_same_in_every_release() {
+        let json = format!(
+            concat!(
+                r#"{{"driver":"Cgroupfs","version":"v1","path":"/kubepods/{0}","trees":["#,
+                r#"{{"mountpoint":"/sys/fs/cgroup/memory","controllers":["memory"],"parents_made":0}},"#,
+                r#"{{"mountpoint":"/sys/fs/cgroup/unified","controllers":[],"parents_made":1}}],"limited":false}}"#
+            ),
+            POD
+        );
+        let handle: Handle = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&handle).unwrap(), json);
+        assert_eq!(handle.path(), format!("/kubepods/{POD}"));
+        assert_eq!(
+            handle.paths(),
+            [
+                PathBuf::from(format!("/sys/fs/cgroup/memory/kubepods/{POD}")),
+                format!("/sys/fs/cgroup/unified/kubepods/{POD}").into()
+            ]
+        );
+    }
+
+    #[test]
+    fn a_record_without_the_later_fields_reads() {
+        let handle: Handle = serde_json::from_str(&record(&format!("/{POD}"))).unwrap();
+        assert!(!handle.limited);
+    }
+
+    #[test]
+    fn a_record_that_names_no_pods_cgroup_is_refused() {
+        let above = format!("/kubepods/../{POD}");
+        let double = format!("/kubepods//{POD}");
+        let below = format!("/kubepods/{POD}/ctr");
+        let relative = format!("kubepods/{POD}");
+        for path in ["", "/", "/kubepods", POD, &above, &double, &below, &relative] {
+            let error = serde_json::from_str::<Handle>(&record(path)).unwrap_err().to_string();
+            assert!(error.contains("left alone"), "{path:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_pod_at_the_root_has_the_root_as_its_parent() {
+        let pod = PodId::parse(POD).unwrap();
+        assert_eq!(PodPath::new("", &pod).parent(), "");
+        assert_eq!(PodPath::new("/a/b", &pod).parent(), "/a/b");
+    }
+}

@@ -1,0 +1,233 @@
+//! Killing every process below a cgroup, those that are born meanwhile included.
+//!
+//! v2 has `cgroup.kill`. On v1 the freezer holds them still while each gets its signal: a frozen process can
+//! neither fork nor end, so a pid that was read cannot mean another process when it is signalled.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
+
+use super::{
+    Error, error, file,
+    tree::{Visit, walk},
+};
+
+/// Rounds of freezing and signalling on v1. One is enough unless something will not freeze.
+const ROUNDS_MAX: u32 = 50;
+
+/// Pause between rounds; a process that got SIGKILL needs some hundred microseconds to end.
+const ROUND_PAUSE: Duration = Duration::from_millis(2);
+
+/// Looks at whether everything is frozen, and the pause between two. A process in the kernel's hands (disk,
+/// NFS) may take long to freeze; it is signalled all the same.
+const FREEZE_LOOKS_MAX: u32 = 10;
+const FREEZE_PAUSE: Duration = Duration::from_micros(500);
+
+/// v2: one write. Absent is success.
+pub(super) fn v2(cgroup: &Path) -> Result<(), Error> {
+    match file::write(&cgroup.join("cgroup.kill"), "1") {
+        Err(Error::Write { source, .. }) if is_gone(&source) => Ok(()),
+        written => written,
+    }
+}
+
+/// v1: rounds of freeze, SIGKILL and thaw, until nobody is left who could fork. Absent is success.
+///
+/// Never call it from a process inside `cgroup`: it would freeze itself.
+///
+/// # Errors
+/// When processes keep appearing that do not freeze.
+pub(super) fn v1(cgroup: &Path) -> Result<(), Error> {
+    let failed = |source| error::file("kill the processes of", cgroup)(source);
+    let mut before: Vec<Pid> = Vec::new();
+    for _ in 0..ROUNDS_MAX {
+        let frozen = freeze(cgroup);
+        let signalled = signal_all(cgroup);
+        // Whatever went wrong, nothing stays frozen: a frozen process does not even die.
+        let thawed = thaw_all(cgroup);
+        let signalled = match signalled.and_then(|pids| thawed.map(|()| pids)) {
+            Err(error) if is_gone(&error) => return Ok(()),
+            result => result.map_err(failed)?,
+        };
+        // Done when nobody could fork between the reading and the signal, or nobody did.
+        if frozen || signalled.iter().all(|pid| before.contains(pid)) {
+            return Ok(());
+        }
+        before = signalled;
+        thread::sleep(ROUND_PAUSE);
+    }
+    Err(Error::Unkillable { path: cgroup.into(), processes: before.len() })
+}
+
+/// Whether any process is in `cgroup` or below. Absent is "no".
+pub(super) fn populated_v2(cgroup: &Path) -> Result<bool, Error> {
+    match file::read(&cgroup.join("cgroup.events")) {
+        Ok(events) => Ok(file::keyed(&events, "populated") == Some(1)),
+        Err(Error::File { source, .. }) if is_gone(&source) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`populated_v2`]; v1 has no such file, so every `cgroup.procs` is read.
+pub(super) fn populated_v1(cgroup: &Path) -> Result<bool, Error> {
+    let mut any = false;
+    match each_process(cgroup, &mut |_| {
+        any = true;
+        Ok(())
+    }) {
+        Err(error) if is_gone(&error) => Ok(false),
+        read => read.map(|()| any).map_err(error::file("read the processes of", cgroup)),
+    }
+}
+
+/// `ENODEV` is what a file of a removed cgroup gives once it is open.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::NODEV)
+}
+
+/// Asks for it and waits a moment; true when everything stands still. False too without a freezer.
+fn freeze(cgroup: &Path) -> bool {
+    let state = cgroup.join("freezer.state");
+    if file::write(&state, "FROZEN").is_err() {
+        return false;
+    }
+    for _ in 0..FREEZE_LOOKS_MAX {
+        match file::read(&state) {
+            Ok(text) if text == "FROZEN" => return true,
+            Ok(_) => thread::sleep(FREEZE_PAUSE),
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// Thaws a cgroup and each below it, for a container may have frozen one of its own.
+fn thaw_all(cgroup: &Path) -> io::Result<()> {
+    walk(cgroup, &mut |visit| match visit {
+        Visit::Leave { .. } => Ok(()),
+        Visit::Enter(directory) => match open(directory, "freezer.state", OFlags::WRONLY) {
+            Ok(state) => rustix::io::write(&state, b"THAWED").map(drop).or_else(unless_gone),
+            Err(errno) => unless_gone(errno),
+        },
+    })
+}
+
+fn signal_all(cgroup: &Path) -> io::Result<Vec<Pid>> {
+    let mut pids = Vec::new();
+    each_process(cgroup, &mut |pid| {
+        pids.push(pid);
+        match kill_process(pid, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    })?;
+    Ok(pids)
+}
+
+fn each_process(cgroup: &Path, act: &mut dyn FnMut(Pid) -> io::Result<()>) -> io::Result<()> {
+    walk(cgroup, &mut |visit| match visit {
+        Visit::Leave { .. } => Ok(()),
+        Visit::Enter(directory) => match open(directory, "cgroup.procs", OFlags::RDONLY) {
+            Ok(procs) => each_pid(File::from(procs), act),
+            Err(errno) => unless_gone(errno),
+        },
+    })
+}
+
+/// Reads pids, one a line, however many there are, in a buffer that does not grow.
+fn each_pid(mut procs: impl Read, act: &mut dyn FnMut(Pid) -> io::Result<()>) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    let mut number: i32 = 0;
+    loop {
+        let length = match procs.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_gone(&error) => return Ok(()),
+            length => length?,
+        };
+        let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+        for byte in bytes {
+            match byte {
+                b'0'..=b'9' => {
+                    number = number.saturating_mul(10).saturating_add(i32::from(byte - b'0'));
+                }
+                _ => {
+                    // 0 is a process of another pid namespace, which has no number here.
+                    if let Some(pid) = Pid::from_raw(number) {
+                        act(pid)?;
+                    }
+                    number = 0;
+                }
+            }
+        }
+    }
+}
+
+fn open(directory: BorrowedFd<'_>, name: &str, access: OFlags) -> Result<OwnedFd, Errno> {
+    openat(directory, name, access | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn unless_gone(errno: Errno) -> io::Result<()> {
+    if matches!(errno, Errno::NOENT | Errno::NODEV) { Ok(()) } else { Err(errno.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn pids(text: &str) -> Vec<i32> {
+        let mut pids = Vec::new();
+        each_pid(text.as_bytes(), &mut |pid| {
+            pids.push(pid.as_raw_nonzero().get());
+            Ok(())
+        })
+        .unwrap();
+        pids
+    }
+
+    #[test]
+    fn pids_are_read_across_the_end_of_a_buffer() {
+        let many: Vec<i32> = (100_000..110_000).collect();
+        let text: String = many.iter().map(|pid| format!("{pid}\n")).collect();
+        assert_eq!(pids(&text), many);
+    }
+
+    #[test]
+    fn a_process_without_a_number_here_is_not_signalled() {
+        assert_eq!(pids("0\n7\n0\n"), [7]);
+        assert_eq!(pids(""), [0; 0]);
+    }
+
+    #[test]
+    fn an_absent_cgroup_is_killed_and_empty() {
+        let nothing = Path::new("/nonexistent/cgroup");
+        v1(nothing).unwrap();
+        v2(nothing).unwrap();
+        assert!(!populated_v1(nothing).unwrap());
+        assert!(!populated_v2(nothing).unwrap());
+    }
+
+    #[test]
+    fn v2_is_killed_and_asked_through_its_files() {
+        let cgroup = tempfile::tempdir().unwrap();
+        fs::write(cgroup.path().join("cgroup.kill"), "").unwrap();
+        v2(cgroup.path()).unwrap();
+        assert_eq!(fs::read_to_string(cgroup.path().join("cgroup.kill")).unwrap(), "1");
+        fs::write(cgroup.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        assert!(populated_v2(cgroup.path()).unwrap());
+        fs::write(cgroup.path().join("cgroup.events"), "populated 0\nfrozen 0\n").unwrap();
+        assert!(!populated_v2(cgroup.path()).unwrap());
+    }
+}

@@ -1,0 +1,494 @@
+//! The room against this machine's kernel. Needs root and mounted hierarchies; without them each test says
+//! that it was skipped. A hybrid host's cgroup2 has no controllers, yet all else of v2, so there what needs no
+//! limit is tested on both.
+
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use cgroups_rs::fs::{cpu::CpuController, memory::MemController};
+
+use super::{
+    Cgroupfs, Config, Container, Driver, DriverChoice, Error, Handle, Manager, group::Version, host::Host,
+    kill, tree,
+};
+use crate::model::{ContainerId, DeviceRule, PodId, Resources};
+
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+#[track_caller]
+fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WAIT_MAX;
+    while !ready() {
+        assert!(Instant::now() < deadline, "timed out: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+static BEDS: AtomicUsize = AtomicUsize::new(0);
+
+/// A parent cgroup of one test's own, emptied and removed with it.
+struct Bed {
+    cgroupfs: Cgroupfs,
+    parent: String,
+}
+
+impl Bed {
+    /// On the host's own kind of cgroups.
+    fn new() -> Option<Self> {
+        match Host::look() {
+            Ok(host) => Self::on(host),
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                None
+            }
+        }
+    }
+
+    /// On the cgroup2 of a hybrid host, as if there were nothing else.
+    fn v2_of_hybrid() -> Option<Self> {
+        let mut host = Host::look().ok().filter(|host| host.version == Version::V1)?;
+        host.version = Version::V2;
+        host.trees.retain(|tree| tree.controllers.is_empty());
+        if host.trees.is_empty() {
+            eprintln!("skipped on v2: no cgroup2 is mounted");
+            return None;
+        }
+        Self::on(host)
+    }
+
+    fn each() -> impl Iterator<Item = Self> {
+        Self::new().into_iter().chain(Self::v2_of_hybrid())
+    }
+
+    fn on(host: Host) -> Option<Self> {
+        let number = BEDS.fetch_add(1, Ordering::Relaxed);
+        let parent = format!("/pintle-test-{}-{number}", std::process::id());
+        let config = Config { parent: parent.clone(), ..Config::default() };
+        let bed = Self { cgroupfs: Cgroupfs::new(host, &config).unwrap(), parent };
+        for directory in bed.directories() {
+            if let Err(error) = fs::create_dir(&directory) {
+                eprintln!("skipped: cannot make {} (root needed): {error}", directory.display());
+                return None;
+            }
+        }
+        Some(bed)
+    }
+
+    fn version(&self) -> Version {
+        self.cgroupfs.host().version
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        self.cgroupfs.host().trees.iter().map(|tree| tree.directory(&self.parent)).collect()
+    }
+
+    fn directory(&self, controller: &str, path: &str) -> PathBuf {
+        let v2 = self.version() == Version::V2;
+        let tree = self.cgroupfs.host().trees.iter().find(|tree| v2 || tree.has(controller)).unwrap();
+        tree.directory(path)
+    }
+
+    fn read(&self, controller: &str, path: &str, file: &str) -> String {
+        let path = self.directory(controller, path).join(file);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().into()
+    }
+
+    /// A pod whose parent stands for the kubelet's.
+    fn pod(&self) -> Handle {
+        self.cgroupfs.create_pod(&self.parent, &pod_id(1), &Resources::default()).unwrap()
+    }
+
+    fn container(&self, resources: &Resources) -> Container {
+        let container = self.pod().container(&container_id(1));
+        container.create(resources, &[]).unwrap();
+        container
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        for directory in self.directories() {
+            let killed = match self.version() {
+                Version::V1 => kill::v1(&directory),
+                Version::V2 => kill::v2(&directory),
+            };
+            let removed = tree::remove(&directory, Instant::now() + WAIT_MAX);
+            if let (false, Err(error)) = (thread::panicking(), killed.and(removed)) {
+                panic!("left behind: {error}");
+            }
+        }
+    }
+}
+
+fn pod_id(number: u8) -> PodId {
+    PodId::from_bytes([number; 32])
+}
+
+fn container_id(number: u8) -> ContainerId {
+    ContainerId::from_bytes([number; 32])
+}
+
+/// A shell script that waits to be released.
+fn start(script: &str) -> Child {
+    Command::new("sh")
+        .args(["-c", &format!("read go; {script}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn release(child: &mut Child) {
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+}
+
+/// A shell script that runs only once it is inside.
+fn run_in(container: &Container, script: &str) -> Child {
+    let mut child = start(script);
+    container.join(child.id()).unwrap();
+    release(&mut child);
+    child
+}
+
+#[track_caller]
+fn ends(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    wait_until("the process ends", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
+}
+
+/// In how many hierarchies a process is in `path`.
+fn cgroups_of(pid: u32, path: &str) -> usize {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    text.lines().filter(|line| line.splitn(3, ':').nth(2) == Some(path)).count()
+}
+
+#[test]
+fn the_tree_of_a_pod_is_in_every_hierarchy_and_goes_with_it() {
+    for bed in Bed::each() {
+        let pod = bed.pod();
+        let mut supervisor = Command::new("sleep").arg("100").spawn().unwrap();
+        pod.join_supervisor(supervisor.id()).unwrap();
+        let container = pod.container(&container_id(1));
+        container.create(&Resources::default(), &[]).unwrap();
+        let mut init = run_in(&container, "sleep 100");
+
+        for directory in pod.paths() {
+            assert!(directory.join(container_id(1).as_str()).is_dir(), "{}", directory.display());
+            assert!(directory.join("supervisor").is_dir(), "{}", directory.display());
+        }
+        let leaf = format!("{}/supervisor", pod.path());
+        assert_eq!(cgroups_of(supervisor.id(), &leaf), pod.paths().len());
+        assert_eq!(cgroups_of(init.id(), container.path()), pod.paths().len());
+        let views = container.views();
+        assert_eq!(views.len(), pod.paths().len());
+        assert!(views.iter().all(|(_, directory)| directory.is_dir()));
+
+        assert!(pod.populated().unwrap());
+        pod.kill().unwrap();
+        ends(&mut supervisor);
+        ends(&mut init);
+        wait_until("nobody is left", || !pod.populated().unwrap());
+        pod.remove().unwrap();
+        pod.remove().unwrap();
+        assert!(pod.paths().iter().all(|directory| !directory.exists()));
+        assert!(bed.directories().iter().all(|directory| directory.is_dir()), "the kubelet's stay");
+    }
+}
+
+#[test]
+fn limits_are_what_was_asked_for() {
+    let Some(bed) = Bed::new().filter(|bed| bed.version() == Version::V1) else { return };
+    let resources = Resources {
+        cpu_shares: 512,
+        cpu_quota_us: 20_000,
+        cpu_period_us: 50_000,
+        memory_bytes: 32 << 20,
+        memory_and_swap_bytes: 64 << 20,
+        pids_max: 77,
+        cpuset_cpus: "0".into(),
+        ..Resources::default()
+    };
+    let container = bed.container(&resources);
+    let read = |controller, file| bed.read(controller, container.path(), file);
+    assert_eq!(read("cpu", "cpu.shares"), "512");
+    assert_eq!(read("cpu", "cpu.cfs_quota_us"), "20000");
+    assert_eq!(read("cpu", "cpu.cfs_period_us"), "50000");
+    assert_eq!(read("memory", "memory.limit_in_bytes"), (32 << 20).to_string());
+    assert_eq!(read("memory", "memory.memsw.limit_in_bytes"), (64 << 20).to_string());
+    assert_eq!(read("pids", "pids.max"), "77");
+    assert_eq!(read("cpuset", "cpuset.cpus"), "0");
+
+    // Another reader's opinion.
+    let directory = |controller| bed.directory(controller, container.path());
+    let cpu = CpuController::new(directory("cpu"), "/".into(), false);
+    assert_eq!(
+        (cpu.shares().unwrap(), cpu.cfs_quota().unwrap(), cpu.cfs_period().unwrap()),
+        (512, 20_000, 50_000)
+    );
+    let memory = MemController::new(directory("memory"), "/".into(), false);
+    assert_eq!(memory.memory_stat().limit_in_bytes, 32 << 20);
+    assert_eq!(memory.memswap().limit_in_bytes, 64 << 20);
+
+    // Up past the old sum, and down below the old memory: each order of writes the kernel would refuse.
+    for (memory, sum) in [(128 << 20, 256 << 20), (8 << 20, 16 << 20)] {
+        let resources =
+            Resources { memory_bytes: memory, memory_and_swap_bytes: sum, ..Resources::default() };
+        container.update(&resources).unwrap();
+        assert_eq!(read("memory", "memory.limit_in_bytes"), memory.to_string());
+        assert_eq!(read("memory", "memory.memsw.limit_in_bytes"), sum.to_string());
+    }
+    container.update(&Resources { memory_bytes: -1, ..Resources::default() }).unwrap();
+    assert_eq!(read("memory", "memory.limit_in_bytes"), read("memory", "memory.memsw.limit_in_bytes"));
+    assert_eq!(read("cpu", "cpu.shares"), "512", "what is not set stays");
+}
+
+#[test]
+fn a_refused_limit_names_file_and_value_and_leaves_nothing() {
+    let Some(bed) = Bed::new() else { return };
+    let pod = bed.pod();
+    let container = pod.container(&container_id(1));
+    let resources = Resources { pids_max: 5, cpuset_cpus: "900".into(), ..Resources::default() };
+    let error = container.create(&resources, &[]).unwrap_err().to_string();
+    assert!(error.contains("cpuset.cpus") && error.contains("\"900\""), "{error}");
+    for directory in pod.paths() {
+        assert!(!directory.join(container_id(1).as_str()).exists(), "{}", directory.display());
+    }
+}
+
+#[test]
+fn a_refused_update_leaves_the_limits_as_they_were() {
+    let Some(bed) = Bed::new() else { return };
+    let container = bed.container(&Resources { pids_max: 5, ..Resources::default() });
+    let resources = Resources { pids_max: 6, cpuset_cpus: "900".into(), ..Resources::default() };
+    assert!(matches!(container.update(&resources), Err(Error::Write { .. })));
+    assert_eq!(bed.read("pids", container.path(), "pids.max"), "5");
+}
+
+#[test]
+fn a_pods_limits_are_ours_only_under_the_configured_parent() {
+    let Some(bed) = Bed::new() else { return };
+    let resources = Resources { pids_max: 50, ..Resources::default() };
+    let ours = bed.cgroupfs.create_pod("", &pod_id(2), &resources).unwrap();
+    assert_eq!(ours.path(), format!("{}/{}", bed.parent, pod_id(2)));
+    assert_eq!(bed.read("pids", ours.path(), "pids.max"), "50");
+    ours.update(&Resources { pids_max: 60, ..Resources::default() }).unwrap();
+    assert_eq!(bed.read("pids", ours.path(), "pids.max"), "60");
+
+    let kubelets = bed.cgroupfs.create_pod(&bed.parent, &pod_id(3), &resources).unwrap();
+    kubelets.update(&resources).unwrap();
+    assert_eq!(bed.read("pids", kubelets.path(), "pids.max"), "max");
+}
+
+#[test]
+fn parents_made_for_a_pod_go_with_the_last_that_made_them_and_others_stay() {
+    let Some(bed) = Bed::new() else { return };
+    let deep = format!("{}/burstable/pod7", bed.parent);
+    // The kubelet knows this hierarchy and has made the parent there.
+    fs::create_dir_all(bed.directory("memory", &deep)).unwrap();
+    let first = bed.cgroupfs.create_pod(&deep, &pod_id(1), &Resources::default()).unwrap();
+    let second = bed.cgroupfs.create_pod(&deep, &pod_id(2), &Resources::default()).unwrap();
+    second.remove().unwrap();
+    assert!(first.paths().iter().all(|directory| directory.is_dir()));
+    first.remove().unwrap();
+    assert!(bed.directory("memory", &deep).is_dir());
+    if bed.version() == Version::V1 {
+        assert!(!bed.directory("freezer", &format!("{}/burstable", bed.parent)).exists());
+        assert!(bed.directory("freezer", &bed.parent).is_dir());
+    }
+}
+
+#[test]
+fn pods_made_and_removed_at_once_under_a_missing_parent_do_not_trip_each_other() {
+    for bed in Bed::each() {
+        let deep = format!("{}/burstable/pod8", bed.parent);
+        thread::scope(|scope| {
+            for number in 0..4 {
+                let (bed, deep) = (&bed, &deep);
+                scope.spawn(move || {
+                    for _ in 0..100 {
+                        let pod =
+                            bed.cgroupfs.create_pod(deep, &pod_id(number), &Resources::default()).unwrap();
+                        pod.remove().unwrap();
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn daemons_that_fork_on_and_on_are_all_killed() {
+    // Each forks twice and ends, so no pid lives longer than a moment; their number stays the same.
+    const HOPPING: &str = "hop() { ( hop & ); }; for n in 1 2 3 4 5 6 7 8; do hop & done";
+    for bed in Bed::each() {
+        let container = bed.container(&Resources::default());
+        ends(&mut run_in(&container, HOPPING));
+        thread::sleep(Duration::from_millis(20));
+        assert!(container.populated().unwrap());
+
+        container.kill().unwrap();
+        wait_until("nobody is left", || !container.populated().unwrap());
+        container.remove().unwrap();
+        assert!(container.views().iter().all(|(_, directory)| !directory.exists()));
+    }
+}
+
+#[test]
+fn killing_an_execs_leaf_takes_its_descendants_and_spares_the_container() {
+    for bed in Bed::each() {
+        let container = bed.container(&Resources::default());
+        let mut init = run_in(&container, "sleep 100");
+        let leaf = container.exec_leaf(7);
+        leaf.create(&Resources::default(), &[]).unwrap();
+        let mut exec = run_in(&leaf, "(sleep 100 & (sleep 100 &)); sleep 100");
+        // In one hierarchy its own, in all others the container's.
+        assert_eq!(cgroups_of(exec.id(), &format!("{}/exec-7", container.path())), 1);
+        assert_eq!(cgroups_of(exec.id(), container.path()), container.views().len() - 1);
+
+        leaf.kill().unwrap();
+        ends(&mut exec);
+        wait_until("the exec is gone", || !leaf.populated().unwrap());
+        leaf.remove().unwrap();
+        assert!(init.try_wait().unwrap().is_none(), "the container's init lives");
+        assert!(container.populated().unwrap());
+
+        // And the container's killing takes an exec with it.
+        let leaf = container.exec_leaf(8);
+        leaf.create(&Resources::default(), &[]).unwrap();
+        let mut exec = run_in(&leaf, "sleep 100");
+        container.kill().unwrap();
+        ends(&mut exec);
+        ends(&mut init);
+        container.remove().unwrap();
+    }
+}
+
+#[test]
+fn a_cgroup_that_the_container_froze_is_killed_and_removed() {
+    for bed in Bed::each() {
+        let container = bed.container(&Resources::default());
+        let mut init = run_in(&container, "sleep 100");
+        let nested = bed.directory("freezer", container.path()).join("mine");
+        fs::create_dir(&nested).unwrap();
+        fs::write(nested.join("cgroup.procs"), init.id().to_string()).unwrap();
+        match bed.version() {
+            Version::V1 => fs::write(nested.join("freezer.state"), "FROZEN").unwrap(),
+            Version::V2 => fs::write(nested.join("cgroup.freeze"), "1").unwrap(),
+        }
+        container.kill().unwrap();
+        ends(&mut init);
+        container.remove().unwrap();
+        assert!(!nested.exists());
+    }
+}
+
+#[test]
+fn nested_cgroups_are_removed_however_deep_and_many() {
+    const DEPTH: usize = 600;
+    const BESIDE: usize = 300;
+    for bed in Bed::each() {
+        let container = bed.container(&Resources::default());
+        let top = bed.directory("pids", container.path());
+        for number in 0..BESIDE {
+            fs::create_dir(top.join(format!("beside-{number}"))).unwrap();
+        }
+        let mut here: std::os::fd::OwnedFd = fs::File::open(&top).unwrap().into();
+        for _ in 0..DEPTH {
+            rustix::fs::mkdirat(&here, "nested-cgroup", rustix::fs::Mode::RWXU).unwrap();
+            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+            here = rustix::fs::openat(&here, "nested-cgroup", flags, rustix::fs::Mode::empty()).unwrap();
+        }
+        drop(here);
+        let started = Instant::now();
+        container.remove().unwrap();
+        eprintln!("{} nested cgroups removed in {:?}", DEPTH + BESIDE, started.elapsed());
+        assert!(!top.exists());
+    }
+}
+
+#[test]
+fn an_out_of_memory_kill_is_counted() {
+    let Some(bed) = Bed::new() else { return };
+    let container = bed.container(&Resources { memory_bytes: 16 << 20, ..Resources::default() });
+    assert_eq!(container.oom_counts().unwrap().oom_kill, 0);
+    let mut init = run_in(&container, "exec tail /dev/zero");
+    let status = ends(&mut init);
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    assert_eq!(container.oom_counts().unwrap().oom_kill, 1);
+    container.remove().unwrap();
+    assert!(container.oom_counts().is_err(), "the counters went with the cgroup");
+}
+
+#[test]
+fn a_device_that_no_rule_allows_cannot_be_opened() {
+    let Some(bed) = Bed::new().filter(|bed| bed.version() == Version::V1) else { return };
+    let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: "rwm".into() };
+    let container = bed.pod().container(&container_id(1));
+    let rules = [rule(false, 'a', None, None), rule(true, 'c', Some(1), Some(3))];
+    container.create(&Resources::default(), &rules).unwrap();
+    assert_eq!(bed.read("devices", container.path(), "devices.list"), "c 1:3 rwm");
+    let mut allowed = run_in(&container, "exec < /dev/null");
+    assert!(ends(&mut allowed).success());
+    let mut refused = run_in(&container, "exec < /dev/zero");
+    assert!(!ends(&mut refused).success());
+    container.remove().unwrap();
+}
+
+#[test]
+fn a_process_that_has_ended_cannot_join() {
+    for bed in Bed::each() {
+        let container = bed.container(&Resources::default());
+        let mut gone = Command::new("true").spawn().unwrap();
+        ends(&mut gone);
+        let error = container.join(gone.id()).unwrap_err();
+        assert!(error.to_string().contains("cgroup.procs"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_is_made_off_the_callers_thread_and_its_record_is_enough_to_remove_it() {
+    let Some(bed) = Bed::new() else { return };
+    let config = Config { driver: DriverChoice::Cgroupfs, parent: bed.parent.clone() };
+    let manager = Manager::detect(&config).unwrap();
+    let pod = manager.create_pod("", &pod_id(5), &Resources::default()).await.unwrap();
+    assert_eq!(pod.driver(), Driver::Cgroupfs);
+    let record = serde_json::to_string(&pod).unwrap();
+    let read: Handle = serde_json::from_str(&record).unwrap();
+    assert_eq!(read, pod);
+    read.remove().unwrap();
+    assert!(pod.paths().iter().all(|directory| !directory.exists()));
+
+    let refused = manager.create_pod("kubepods.slice", &pod_id(6), &Resources::default()).await;
+    assert!(matches!(refused, Err(Error::SliceUnderCgroupfs { .. })));
+    let refused = manager.create_pod("/a/../..", &pod_id(6), &Resources::default()).await;
+    assert!(matches!(refused, Err(Error::BadParent { .. })));
+    let ghost = Manager::Fake.create_pod("/x", &pod_id(6), &Resources::default()).await.unwrap();
+    ghost.join_supervisor(0).unwrap();
+    ghost.remove().unwrap();
+}
+
+#[test]
+fn no_ancestor_hands_down_more_than_before() {
+    for bed in Bed::each().filter(|bed| bed.version() == Version::V2) {
+        let given = |path: &str| bed.read("", path, "cgroup.subtree_control");
+        let before = (given(""), given(&bed.parent));
+        let pod = bed.pod();
+        pod.join_supervisor(Command::new("true").spawn().unwrap().id()).unwrap_or(());
+        pod.container(&container_id(1)).create(&Resources::default(), &[]).unwrap();
+        assert_eq!((given(""), given(&bed.parent)), before);
+        pod.remove().unwrap();
+        assert_eq!((given(""), given(&bed.parent)), before);
+    }
+}

@@ -1,0 +1,82 @@
+use super::Error;
+
+/// Longest parent accepted; bytes. A mount point, the pod, a container and a file name after it must still
+/// fit in the kernel's 4096 (PATH_MAX).
+const PARENT_BYTES_MAX: usize = 2048;
+
+/// Longest name of one cgroup; bytes (NAME_MAX).
+const NAME_BYTES_MAX: usize = 255;
+
+/// Reads a parent as cgroupfs knows it: an absolute path in every hierarchy (`/kubepods/burstable/pod…`).
+/// The result starts with a slash and does not end in one, except for the root, which is empty.
+///
+/// # Errors
+/// A slice's name belongs to the systemd driver; every other form, and any path that could lead out of the
+/// hierarchy, is a bad parent.
+pub(super) fn parse(text: &str) -> Result<String, Error> {
+    let bad = |fault| Err(Error::BadParent { parent: text.chars().take(NAME_BYTES_MAX).collect(), fault });
+    if text.len() > PARENT_BYTES_MAX {
+        return bad("is longer than 2048 bytes");
+    }
+    if text.chars().any(char::is_control) {
+        return bad("has a control character in it");
+    }
+    let names = || text.split('/').filter(|name| !name.is_empty());
+    if names().any(|name| matches!(name, "." | "..")) {
+        return bad("has a \".\" or \"..\" in it");
+    }
+    if names().any(|name| name.len() > NAME_BYTES_MAX) {
+        return bad("has a name longer than 255 bytes in it");
+    }
+    if text.ends_with(".slice") {
+        return Err(Error::SliceUnderCgroupfs { parent: text.into() });
+    }
+    if !text.starts_with('/') {
+        return bad("is not an absolute path");
+    }
+    Ok(names().flat_map(|name| ["/", name]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_path_is_taken_as_it_is_but_for_spare_slashes() {
+        assert_eq!(parse("/kubepods/burstable/pod1").unwrap(), "/kubepods/burstable/pod1");
+        assert_eq!(parse("//kubepods//pod1/").unwrap(), "/kubepods/pod1");
+        assert_eq!(parse("/").unwrap(), "");
+    }
+
+    #[test]
+    fn a_slice_is_refused_by_an_error_that_names_both_drivers() {
+        for slice in ["kubepods.slice", "/kubepods.slice", "a-b.slice"] {
+            let text = parse(slice).unwrap_err().to_string();
+            assert!(text.contains("systemd") && text.contains("cgroupfs") && text.contains(slice), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_plain_absolute_path_is_refused() {
+        let long = format!("/{}", "x".repeat(256));
+        let longer = "/x".repeat(1025);
+        for parent in
+            ["", "kubepods", "./x", "/a/../../etc", "/..", "/a/./b", "/a\0b", "/a\nb", &long, &longer]
+        {
+            assert!(matches!(parse(parent), Err(Error::BadParent { .. })), "{parent:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_stays_below_the_root_and_reads_the_same_again(text in "[a./\\\\ -]{0,24}") {
+            if let Ok(path) = parse(&text) {
+                prop_assert!(path.split('/').skip(1).all(|name| !matches!(name, "" | "." | "..")));
+                prop_assert!(path.is_empty() || path.starts_with('/'));
+                prop_assert_eq!(parse(&format!("{path}/")).unwrap(), path);
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time::timeout};
+use tonic::{
+    Code, Response, Status,
+    transport::{Channel, Endpoint},
+};
+use tower::service_fn;
+
+use crate::cri::wire::{
+    ContainerConfig, ContainerStatus, ContainerStatusRequest, CreateContainerRequest, Image, ImageSpec,
+    ImageStatusRequest, ListImagesRequest, PodSandboxConfig, PullImageRequest, RemoveImageRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
+    StopPodSandboxRequest, image_service_client::ImageServiceClient,
+    runtime_service_client::RuntimeServiceClient,
+};
+
+/// As the kubelet's: a long list of images must fit.
+const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Lists and status are answered from memory: a daemon that takes longer is stuck.
+const QUICK_REPLY_MAX: Duration = Duration::from_secs(10);
+
+/// A CRI client of the daemon on this host. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pods: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+}
+
+/// Why the daemon did not do it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("no daemon answers on {}; is `pintle serve` running?", path.display())]
+    Connect {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{doing}: {}", status.message())]
+    Refused { doing: String, status: Status },
+    #[error("{doing}: the reply lacks what was asked for")]
+    Empty { doing: String },
+}
+
+impl Error {
+    /// The daemon is restarting, or was stopped: asking again may help.
+    pub(super) fn is_away(&self) -> bool {
+        match self {
+            Self::Connect { .. } => true,
+            Self::Refused { status, .. } => status.code() == Code::Unavailable,
+            Self::Empty { .. } => false,
+        }
+    }
+}
+
+impl Client {
+    /// Connects to the socket at `path`; connects again by itself when the daemon was restarted.
+    pub(super) async fn connect(path: &Path) -> Result<Self, Error> {
+        // tonic would hide why: try once by hand.
+        UnixStream::connect(path).await.map_err(|source| Error::Connect { path: path.into(), source })?;
+        let path = path.to_owned();
+        // The name is never looked up: the connector knows where to go.
+        let channel =
+            Endpoint::from_static("http://pintle").connect_with_connector_lazy(service_fn(move |_| {
+                let path = path.clone();
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            }));
+        Ok(Self {
+            pods: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX),
+            images: ImageServiceClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX),
+        })
+    }
+
+    pub(super) async fn images(&mut self) -> Result<Vec<Image>, Error> {
+        let reply = soon(self.images.list_images(ListImagesRequest::default())).await;
+        Ok(answer(reply, || "list images".into())?.images)
+    }
+
+    /// The id of a local image.
+    pub(super) async fn find_image(&mut self, reference: &str) -> Result<Option<String>, Error> {
+        let request = ImageStatusRequest { image: Some(spec(reference)), verbose: false };
+        let reply =
+            answer(soon(self.images.image_status(request)).await, || format!("look for image {reference}"))?;
+        Ok(reply.image.map(|image| image.id))
+    }
+
+    /// Pulls; the answer is the id.
+    pub(super) async fn pull_image(&mut self, reference: &str) -> Result<String, Error> {
+        let request = PullImageRequest { image: Some(spec(reference)), ..Default::default() };
+        Ok(answer(self.images.pull_image(request).await, || format!("pull {reference}"))?.image_ref)
+    }
+
+    pub(super) async fn remove_image(&mut self, reference: &str) -> Result<(), Error> {
+        let request = RemoveImageRequest { image: Some(spec(reference)) };
+        answer(self.images.remove_image(request).await, || format!("remove image {reference}")).map(drop)
+    }
+
+    /// The id of the new pod.
+    pub(super) async fn run_pod(&mut self, config: PodSandboxConfig) -> Result<String, Error> {
+        let request = RunPodSandboxRequest { config: Some(config), ..Default::default() };
+        Ok(answer(self.pods.run_pod_sandbox(request).await, || "run pod".into())?.pod_sandbox_id)
+    }
+
+    /// The id of the new container.
+    pub(super) async fn create(
+        &mut self,
+        pod: &str,
+        pod_config: PodSandboxConfig,
+        config: ContainerConfig,
+    ) -> Result<String, Error> {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod.into(),
+            config: Some(config),
+            sandbox_config: Some(pod_config),
+        };
+        Ok(answer(self.pods.create_container(request).await, || "create container".into())?.container_id)
+    }
+
+    pub(super) async fn start(&mut self, container: &str) -> Result<(), Error> {
+        let request = StartContainerRequest { container_id: container.into() };
+        answer(self.pods.start_container(request).await, || "start container".into()).map(drop)
+    }
+
+    pub(super) async fn stop(&mut self, container: &str, grace: Duration) -> Result<(), Error> {
+        let timeout = grace.as_secs().cast_signed();
+        let request = StopContainerRequest { container_id: container.into(), timeout };
+        answer(self.pods.stop_container(request).await, || "stop container".into()).map(drop)
+    }
+
+    pub(super) async fn status(&mut self, container: &str) -> Result<ContainerStatus, Error> {
+        let doing = || "ask for the container's status".to_owned();
+        let request = ContainerStatusRequest { container_id: container.into(), verbose: false };
+        let reply = answer(soon(self.pods.container_status(request)).await, doing)?;
+        reply.status.ok_or_else(|| Error::Empty { doing: doing() })
+    }
+
+    /// Stops and removes the pod with all its containers.
+    pub(super) async fn remove_pod(&mut self, pod: &str) -> Result<(), Error> {
+        let request = StopPodSandboxRequest { pod_sandbox_id: pod.into() };
+        answer(self.pods.stop_pod_sandbox(request).await, || format!("stop pod {pod}"))?;
+        let request = RemovePodSandboxRequest { pod_sandbox_id: pod.into() };
+        answer(self.pods.remove_pod_sandbox(request).await, || format!("remove pod {pod}")).map(drop)
+    }
+}
+
+fn spec(reference: &str) -> ImageSpec {
+    ImageSpec { image: reference.into(), user_specified_image: reference.into(), ..Default::default() }
+}
+
+/// What should take no time.
+async fn soon<T>(reply: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = || Status::deadline_exceeded(format!("the daemon did not answer in {QUICK_REPLY_MAX:?}"));
+    timeout(QUICK_REPLY_MAX, reply).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn answer<T>(reply: Result<Response<T>, Status>, doing: impl FnOnce() -> String) -> Result<T, Error> {
+    reply.map(Response::into_inner).map_err(|status| Error::Refused { doing: doing(), status })
+}

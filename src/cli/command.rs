@@ -1,0 +1,204 @@
+use std::{env, io, io::Write as _, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::{check, config, exit::Exit, image, run, serve};
+use crate::{
+    config::{Flags, Listen, Loaded, load},
+    supervisor, telemetry,
+};
+
+/// Runs the command that `argv` names.
+pub fn main() -> ExitCode {
+    telemetry::read_failpoints();
+    // Before clap: these processes are kept small, one of them for each pod.
+    match env::args_os().nth(1) {
+        Some(name) if name == "zygote" => return supervisor::zygote_main(),
+        Some(name) if name == "anchor" => return supervisor::anchor_main(),
+        _ => {}
+    }
+    match Line::try_parse() {
+        Ok(line) => line.command.run().into(),
+        Err(error) => {
+            // Help and version are "errors" that go to stdout; a closed pipe is nobody's problem.
+            let _ = error.print();
+            if error.use_stderr() { Exit::USAGE.into() } else { ExitCode::SUCCESS }
+        }
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "pintle", version, about, disable_help_subcommand = true)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the Kubernetes CRI until SIGTERM; pods go on running
+    Serve {
+        #[command(flatten)]
+        place: Place,
+        /// error, warn, info, debug or trace; or per room. Also PINTLE_LOG
+        #[arg(long, value_name = "LEVEL")]
+        log_level: Option<String>,
+    },
+    /// Run one container in a pod of its own, show its output, and remove both
+    Run {
+        #[command(flatten)]
+        place: Place,
+        /// The pod's network
+        #[arg(long, value_enum, default_value_t = Network::Pod)]
+        network: Network,
+        /// What to run; pulled when it is not here
+        image: String,
+        /// Instead of the image's own command; its entrypoint stays
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Load, list and remove images
+    Image {
+        #[command(subcommand)]
+        command: Image,
+    },
+    /// Print or check the configuration
+    Config {
+        #[command(subcommand)]
+        command: Config,
+    },
+    /// Say what this host can and cannot do; fails when pods could not run
+    Check {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Image {
+    /// Load archives made by `docker save`, `podman save` or as OCI layouts
+    Load {
+        #[command(flatten)]
+        place: Place,
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// List images
+    Ls {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Remove images with all their names
+    Rm {
+        #[command(flatten)]
+        place: Place,
+        #[arg(required = true, value_name = "REF")]
+        references: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Config {
+    /// Print every key with its meaning and default
+    Default,
+    /// Read the configuration as `serve` would, and say what is wrong
+    Check {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where the daemon is.
+#[derive(Args, Debug)]
+pub(super) struct Place {
+    /// Configuration; drop-ins are in the folder conf.d beside it [default: /etc/pintle/config.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of images and whatever survives a reboot
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Folder of sockets and records of running pods
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Address of the CRI: unix:///path
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<Listen>,
+}
+
+impl Place {
+    /// The configuration, or the code to end with.
+    pub(super) fn load(self, log_level: Option<String>) -> Result<Loaded, Exit> {
+        let flags = Flags { root: self.root, state: self.state, listen: self.listen, log_level };
+        load(self.config.as_deref(), &flags).map_err(|error| Exit::CONFIG.because(&error))
+    }
+}
+
+/// The network of a pod that `run` makes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Network {
+    /// The host's own
+    Host,
+    /// An address of its own
+    Pod,
+}
+
+impl Command {
+    fn run(self) -> Exit {
+        let done = match self {
+            Self::Serve { place, log_level } => {
+                serve::serve(place, log_level.or_else(|| env::var("PINTLE_LOG").ok()))
+            }
+            Self::Run { place, network, image, command } => {
+                run::run(place, &run::Order { network, image, command })
+            }
+            Self::Image { command: Image::Load { place, files } } => image::load(place, &files),
+            Self::Image { command: Image::Ls { place } } => image::list(place),
+            Self::Image { command: Image::Rm { place, references } } => image::remove(place, &references),
+            Self::Config { command: Config::Default } => config::default(),
+            Self::Config { command: Config::Check { place } } => config::check(place),
+            Self::Check { place } => check::check(place),
+            Self::Version => say(&format!("pintle {}\n", env!("CARGO_PKG_VERSION"))),
+        };
+        done.unwrap_or_else(|exit| exit)
+    }
+}
+
+/// Prints to stdout.
+pub(super) fn say(text: &str) -> Result<Exit, Exit> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(Exit::OK),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Exit::BROKEN_PIPE),
+        Err(error) => Err(Exit::IO.because(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_image_is_the_command_whatever_it_looks_like() {
+        let line =
+            Line::try_parse_from(["pintle", "run", "--network", "host", "busybox", "ls", "--help", "-l"]);
+        let Command::Run { network, image, command, .. } = line.unwrap().command else { panic!("not run") };
+        assert_eq!((network, image.as_str()), (Network::Host, "busybox"));
+        assert_eq!(command, ["ls", "--help", "-l"]);
+    }
+
+    #[test]
+    fn an_address_that_is_not_one_is_a_usage_error() {
+        let error = Line::try_parse_from(["pintle", "serve", "--listen", "tcp://0.0.0.0:1"]).unwrap_err();
+        assert!(error.use_stderr());
+        assert!(error.to_string().contains("is not unix:///an/absolute/path"), "{error}");
+    }
+}

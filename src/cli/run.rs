@@ -1,0 +1,307 @@
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    runtime, select,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::sleep,
+};
+
+use super::{
+    client::{self, Client},
+    command::{Network, Place},
+    exit::Exit,
+    follow::{self, Follow},
+};
+use crate::{
+    cri::wire::{
+        ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ImageSpec,
+        LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+        PodSandboxMetadata,
+    },
+    telemetry::{log::chain, task},
+};
+
+/// How often output and state are looked at: below what a person notices.
+const POLL: Duration = Duration::from_millis(50);
+/// What a container gets to stop in after the first ctrl-c.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// A daemon that is being restarted or upgraded is waited for this long; the container goes on.
+const DAEMON_AWAY_MAX: Duration = Duration::from_secs(30);
+const LOG_NAME: &str = "run.log";
+
+/// What `pintle run` was asked for.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) network: Network,
+    pub(super) image: String,
+    pub(super) command: Vec<String>,
+}
+
+/// Why the container was not run to its end.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Daemon(#[from] client::Error),
+    #[error(transparent)]
+    Output(#[from] follow::Error),
+    #[error("{doing} {}", path.display())]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("get a random name")]
+    Random(#[source] getrandom::Error),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// `pintle run`: ends with the container's own exit code.
+pub(super) fn run(place: Place, order: &Order) -> Result<Exit, Exit> {
+    let config = place.load(None)?.config;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Exit::SOFTWARE.because(&error))?;
+    runtime.block_on(async {
+        let interrupts = Interrupts::listen().map_err(|error| Exit::SOFTWARE.because(&error))?;
+        let listen = config.listen();
+        let client = Client::connect(listen.path()).await;
+        let client = client.map_err(|error| Exit::UNAVAILABLE.because(&error))?;
+        let mut visit = Visit::begin(client, interrupts).map_err(|error| Exit::RUN.because(&error))?;
+        let outcome = visit.work(order).await;
+        let cleaned = visit.clean().await;
+        let exit = outcome.map_err(|error| match &error {
+            Error::Interrupted => Exit::INTERRUPTED,
+            Error::Output(follow::Error::Write(cause)) if cause.kind() == io::ErrorKind::BrokenPipe => {
+                Exit::BROKEN_PIPE
+            }
+            _ => Exit::RUN.because(&error),
+        });
+        cleaned.map_err(|error| Exit::RUN.because(&error))?;
+        exit
+    })
+}
+
+/// What one `run` has made and must take away again.
+struct Visit {
+    client: Client,
+    interrupts: Interrupts,
+    /// Random, in every name.
+    token: String,
+    folder: PathBuf,
+    pod: Option<String>,
+}
+
+impl Visit {
+    fn begin(client: Client, interrupts: Interrupts) -> Result<Self, Error> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(Error::Random)?;
+        let token = format!("{:016x}", u64::from_be_bytes(random));
+        let folder = std::env::temp_dir().join(format!("pintle-run-{token}"));
+        DirBuilder::new().mode(0o700).create(&folder).map_err(|source| Error::File {
+            doing: "make folder",
+            path: folder.clone(),
+            source,
+        })?;
+        Ok(Self { client, interrupts, token, folder, pod: None })
+    }
+
+    async fn work(&mut self, order: &Order) -> Result<Exit, Error> {
+        let image = self.image(&order.image).await?;
+        let pod_config = self.pod_config(order.network);
+        // Not dropped at ctrl-c: the daemon would go on, and nobody would know the pod's id.
+        let pod = self.client.run_pod(pod_config.clone()).await?;
+        self.pod = Some(pod.clone());
+        self.interrupts.none_yet()?;
+        let config = container_config(order, &image);
+        let container = self.client.create(&pod, pod_config, config).await?;
+        self.interrupts.none_yet()?;
+        self.client.start(&container).await?;
+        let status = self.watch(&container).await?;
+        if status.reason == "OOMKilled" {
+            eprintln!("pintle: the container ran out of memory");
+        }
+        // What a process can return is one byte; the kernel cuts it as this does.
+        Ok(Exit(status.exit_code.to_le_bytes()[0]))
+    }
+
+    /// The image's id; pulled when it is not here.
+    async fn image(&mut self, reference: &str) -> Result<String, Error> {
+        if let Some(id) = self.client.find_image(reference).await? {
+            return Ok(id);
+        }
+        eprintln!("pintle: pulling {reference}");
+        select! {
+            pulled = self.client.pull_image(reference) => Ok(pulled?),
+            _ = self.interrupts.more_than(0) => Err(Error::Interrupted),
+        }
+    }
+
+    fn pod_config(&self, network: Network) -> PodSandboxConfig {
+        let name = format!("run-{}", self.token);
+        let (network, hostname) = match network {
+            Network::Host => (NamespaceMode::Node, String::new()),
+            Network::Pod => (NamespaceMode::Pod, name.clone()),
+        };
+        let namespaces = NamespaceOption {
+            network: network.into(),
+            pid: NamespaceMode::Container.into(),
+            ..Default::default()
+        };
+        let security =
+            LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..Default::default() };
+        PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name,
+                uid: self.token.clone(),
+                namespace: "pintle-run".into(),
+                attempt: 0,
+            }),
+            hostname,
+            log_directory: self.folder.to_string_lossy().into_owned(),
+            linux: Some(LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    /// Copies output until the container has exited and its log is at its end.
+    async fn watch(&mut self, container: &str) -> Result<ContainerStatus, Error> {
+        let path = self.folder.join(LOG_NAME);
+        let log = File::open(&path).map_err(|source| Error::File { doing: "open log", path, source })?;
+        let mut log = Follow::new(log);
+        let (mut stopping, mut away_since) = (0, None);
+        loop {
+            // Asked before reading: the log of a container that has exited is complete.
+            let status = match self.client.status(container).await {
+                Ok(status) => Some(status),
+                Err(error) if error.is_away() => {
+                    let since = *away_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > DAEMON_AWAY_MAX {
+                        return Err(error.into());
+                    }
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            };
+            log.copy(&mut io::stdout().lock(), &mut io::stderr().lock())?;
+            if let Some(status) = status {
+                away_since = None;
+                if status.state == i32::from(ContainerState::ContainerExited) {
+                    return Ok(status);
+                }
+            }
+            select! {
+                () = sleep(POLL) => {}
+                count = self.interrupts.more_than(stopping) => {
+                    self.stop(container, if stopping == 0 { STOP_GRACE } else { Duration::ZERO });
+                    stopping = count;
+                }
+            }
+        }
+    }
+
+    /// Asks for a stop, and does not wait: output goes on until the exit.
+    fn stop(&self, container: &str, grace: Duration) {
+        let (mut client, container) = (self.client.clone(), container.to_owned());
+        task::spawn("stop", async move {
+            if let Err(error) = client.stop(&container, grace).await {
+                eprintln!("pintle: {}", chain(&error));
+            }
+        });
+    }
+
+    /// Takes away what was made, all of it even when a part fails.
+    async fn clean(&mut self) -> Result<(), Error> {
+        let removed = match self.pod.take() {
+            Some(pod) => self.client.remove_pod(&pod).await.map_err(Error::from),
+            None => Ok(()),
+        };
+        fs::remove_dir_all(&self.folder).map_err(|source| Error::File {
+            doing: "remove folder",
+            path: self.folder.clone(),
+            source,
+        })?;
+        removed
+    }
+}
+
+fn container_config(order: &Order, image: &str) -> ContainerConfig {
+    ContainerConfig {
+        metadata: Some(ContainerMetadata { name: "run".into(), attempt: 0 }),
+        image: Some(ImageSpec {
+            image: image.into(),
+            user_specified_image: order.image.clone(),
+            ..Default::default()
+        }),
+        args: order.command.clone(),
+        log_path: LOG_NAME.into(),
+        ..Default::default()
+    }
+}
+
+/// How often we were told to stop.
+struct Interrupts(watch::Receiver<u32>);
+
+impl Interrupts {
+    fn listen() -> io::Result<Self> {
+        let (sender, receiver) = watch::channel(0);
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        task::spawn("interrupts", async move {
+            loop {
+                select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+                sender.send_modify(|count| *count += 1);
+            }
+        });
+        Ok(Self(receiver))
+    }
+
+    fn none_yet(&self) -> Result<(), Error> {
+        if *self.0.borrow() == 0 { Ok(()) } else { Err(Error::Interrupted) }
+    }
+
+    /// Waits until it was more than `seen` times; how often it is then.
+    async fn more_than(&mut self, seen: u32) -> u32 {
+        match self.0.wait_for(|count| *count > seen).await {
+            Ok(count) => *count,
+            // The task that counts never ends before the process.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(command: &[&str]) -> Order {
+        let command = command.iter().map(ToString::to_string).collect();
+        Order { network: Network::Pod, image: "busybox".into(), command }
+    }
+
+    #[test]
+    fn a_command_replaces_the_images_arguments_and_keeps_its_entrypoint() {
+        let config = container_config(&order(&["ls", "/"]), "sha256:0");
+        assert_eq!(config.args, ["ls", "/"]);
+        assert_eq!(config.command, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn interrupts_are_counted_not_lost() {
+        let (sender, receiver) = watch::channel(0);
+        let mut interrupts = Interrupts(receiver);
+        assert!(interrupts.none_yet().is_ok());
+        sender.send_modify(|count| *count += 1);
+        sender.send_modify(|count| *count += 1);
+        assert!(matches!(interrupts.none_yet(), Err(Error::Interrupted)));
+        assert_eq!(interrupts.more_than(0).await, 2);
+        assert_eq!(interrupts.more_than(1).await, 2);
+    }
+}

@@ -1,0 +1,16 @@
+use super::{command::Place, exit::Exit};
+use crate::daemon::{Daemon, Error};
+
+/// `pintle serve`
+pub(super) fn serve(place: Place, log_level: Option<String>) -> Result<Exit, Exit> {
+    let loaded = place.load(log_level)?;
+    Daemon::run(loaded).map(|()| Exit::OK).map_err(|error| code(&error).because(&error))
+}
+
+fn code(error: &Error) -> Exit {
+    match error {
+        Error::Log(_) | Error::Rooms(_) => Exit::CONFIG,
+        Error::Roots(_) | Error::Socket(_) => Exit::TEMPORARY,
+        Error::Runtime(_) | Error::Cri(_) => Exit::SOFTWARE,
+    }
+}

@@ -1,0 +1,83 @@
+//! ImageService.
+
+use super::{code, parse, render, rpcs, wire};
+use crate::image::Images;
+use tonic::Status;
+
+/// Images, as the kubelet asks for them.
+#[derive(Clone, Debug)]
+pub(crate) struct ImageService {
+    images: Images,
+}
+
+rpcs! {
+    wire::image_service_server::ImageService, ImageService:
+    "ListImages" list_images(ListImagesRequest) -> ListImagesResponse;
+    "ImageStatus" image_status(ImageStatusRequest) -> ImageStatusResponse;
+    "PullImage" pull_image(PullImageRequest) -> PullImageResponse;
+    "RemoveImage" remove_image(RemoveImageRequest) -> RemoveImageResponse;
+    "ImageFsInfo" image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
+}
+
+impl ImageService {
+    pub(crate) fn new(images: Images) -> Self {
+        Self { images }
+    }
+
+    async fn list_images(
+        &self,
+        request: wire::ListImagesRequest,
+    ) -> Result<wire::ListImagesResponse, Status> {
+        let wanted = request.filter.and_then(|filter| filter.image).filter(|image| !image.image.is_empty());
+        let images = match wanted {
+            Some(image) => {
+                let reference = parse::reference(Some(image)).map_err(code::of)?;
+                self.images.find(&reference).iter().map(|image| render::image(image)).collect()
+            }
+            None => self.images.list().iter().map(|image| render::image(image)).collect(),
+        };
+        Ok(wire::ListImagesResponse { images })
+    }
+
+    /// An unknown image is an answer without one, not an error.
+    async fn image_status(
+        &self,
+        request: wire::ImageStatusRequest,
+    ) -> Result<wire::ImageStatusResponse, Status> {
+        let reference = parse::reference(request.image).map_err(code::of)?;
+        let Some(image) = self.images.find(&reference) else {
+            return Ok(wire::ImageStatusResponse::default());
+        };
+        let info = if request.verbose { render::image_info(&image) } else { Default::default() };
+        Ok(wire::ImageStatusResponse { image: Some(render::image(&image)), info })
+    }
+
+    async fn pull_image(&self, request: wire::PullImageRequest) -> Result<wire::PullImageResponse, Status> {
+        let reference = parse::reference(request.image).map_err(code::of)?;
+        let credentials = parse::credentials(request.auth).map_err(code::of)?;
+        let image = self.images.pull(&reference, credentials).await.map_err(code::of)?;
+        tracing::info!(%reference, image = %image.id, "image pulled");
+        Ok(wire::PullImageResponse { image_ref: image.id.to_string() })
+    }
+
+    async fn remove_image(
+        &self,
+        request: wire::RemoveImageRequest,
+    ) -> Result<wire::RemoveImageResponse, Status> {
+        let reference = parse::reference(request.image).map_err(code::of)?;
+        self.images.remove(&reference).await.map_err(code::of)?;
+        tracing::info!(%reference, "image removed");
+        Ok(wire::RemoveImageResponse {})
+    }
+
+    async fn image_fs_info(
+        &self,
+        _request: wire::ImageFsInfoRequest,
+    ) -> Result<wire::ImageFsInfoResponse, Status> {
+        let (images, writable) = self.images.usage();
+        Ok(wire::ImageFsInfoResponse {
+            image_filesystems: vec![render::fs_usage(&images)],
+            container_filesystems: vec![render::fs_usage(&writable)],
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! Image references and credentials. The grammar of a reference is the `image` room's.
+
+use super::{
+    At as _, Refusal, Why,
+    limits::{CREDENTIAL_BYTES_MAX, NAME_BYTES_MAX, REFERENCE_BYTES_MAX},
+    present,
+    text::{at_most, line, quote},
+};
+use crate::{cri::wire, image::Credentials};
+
+/// What to look an image up by.
+pub(crate) fn reference(image: Option<wire::ImageSpec>) -> Result<String, Refusal> {
+    let image = present("image", image)?.image;
+    check(&image).at("image.image")?;
+    Ok(image)
+}
+
+fn check(value: &str) -> Result<(), Why> {
+    if value.is_empty() {
+        return Err("is empty".into());
+    }
+    line(REFERENCE_BYTES_MAX, value)?;
+    if value.contains(char::is_whitespace) {
+        return Err(format!("{} has spaces", quote(value)).into());
+    }
+    Ok(())
+}
+
+/// Credentials that say nothing are none. No error repeats any part of a secret.
+pub(crate) fn credentials(auth: Option<wire::AuthConfig>) -> Result<Option<Credentials>, Refusal> {
+    let Some(auth) = auth else { return Ok(None) };
+    if auth == wire::AuthConfig::default() {
+        return Ok(None);
+    }
+    for (field, value) in [
+        ("username", &auth.username),
+        ("password", &auth.password),
+        ("auth", &auth.auth),
+        ("identity_token", &auth.identity_token),
+        ("registry_token", &auth.registry_token),
+    ] {
+        secret(value).at(format_args!("auth.{field}"))?;
+    }
+    line(REFERENCE_BYTES_MAX, &auth.server_address).at("auth.server_address")?;
+    Ok(Some(Credentials {
+        username: auth.username,
+        password: auth.password,
+        auth: auth.auth,
+        server_address: auth.server_address,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+    }))
+}
+
+/// Goes into an HTTP header, where a newline would begin another one.
+fn secret(value: &str) -> Result<(), Why> {
+    at_most(CREDENTIAL_BYTES_MAX, value)?;
+    if value.contains(char::is_control) { Err("has control characters".into()) } else { Ok(()) }
+}
+
+/// UpdateRuntimeConfig's only content; empty when it was not given.
+pub(crate) fn pod_cidr(config: Option<wire::RuntimeConfig>) -> Result<String, Refusal> {
+    let network = config.and_then(|config| config.network_config).unwrap_or_default();
+    line(NAME_BYTES_MAX, &network.pod_cidr).at("runtime_config.network_config.pod_cidr")?;
+    Ok(network.pod_cidr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(image: &str) -> Option<wire::ImageSpec> {
+        Some(wire::ImageSpec { image: image.into(), ..Default::default() })
+    }
+
+    #[test]
+    fn a_reference_is_one_word_of_bounded_length() {
+        let longest = "a".repeat(REFERENCE_BYTES_MAX);
+        for good in ["busybox", "sha256:00", "localhost:5000/a/b:c@sha256:00", &longest] {
+            assert_eq!(reference(spec(good)), Ok(good.into()));
+        }
+        for bad in ["", "a b", "a\n", "a\0", &format!("{longest}a")] {
+            assert_eq!(reference(spec(bad)).unwrap_err().field, "image.image");
+        }
+        assert_eq!(reference(None).unwrap_err().to_string(), "image is missing");
+    }
+
+    #[test]
+    fn empty_credentials_are_none_and_others_arrive_whole() {
+        assert!(credentials(None).unwrap().is_none());
+        assert!(credentials(Some(wire::AuthConfig::default())).unwrap().is_none());
+        let auth = wire::AuthConfig {
+            username: "u".into(),
+            password: "p".into(),
+            auth: "a".into(),
+            server_address: "s".into(),
+            identity_token: "i".into(),
+            registry_token: "r".into(),
+        };
+        let got = credentials(Some(auth)).unwrap().unwrap();
+        let fields = [
+            got.username,
+            got.password,
+            got.auth,
+            got.server_address,
+            got.identity_token,
+            got.registry_token,
+        ];
+        assert_eq!(fields, ["u", "p", "a", "s", "i", "r"]);
+    }
+
+    #[test]
+    fn a_bad_secret_is_refused_but_not_repeated() {
+        let newline = wire::AuthConfig { password: "hush\r\nX-Header: 1".into(), ..Default::default() };
+        let refusal = credentials(Some(newline)).err().unwrap();
+        assert_eq!(refusal.to_string(), "auth.password has control characters");
+        let long =
+            wire::AuthConfig { registry_token: "t".repeat(CREDENTIAL_BYTES_MAX + 1), ..Default::default() };
+        let refusal = credentials(Some(long)).err().unwrap();
+        assert_eq!(refusal.to_string(), "auth.registry_token has 65537 bytes, more than the 65536 allowed");
+    }
+}

@@ -1,0 +1,454 @@
+//! Namespaces, users, capabilities, profiles.
+
+use std::collections::BTreeSet;
+
+use super::{
+    At as _, Refusal, Under as _, Why, absent, id,
+    limits::*,
+    text::{absolute_path, count, known, line, no_way_up, quote},
+};
+use crate::{
+    cri::wire,
+    model::{
+        Capabilities, GroupsPolicy, IpcMode, NamespaceModes, NetworkMode, PidMode, SeccompChoice, Security,
+        UserChoice,
+    },
+};
+
+/// The highest user or group id; the one above it means "leave as it is" to the kernel.
+const USER_ID_MAX: u32 = u32::MAX - 1;
+
+/// capabilities(7), as of Linux 6.18.
+const CAPABILITIES: [&str; 41] = [
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
+/// The pod's own rights.
+#[expect(deprecated, reason = "seccomp_profile_path is still honoured")]
+pub(super) fn sandbox(wire: wire::LinuxSandboxSecurityContext) -> Result<Security, Refusal> {
+    absent("run_as_group", wire.run_as_group.is_some() && wire.run_as_user.is_none(), "needs run_as_user")?;
+    apparmor(wire.apparmor, "")?;
+    Ok(Security {
+        privileged: wire.privileged,
+        readonly_rootfs: wire.readonly_rootfs,
+        user: UserChoice {
+            uid: user_id(wire.run_as_user).at("run_as_user")?,
+            name: String::new(),
+            gid: user_id(wire.run_as_group).at("run_as_group")?,
+            supplemental_groups: groups(&wire.supplemental_groups).at("supplemental_groups")?,
+            groups_policy: policy(wire.supplemental_groups_policy).at("supplemental_groups_policy")?,
+        },
+        seccomp: seccomp(wire.seccomp, &wire.seccomp_profile_path, wire.privileged)?,
+        ..Security::default()
+    })
+}
+
+/// A container's rights.
+#[expect(deprecated, reason = "seccomp_profile_path and apparmor_profile are still honoured")]
+pub(super) fn container(wire: wire::LinuxContainerSecurityContext) -> Result<Security, Refusal> {
+    let names_user = wire.run_as_user.is_some() || !wire.run_as_username.is_empty();
+    absent(
+        "run_as_group",
+        wire.run_as_group.is_some() && !names_user,
+        "needs run_as_user or run_as_username",
+    )?;
+    apparmor(wire.apparmor, &wire.apparmor_profile)?;
+    Ok(Security {
+        privileged: wire.privileged,
+        readonly_rootfs: wire.readonly_rootfs,
+        no_new_privs: wire.no_new_privs,
+        user: UserChoice {
+            uid: user_id(wire.run_as_user).at("run_as_user")?,
+            name: user_name(wire.run_as_username).at("run_as_username")?,
+            gid: user_id(wire.run_as_group).at("run_as_group")?,
+            supplemental_groups: groups(&wire.supplemental_groups).at("supplemental_groups")?,
+            groups_policy: policy(wire.supplemental_groups_policy).at("supplemental_groups_policy")?,
+        },
+        capabilities: capabilities(wire.capabilities.unwrap_or_default()).under("capabilities")?,
+        seccomp: seccomp(wire.seccomp, &wire.seccomp_profile_path, wire.privileged)?,
+        masked_paths: Some(paths(wire.masked_paths).at("masked_paths")?),
+        readonly_paths: Some(paths(wire.readonly_paths).at("readonly_paths")?),
+    })
+}
+
+/// What holds where the caller gives no security context at all.
+pub(super) fn unsaid() -> Security {
+    Security { seccomp: SeccompChoice::Unconfined, ..Security::default() }
+}
+
+/// Who may name another container as the owner of its PID namespace.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Asker {
+    Pod,
+    Container,
+}
+
+pub(super) fn namespaces(
+    wire: Option<wire::NamespaceOption>,
+    asker: Asker,
+) -> Result<NamespaceModes, Refusal> {
+    use wire::NamespaceMode::{Container, Node, Pod, Target};
+    let Some(wire) = wire else { return Ok(NamespaceModes::default()) };
+    let only = |modes: &'static str| Why::from(modes);
+    if let Some(userns) = wire.userns_options {
+        match known(userns.mode).at("userns_options.mode")? {
+            Node => {}
+            Pod => Err(only("is POD, but user namespaces are not supported")).at("userns_options.mode")?,
+            Container | Target => Err(only("may only be POD or NODE")).at("userns_options.mode")?,
+        }
+    }
+    let network = match known(wire.network).at("network")? {
+        Pod => NetworkMode::Pod,
+        Node => NetworkMode::Node,
+        Container | Target => return Err(only("may only be POD or NODE")).at("network"),
+    };
+    let ipc = match known(wire.ipc).at("ipc")? {
+        Pod => IpcMode::Pod,
+        Node => IpcMode::Node,
+        Container | Target => return Err(only("may only be POD or NODE")).at("ipc"),
+    };
+    let pid = match (known(wire.pid).at("pid")?, asker) {
+        (Pod, _) => PidMode::Pod,
+        (Container, _) => PidMode::Container,
+        (Node, _) => PidMode::Node,
+        (Target, Asker::Container) => PidMode::Target(id("target_id", &wire.target_id)?),
+        (Target, Asker::Pod) => return Err(only("may be TARGET for a container only")).at("pid"),
+    };
+    Ok(NamespaceModes { network, pid, ipc })
+}
+
+fn user_id(wire: Option<wire::Int64Value>) -> Result<Option<u32>, Why> {
+    wire.map(|wire| one_id(wire.value)).transpose()
+}
+
+fn one_id(value: i64) -> Result<u32, Why> {
+    match u32::try_from(value) {
+        Ok(value) if value <= USER_ID_MAX => Ok(value),
+        _ => Err(format!("is {value}, not 0 to {USER_ID_MAX}").into()),
+    }
+}
+
+/// A name to look up in the image. One that is a number is checked as one, or it would wrap later.
+fn user_name(value: String) -> Result<String, Why> {
+    line(NAME_BYTES_MAX, &value)?;
+    if value.contains(|c: char| c.is_whitespace() || c == ':') {
+        return Err(format!("{} has a space or colon", quote(&value)).into());
+    }
+    let digits = value.strip_prefix(['+', '-']).unwrap_or(&value);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        let number = value.parse().ok().filter(|_| digits.len() == value.len());
+        one_id(number.unwrap_or(-1)).map_err(|_| format!("{} is no user id", quote(&value)))?;
+    }
+    Ok(value)
+}
+
+fn groups(values: &[i64]) -> Result<Vec<u32>, Why> {
+    count(GROUPS_MAX, values.len())?;
+    values.iter().map(|&value| one_id(value)).collect()
+}
+
+fn policy(value: i32) -> Result<GroupsPolicy, Why> {
+    Ok(match known(value)? {
+        wire::SupplementalGroupsPolicy::Merge => GroupsPolicy::Merge,
+        wire::SupplementalGroupsPolicy::Strict => GroupsPolicy::Strict,
+    })
+}
+
+fn capabilities(wire: wire::Capability) -> Result<Capabilities, Refusal> {
+    Ok(Capabilities {
+        add: capability_set(wire.add_capabilities).at("add_capabilities")?,
+        drop: capability_set(wire.drop_capabilities).at("drop_capabilities")?,
+        ambient: capability_set(wire.add_ambient_capabilities).at("add_ambient_capabilities")?,
+    })
+}
+
+fn capability_set(names: Vec<String>) -> Result<BTreeSet<String>, Why> {
+    count(CAPABILITIES_MAX, names.len())?;
+    let normal = |name: String| {
+        let upper = name.to_ascii_uppercase();
+        let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        if short == "ALL" || CAPABILITIES.contains(&short) {
+            return Ok(short.to_owned());
+        }
+        Err(Why::from(format!("has {}, which is no capability", quote(&name))))
+    };
+    names.into_iter().map(normal).collect()
+}
+
+fn paths(values: Vec<String>) -> Result<Vec<String>, Why> {
+    count(HIDDEN_PATHS_MAX, values.len())?;
+    values.into_iter().map(|value| absolute_path(value).and_then(no_way_up)).collect()
+}
+
+/// No profile at all is no filter, as with the peers and as critest wants it; the kubelet always sends one.
+fn seccomp(
+    profile: Option<wire::SecurityProfile>,
+    deprecated: &str,
+    privileged: bool,
+) -> Result<SeccompChoice, Refusal> {
+    use wire::security_profile::ProfileType;
+    let choice = match profile {
+        Some(profile) => match known(profile.profile_type).at("seccomp.profile_type")? {
+            ProfileType::RuntimeDefault => SeccompChoice::RuntimeDefault,
+            ProfileType::Unconfined => SeccompChoice::Unconfined,
+            ProfileType::Localhost => localhost(profile.localhost_ref).at("seccomp.localhost_ref")?,
+        },
+        None => deprecated_seccomp(deprecated).at("seccomp_profile_path")?,
+    };
+    Ok(if privileged { SeccompChoice::Unconfined } else { choice })
+}
+
+fn deprecated_seccomp(value: &str) -> Result<SeccompChoice, Why> {
+    match value {
+        "" | "unconfined" => Ok(SeccompChoice::Unconfined),
+        "runtime/default" | "docker/default" => Ok(SeccompChoice::RuntimeDefault),
+        _ => match value.strip_prefix("localhost/") {
+            Some(path) => localhost(path.to_owned()),
+            None => Err(format!("{} is no profile", quote(value)).into()),
+        },
+    }
+}
+
+/// An empty path must never mean "no filter".
+fn localhost(path: String) -> Result<SeccompChoice, Why> {
+    absolute_path(path).and_then(no_way_up).map(SeccompChoice::Localhost)
+}
+
+/// pintle loads no AppArmor profile, so it must not let anyone believe that one confines the container.
+fn apparmor(profile: Option<wire::SecurityProfile>, deprecated: &str) -> Result<(), Refusal> {
+    use wire::security_profile::ProfileType;
+    const UNSUPPORTED: &str = "asks for an AppArmor profile, which is not supported";
+    match profile {
+        Some(profile) => match known(profile.profile_type).at("apparmor.profile_type")? {
+            ProfileType::RuntimeDefault | ProfileType::Unconfined => Ok(()),
+            ProfileType::Localhost => Err(Why::from(UNSUPPORTED)).at("apparmor.profile_type"),
+        },
+        None => match deprecated {
+            "" | "runtime/default" | "unconfined" => Ok(()),
+            _ => Err(Why::from(UNSUPPORTED)).at("apparmor_profile"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::{NamespaceMode, security_profile::ProfileType};
+
+    use super::*;
+
+    fn context() -> wire::LinuxContainerSecurityContext {
+        wire::LinuxContainerSecurityContext::default()
+    }
+
+    fn id_of(value: i64) -> Option<wire::Int64Value> {
+        Some(wire::Int64Value { value })
+    }
+
+    fn profile(kind: ProfileType, path: &str) -> Option<wire::SecurityProfile> {
+        Some(wire::SecurityProfile { profile_type: kind.into(), localhost_ref: path.into() })
+    }
+
+    #[test]
+    fn everything_a_container_may_ask_for_arrives() {
+        let parsed = container(wire::LinuxContainerSecurityContext {
+            readonly_rootfs: true,
+            no_new_privs: true,
+            run_as_user: id_of(i64::from(USER_ID_MAX)),
+            run_as_group: id_of(0),
+            supplemental_groups: vec![3, 1],
+            supplemental_groups_policy: 1,
+            capabilities: Some(wire::Capability {
+                add_capabilities: vec!["CAP_NET_ADMIN".into(), "sys_time".into()],
+                drop_capabilities: vec!["ALL".into()],
+                add_ambient_capabilities: vec!["KILL".into()],
+            }),
+            seccomp: profile(ProfileType::RuntimeDefault, ""),
+            apparmor: profile(ProfileType::RuntimeDefault, ""),
+            masked_paths: vec!["/proc/kcore".into()],
+            ..context()
+        });
+        let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let expected = Security {
+            privileged: false,
+            readonly_rootfs: true,
+            no_new_privs: true,
+            user: UserChoice {
+                uid: Some(USER_ID_MAX),
+                name: String::new(),
+                gid: Some(0),
+                supplemental_groups: vec![3, 1],
+                groups_policy: GroupsPolicy::Strict,
+            },
+            capabilities: Capabilities {
+                add: set(&["NET_ADMIN", "SYS_TIME"]),
+                drop: set(&["ALL"]),
+                ambient: set(&["KILL"]),
+            },
+            seccomp: SeccompChoice::RuntimeDefault,
+            masked_paths: Some(vec!["/proc/kcore".into()]),
+            readonly_paths: Some(vec![]),
+        };
+        assert_eq!(parsed, Ok(expected));
+    }
+
+    #[test]
+    fn a_context_decides_hidden_paths_exactly_and_none_leaves_them_to_us() {
+        assert_eq!(container(context()).unwrap().masked_paths, Some(vec![]));
+        assert_eq!(unsaid().masked_paths, None);
+        assert_eq!(unsaid().seccomp, SeccompChoice::Unconfined);
+    }
+
+    #[test]
+    #[expect(deprecated, reason = "seccomp_profile_path is still honoured")]
+    fn seccomp_is_what_was_said_and_nothing_when_nothing_was() {
+        let path = "/var/lib/kubelet/seccomp/a.json";
+        let old = |value: &str| wire::LinuxContainerSecurityContext {
+            seccomp_profile_path: value.into(),
+            ..context()
+        };
+        let new = |kind, path| wire::LinuxContainerSecurityContext {
+            seccomp: profile(kind, path),
+            ..old("unconfined")
+        };
+        let privileged = |context| wire::LinuxContainerSecurityContext { privileged: true, ..context };
+        for (context, expected) in [
+            (context(), SeccompChoice::Unconfined),
+            (new(ProfileType::RuntimeDefault, ""), SeccompChoice::RuntimeDefault),
+            (new(ProfileType::Unconfined, ""), SeccompChoice::Unconfined),
+            (new(ProfileType::Localhost, path), SeccompChoice::Localhost(path.into())),
+            (old("runtime/default"), SeccompChoice::RuntimeDefault),
+            (old("docker/default"), SeccompChoice::RuntimeDefault),
+            (old("unconfined"), SeccompChoice::Unconfined),
+            (old(&format!("localhost/{path}")), SeccompChoice::Localhost(path.into())),
+            (privileged(new(ProfileType::Localhost, path)), SeccompChoice::Unconfined),
+            (privileged(new(ProfileType::RuntimeDefault, "")), SeccompChoice::Unconfined),
+        ] {
+            assert_eq!(container(context).unwrap().seccomp, expected);
+        }
+    }
+
+    #[test]
+    #[expect(deprecated, reason = "the deprecated fields are still honoured")]
+    fn what_cannot_be_done_or_makes_no_sense_is_refused_by_name() {
+        type Change = fn(&mut wire::LinuxContainerSecurityContext);
+        let bad: [(&str, Change); 24] = [
+            ("run_as_group", |c| c.run_as_group = id_of(1)),
+            ("run_as_user", |c| c.run_as_user = id_of(-1)),
+            ("run_as_user", |c| c.run_as_user = id_of(i64::from(u32::MAX))),
+            ("run_as_user", |c| c.run_as_user = id_of(1 << 32)),
+            ("run_as_user", |c| c.run_as_user = id_of(i64::MAX)),
+            ("run_as_username", |c| c.run_as_username = "4294967295".into()),
+            ("run_as_username", |c| c.run_as_username = "99999999999999999999999".into()),
+            ("run_as_username", |c| c.run_as_username = "+1".into()),
+            ("run_as_username", |c| c.run_as_username = "-1".into()),
+            ("run_as_username", |c| c.run_as_username = " 0".into()),
+            ("run_as_username", |c| c.run_as_username = "root\nx::0:0".into()),
+            ("run_as_username", |c| c.run_as_username = "1:2".into()),
+            ("supplemental_groups", |c| c.supplemental_groups = vec![1, -1]),
+            ("supplemental_groups", |c| c.supplemental_groups = vec![1; GROUPS_MAX + 1]),
+            ("supplemental_groups_policy", |c| c.supplemental_groups_policy = 2),
+            ("capabilities.add_capabilities", |c| {
+                c.capabilities =
+                    Some(wire::Capability { add_capabilities: vec!["FLY".into()], ..Default::default() });
+            }),
+            ("seccomp.profile_type", |c| {
+                c.seccomp = Some(wire::SecurityProfile { profile_type: 3, ..Default::default() })
+            }),
+            ("seccomp.localhost_ref", |c| c.seccomp = profile(ProfileType::Localhost, "")),
+            ("seccomp.localhost_ref", |c| c.seccomp = profile(ProfileType::Localhost, "a.json")),
+            ("seccomp.localhost_ref", |c| c.seccomp = profile(ProfileType::Localhost, "/a/../../b")),
+            ("seccomp_profile_path", |c| c.seccomp_profile_path = "localhost/".into()),
+            ("apparmor.profile_type", |c| c.apparmor = profile(ProfileType::Localhost, "p")),
+            ("apparmor_profile", |c| c.apparmor_profile = "localhost/p".into()),
+            ("masked_paths", |c| c.masked_paths = vec!["proc/kcore".into()]),
+        ];
+        for (field, change) in bad {
+            let mut context = context();
+            change(&mut context);
+            assert_eq!(container(context).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn a_group_needs_a_user_in_a_pod_too() {
+        let mut pod = wire::LinuxSandboxSecurityContext { run_as_group: id_of(1), ..Default::default() };
+        assert_eq!(sandbox(pod.clone()).unwrap_err().to_string(), "run_as_group needs run_as_user");
+        pod.run_as_user = id_of(2);
+        let user = sandbox(pod).unwrap().user;
+        assert_eq!((user.uid, user.gid), (Some(2), Some(1)));
+    }
+
+    #[test]
+    fn namespace_modes_are_what_they_may_be() {
+        let parse = |network: i32, pid: i32, ipc: i32, userns: Option<i32>, asker| {
+            let userns_options = userns.map(|mode| wire::UserNamespace { mode, ..Default::default() });
+            let wire = wire::NamespaceOption { network, pid, ipc, target_id: "abc".into(), userns_options };
+            namespaces(Some(wire), asker).map_err(|refusal| refusal.field)
+        };
+        let modes = |network, pid, ipc| Ok(NamespaceModes { network, pid, ipc });
+        let target = PidMode::Target("abc".into());
+        let cases = [
+            (parse(0, 0, 0, None, Asker::Pod), modes(NetworkMode::Pod, PidMode::Pod, IpcMode::Pod)),
+            (parse(2, 2, 2, Some(2), Asker::Pod), modes(NetworkMode::Node, PidMode::Node, IpcMode::Node)),
+            (parse(0, 1, 0, None, Asker::Pod), modes(NetworkMode::Pod, PidMode::Container, IpcMode::Pod)),
+            (parse(0, 3, 0, None, Asker::Container), modes(NetworkMode::Pod, target, IpcMode::Pod)),
+            (parse(0, 3, 0, None, Asker::Pod), Err("pid".into())),
+            (parse(1, 0, 0, None, Asker::Pod), Err("network".into())),
+            (parse(0, 0, 3, None, Asker::Pod), Err("ipc".into())),
+            (parse(9, 0, 0, None, Asker::Pod), Err("network".into())),
+            (parse(0, -1, 0, None, Asker::Pod), Err("pid".into())),
+        ];
+        for (parsed, expected) in cases {
+            assert_eq!(parsed, expected);
+        }
+        for mode in [NamespaceMode::Pod, NamespaceMode::Container, NamespaceMode::Target] {
+            let refused = parse(0, 0, 0, Some(mode.into()), Asker::Container);
+            assert_eq!(refused, Err("userns_options.mode".into()));
+        }
+        let unnamed = wire::NamespaceOption { pid: NamespaceMode::Target.into(), ..Default::default() };
+        assert_eq!(
+            namespaces(Some(unnamed), Asker::Container).unwrap_err().to_string(),
+            "target_id is empty"
+        );
+    }
+}

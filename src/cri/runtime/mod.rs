@@ -1,0 +1,43 @@
+//! RuntimeService. Each file holds the RPCs of one noun, under their own names.
+
+mod container;
+mod exec;
+mod pod;
+mod status;
+
+use super::{Node, rpcs, wire};
+use crate::pod::Pods;
+
+/// Pods and containers, as the kubelet asks for them.
+#[derive(Clone, Debug)]
+pub(crate) struct RuntimeService {
+    pods: Pods,
+    node: Node,
+}
+
+impl RuntimeService {
+    pub(crate) fn new(pods: Pods, node: Node) -> Self {
+        Self { pods, node }
+    }
+}
+
+rpcs! {
+    wire::runtime_service_server::RuntimeService, RuntimeService:
+    "Version" version(VersionRequest) -> VersionResponse;
+    "RunPodSandbox" run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
+    "StopPodSandbox" stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
+    "RemovePodSandbox" remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse;
+    "PodSandboxStatus" pod_sandbox_status(PodSandboxStatusRequest) -> PodSandboxStatusResponse;
+    "ListPodSandbox" list_pod_sandbox(ListPodSandboxRequest) -> ListPodSandboxResponse;
+    "CreateContainer" create_container(CreateContainerRequest) -> CreateContainerResponse;
+    "StartContainer" start_container(StartContainerRequest) -> StartContainerResponse;
+    "StopContainer" stop_container(StopContainerRequest) -> StopContainerResponse;
+    "RemoveContainer" remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
+    "ListContainers" list_containers(ListContainersRequest) -> ListContainersResponse;
+    "ContainerStatus" container_status(ContainerStatusRequest) -> ContainerStatusResponse;
+    "ReopenContainerLog" reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    "UpdateRuntimeConfig" update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
+    "Status" status(StatusRequest) -> StatusResponse;
+    "RuntimeConfig" runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
+}

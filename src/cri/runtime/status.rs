@@ -1,0 +1,175 @@
+use std::collections::HashMap;
+
+use serde_json::json;
+use tonic::Status;
+
+use super::RuntimeService;
+use crate::{
+    cgroup::Driver,
+    cri::{Node, code, parse, wire},
+    network,
+    pod::View,
+};
+
+/// Version of the kubelet's API to runtimes, unchanged since its beginning.
+const KUBELET_API_VERSION: &str = "0.1.0";
+const RUNTIME_NAME: &str = "pintle";
+/// The package that api.proto declares, without "runtime.".
+const RUNTIME_API_VERSION: &str = "v1";
+
+impl RuntimeService {
+    pub(super) async fn version(
+        &self,
+        _request: wire::VersionRequest,
+    ) -> Result<wire::VersionResponse, Status> {
+        Ok(version(&self.node))
+    }
+
+    pub(super) async fn status(&self, request: wire::StatusRequest) -> Result<wire::StatusResponse, Status> {
+        let network = self.pods.network_ready();
+        let info = if request.verbose { info(&self.node, &self.pods.view()) } else { HashMap::new() };
+        Ok(status(network, info))
+    }
+
+    pub(super) async fn runtime_config(
+        &self,
+        _request: wire::RuntimeConfigRequest,
+    ) -> Result<wire::RuntimeConfigResponse, Status> {
+        Ok(runtime_config(&self.node))
+    }
+
+    /// The pod range is only noted: addresses come from the network's own configuration.
+    pub(super) async fn update_runtime_config(
+        &self,
+        request: wire::UpdateRuntimeConfigRequest,
+    ) -> Result<wire::UpdateRuntimeConfigResponse, Status> {
+        let pod_cidr = parse::pod_cidr(request.runtime_config).map_err(code::of)?;
+        tracing::info!(pod_cidr, "kubelet told its pod address range");
+        Ok(wire::UpdateRuntimeConfigResponse {})
+    }
+}
+
+fn version(node: &Node) -> wire::VersionResponse {
+    wire::VersionResponse {
+        version: KUBELET_API_VERSION.into(),
+        runtime_name: RUNTIME_NAME.into(),
+        runtime_version: node.runtime_version.clone(),
+        runtime_api_version: RUNTIME_API_VERSION.into(),
+    }
+}
+
+fn status(network: Result<(), network::Error>, info: HashMap<String, String>) -> wire::StatusResponse {
+    let runtime = condition("RuntimeReady", None);
+    let network = condition("NetworkReady", network.err());
+    wire::StatusResponse {
+        status: Some(wire::RuntimeStatus { conditions: vec![runtime, network] }),
+        info,
+        // The default handler, which goes by the empty name.
+        runtime_handlers: vec![wire::RuntimeHandler {
+            name: String::new(),
+            features: Some(wire::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: true,
+                user_namespaces: false,
+            }),
+        }],
+        features: Some(wire::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+            mount_options: false,
+        }),
+    }
+}
+
+fn condition(name: &str, fault: Option<network::Error>) -> wire::RuntimeCondition {
+    wire::RuntimeCondition {
+        r#type: name.into(),
+        status: fault.is_none(),
+        // The word that the kubelet's own messages use for this state.
+        reason: if fault.is_some() { "NetworkPluginNotReady".into() } else { String::new() },
+        message: fault.map(|error| code::chain(&error)).unwrap_or_default(),
+    }
+}
+
+fn runtime_config(node: &Node) -> wire::RuntimeConfigResponse {
+    let cgroup_driver = match node.cgroup_driver {
+        Driver::Cgroupfs => wire::CgroupDriver::Cgroupfs,
+        Driver::Systemd => wire::CgroupDriver::Systemd,
+    };
+    let linux = wire::LinuxRuntimeConfiguration { cgroup_driver: cgroup_driver.into() };
+    wire::RuntimeConfigResponse { linux: Some(linux) }
+}
+
+fn info(node: &Node, view: &View) -> HashMap<String, String> {
+    let info = json!({
+        "version": node.runtime_version,
+        "cgroupDriver": node.cgroup_driver,
+        "pods": view.pods.len(),
+        "containers": view.pods.iter().map(|pod| pod.containers.len()).sum::<usize>(),
+    });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cri::render::tests::pod;
+
+    fn node(cgroup_driver: Driver) -> Node {
+        Node { runtime_version: "1.2.3".into(), cgroup_driver }
+    }
+
+    #[test]
+    fn no_version_is_empty() {
+        let expected = wire::VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "pintle".into(),
+            runtime_version: "1.2.3".into(),
+            runtime_api_version: "v1".into(),
+        };
+        assert_eq!(version(&node(Driver::Systemd)), expected);
+    }
+
+    #[test]
+    fn a_missing_network_is_told_with_its_reason() {
+        let conditions = |network| status(network, HashMap::new()).status.unwrap().conditions;
+        let ready =
+            wire::RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..Default::default() };
+        let network =
+            wire::RuntimeCondition { r#type: "NetworkReady".into(), status: true, ..Default::default() };
+        assert_eq!(conditions(Ok(())), [ready.clone(), network.clone()]);
+        let missing = wire::RuntimeCondition {
+            status: false,
+            reason: "NetworkPluginNotReady".into(),
+            message: "no network is configured: the built-in bridge is switched off (network.enabled)".into(),
+            ..network
+        };
+        assert_eq!(conditions(Err(network::Error::NotConfigured)), [ready, missing]);
+    }
+
+    #[test]
+    fn the_default_handler_is_listed_with_what_the_door_lets_in() {
+        let status = status(Ok(()), HashMap::new());
+        let features =
+            Some(wire::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false });
+        assert_eq!(status.runtime_handlers, [wire::RuntimeHandler { name: String::new(), features }]);
+        let features = wire::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() };
+        assert_eq!(status.features, Some(features));
+    }
+
+    #[test]
+    fn the_cgroup_driver_is_said_aloud_because_zero_means_systemd() {
+        let driver = |driver| runtime_config(&node(driver)).linux.unwrap().cgroup_driver;
+        assert_eq!((driver(Driver::Systemd), driver(Driver::Cgroupfs)), (0, 1));
+    }
+
+    #[test]
+    fn verbose_status_counts() {
+        let view = View { pods: vec![Arc::new(pod())] };
+        let info: serde_json::Value =
+            serde_json::from_str(&info(&node(Driver::Cgroupfs), &view)["info"]).unwrap();
+        let expected = json!({"version": "1.2.3", "cgroupDriver": "Cgroupfs", "pods": 1, "containers": 1});
+        assert_eq!(info, expected);
+    }
+}

@@ -1,0 +1,150 @@
+use std::{io, pin::pin, time::Duration};
+
+use sd_notify::NotifyState;
+use tokio::{
+    runtime::{self, Runtime},
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+    time::{interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    process,
+    roots::{self, Roots},
+    socket, wire,
+};
+use crate::{
+    config::{Config, Loaded},
+    cri,
+    telemetry::{log, task},
+};
+
+/// Requests that are still at work when the daemon is told to stop get this long. The work itself goes on in
+/// the supervisors; what is lost after it is only a reply, and the client's retry joins what was done.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// The daemon; there is one in a process.
+#[derive(Debug)]
+pub struct Daemon {
+    config: Config,
+    /// Dropped last: the next daemon may start.
+    _roots: Roots,
+}
+
+/// Why the daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("set up logging")]
+    Log(#[from] log::Error),
+    #[error("use the folders of pintle")]
+    Roots(#[from] roots::Error),
+    #[error("start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("start")]
+    Rooms(#[from] wire::Error),
+    #[error("serve the CRI")]
+    Socket(#[from] socket::Error),
+    #[error("serve the CRI")]
+    Cri(#[source] cri::ServeError),
+}
+
+impl Daemon {
+    /// Serves until SIGTERM or SIGINT. Pods go on running.
+    pub fn run(loaded: Loaded) -> Result<(), Error> {
+        log::init(&loaded.config.log)?;
+        task::log_panics();
+        process::prepare();
+        let Loaded { config, files } = loaded;
+        info!(version = env!("CARGO_PKG_VERSION"), ?files, root = %config.root.display(), "starting");
+        let roots = Roots::open(&config.root, &config.state)?;
+        crate::failpoint!("daemon.roots-locked");
+        let daemon = Self { config, _roots: roots };
+        let runtime = runtime()?;
+        let result = runtime.block_on(daemon.serve());
+        // What did not drain in time is not waited for again.
+        runtime.shutdown_background();
+        result
+    }
+
+    async fn serve(&self) -> Result<(), Error> {
+        let mut signals = Signals::listen()?;
+        let rooms = select! {
+            rooms = wire::build(&self.config) => rooms?,
+            name = signals.next() => {
+                info!(signal = name, "stopped while starting");
+                return Ok(());
+            }
+        };
+        let listen = self.config.listen();
+        let (listener, _file) = socket::bind(listen.path())?;
+        crate::failpoint!("daemon.socket-bound");
+        let stop = CancellationToken::new();
+        let image = cri::ImageService::new(rooms.pods.images().clone());
+        let runtime = cri::RuntimeService::new(rooms.pods, rooms.node);
+        let mut serving = pin!(cri::serve(listener, runtime, image, stop.clone().cancelled_owned()));
+        tell(&[NotifyState::Ready]);
+        keep_watchdog();
+        info!(%listen, "ready");
+
+        select! {
+            ended = &mut serving => return ended.map_err(Error::Cri),
+            name = signals.next() => info!(signal = name, "stopping, pods go on"),
+        }
+        tell(&[NotifyState::Stopping]);
+        stop.cancel();
+        select! {
+            drained = timeout(DRAIN_MAX, &mut serving) => match drained {
+                Ok(ended) => ended.map_err(Error::Cri)?,
+                Err(_) => warn!(waited = ?DRAIN_MAX, "requests are still at work, leaving them"),
+            },
+            name = signals.next() => warn!(signal = name, "told to stop twice, leaving requests at work"),
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+fn runtime() -> Result<Runtime, Error> {
+    runtime::Builder::new_multi_thread().thread_name("pintle").enable_all().build().map_err(Error::Runtime)
+}
+
+/// The two signals that mean "stop".
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(Error::Runtime);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Tells systemd, if it started us.
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "cannot tell systemd");
+    }
+}
+
+/// Says "alive" twice in the time that systemd allows (`WatchdogSec=`). Proves that the runtime turns, no more.
+fn keep_watchdog() {
+    let Some(allowed) = sd_notify::watchdog_enabled().filter(|allowed| !allowed.is_zero()) else { return };
+    task::spawn("watchdog", async move {
+        let mut beat = interval(allowed / 2);
+        loop {
+            beat.tick().await;
+            tell(&[NotifyState::Watchdog]);
+        }
+    });
+}

@@ -1,0 +1,64 @@
+use std::{fs, io};
+
+use tracing::info;
+
+use crate::{
+    cgroup,
+    config::Config,
+    cri,
+    image::{self, Images},
+    network::{self, Network},
+    pod::{self, Pods},
+    supervisor::Zygote,
+};
+
+/// Tells one boot of the machine from another (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Which room could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("set up cgroups")]
+    Cgroup(#[source] cgroup::Error),
+    #[error("open the images")]
+    Image(#[source] image::Error),
+    #[error("open the network")]
+    Network(#[source] network::Error),
+    #[error("start the zygote")]
+    Zygote(#[source] io::Error),
+    #[error("read {BOOT_ID}")]
+    BootId(#[source] io::Error),
+    #[error("recover the pods")]
+    Pod(#[source] pod::Error),
+}
+
+/// What the services are made of.
+pub(super) struct Rooms {
+    pub(super) pods: Pods,
+    pub(super) node: cri::Node,
+}
+
+/// Builds every room, each from its own part of the configuration. When this returns, what an earlier daemon
+/// left is known again.
+pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
+    let cgroups = cgroup::Manager::detect(&config.cgroup).map_err(Error::Cgroup)?;
+    let cgroup_driver = cgroups.driver();
+    info!(driver = ?cgroup_driver, "cgroups");
+    let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
+    let network = Network::open(&config.network, &config.root.join("network")).map_err(Error::Network)?;
+    let zygote = Zygote::start().await.map_err(Error::Zygote)?;
+    let boot_id = fs::read_to_string(BOOT_ID).map_err(Error::BootId)?.trim().to_owned();
+    let deps = pod::Deps {
+        zygote,
+        cgroups,
+        network,
+        images,
+        state_dir: config.state.clone(),
+        root_dir: config.root.clone(),
+        boot_id,
+        config: config.pod.clone(),
+    };
+    let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
+    let node = cri::Node { runtime_version: env!("CARGO_PKG_VERSION").into(), cgroup_driver };
+    Ok(Rooms { pods, node })
+}

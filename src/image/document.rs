@@ -1,0 +1,440 @@
+//! The JSON documents of an image, read strictly: OCI image spec and Docker's schema 2, which say the same
+//! with other media types.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+
+use super::Error;
+use crate::model::{Digest, ImageConfig};
+
+/// Largest manifest or index; bytes. What registries themselves accept.
+pub(super) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Largest image config; bytes. It holds the history and labels, so it may be larger than a manifest.
+pub(super) const CONFIG_BYTES_MAX: u64 = 8 << 20;
+/// Most layers of an image. Overlayfs takes 500; registries and builders stop at 127.
+pub(super) const LAYERS_MAX: usize = 128;
+/// Most manifests in an index.
+const INDEX_ENTRIES_MAX: usize = 1000;
+/// An index may point at an index, and no deeper.
+pub(super) const INDEX_DEPTH_MAX: usize = 2;
+/// Most environment variables, arguments or labels of a config: what one process could be given.
+const CONFIG_ENTRIES_MAX: usize = 10_000;
+
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// What we ask a registry for.
+pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.docker.distribution.manifest.v2+json";
+
+/// A blob: what it must hash to, and its exact size in bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Blob {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
+/// A manifest or an index, told apart by what it says it is, or by what it has.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Document {
+    Manifest(Manifest),
+    Index(Vec<IndexEntry>),
+}
+
+/// One image: its config and its layers, bottom first.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Manifest {
+    pub(super) config: Blob,
+    pub(super) layers: Vec<Blob>,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct IndexEntry {
+    pub(super) blob: Blob,
+    platform: Option<Platform>,
+}
+
+/// An operating system and a processor (OCI image spec, image index, `platform`).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub(super) struct Platform {
+    os: String,
+    architecture: String,
+    variant: String,
+}
+
+/// The parts of an image config that we use.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Config {
+    pub(super) process: ImageConfig,
+    /// Digests of the layers' tars, bottom first.
+    pub(super) diff_ids: Vec<Digest>,
+}
+
+/// The digest of bytes that are already in memory.
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::from_bytes(Sha256::digest(bytes).into())
+}
+
+impl Document {
+    /// # Errors
+    /// [`Error::BadDocument`] for what is no manifest, [`Error::Unsupported`] for what is no image.
+    pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Self, Error> {
+        let wire: wire::Document = read("manifest", name, bytes)?;
+        let unsupported = |why: String| Error::Unsupported { name: name.into(), why };
+        if wire.schema_version != 2 {
+            return Err(unsupported(format!(
+                "manifests of schema version {} are not supported",
+                wire.schema_version
+            )));
+        }
+        match wire.media_type.as_deref() {
+            None | Some(OCI_INDEX | DOCKER_INDEX | OCI_MANIFEST | DOCKER_MANIFEST) => {}
+            Some(other) => return Err(unsupported(format!("media type {other:?} is not supported"))),
+        }
+        let says_index = matches!(wire.media_type.as_deref(), Some(OCI_INDEX | DOCKER_INDEX));
+        match (wire.manifests, wire.config, wire.layers) {
+            (Some(manifests), None, None) if says_index || wire.media_type.is_none() => {
+                index(name, manifests)
+            }
+            (None, Some(config), Some(layers)) if !says_index => {
+                manifest(name, wire.artifact_type.as_deref(), &config, &layers)
+            }
+            // One reader must not see an index where another sees an image.
+            _ => Err(Error::document("manifest", name, "it is neither a manifest nor an index")),
+        }
+    }
+}
+
+fn index(name: &str, manifests: Vec<wire::Descriptor>) -> Result<Document, Error> {
+    if manifests.len() > INDEX_ENTRIES_MAX {
+        return Err(Error::Limit {
+            what: "number of manifests in an index",
+            limit: INDEX_ENTRIES_MAX as u64,
+        });
+    }
+    let entry = |wire: wire::Descriptor| {
+        let known = matches!(
+            wire.media_type.as_str(),
+            "" | OCI_INDEX | DOCKER_INDEX | OCI_MANIFEST | DOCKER_MANIFEST
+        );
+        let blob = blob("manifest", name, &wire)?;
+        Ok(known.then_some(IndexEntry { blob, platform: wire.platform }))
+    };
+    Ok(Document::Index(
+        manifests.into_iter().filter_map(|wire| entry(wire).transpose()).collect::<Result<_, _>>()?,
+    ))
+}
+
+fn manifest(
+    name: &str,
+    artifact_type: Option<&str>,
+    config: &wire::Descriptor,
+    layers: &[wire::Descriptor],
+) -> Result<Document, Error> {
+    let unsupported = |why: String| Error::Unsupported { name: name.into(), why };
+    if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+        let what = artifact_type.unwrap_or(&config.media_type);
+        return Err(unsupported(format!("it is an artifact of type {what:?}, not a container image")));
+    }
+    if layers.len() > LAYERS_MAX {
+        return Err(Error::Limit { what: "number of layers", limit: LAYERS_MAX as u64 });
+    }
+    for layer in layers {
+        // Compression is told by the first bytes; the type says only whether it is a layer at all. Addresses
+        // of foreign layers (`urls`) are never followed: they would name any host on our behalf.
+        let known = layer.media_type.starts_with("application/vnd.oci.image.layer.")
+            || layer.media_type.starts_with("application/vnd.docker.image.rootfs.diff.tar");
+        if !known || layer.media_type.ends_with("+encrypted") {
+            return Err(unsupported(format!("layers of type {:?} are not supported", layer.media_type)));
+        }
+    }
+    let layers = layers.iter().map(|layer| blob("manifest", name, layer)).collect::<Result<_, _>>()?;
+    Ok(Document::Manifest(Manifest { config: blob("manifest", name, config)?, layers }))
+}
+
+/// The entry for this machine: the best variant of its architecture, the first among equals. Entries
+/// without a platform are taken only when no other fits.
+pub(super) fn choose<'a>(
+    name: &str,
+    index: &'a [IndexEntry],
+    host: &Platform,
+) -> Result<&'a IndexEntry, Error> {
+    let rank = |entry: &IndexEntry| entry.platform.as_ref().map_or(Some(usize::MAX), |has| host.rank(has));
+    index
+        .iter()
+        .filter_map(|entry| Some((rank(entry)?, entry)))
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, e)| e)
+        .ok_or_else(|| Error::NoPlatform { name: name.into(), platform: host.to_string() })
+}
+
+impl Platform {
+    /// This machine, in the spec's words.
+    pub(super) fn host() -> Self {
+        let (architecture, variant) = match std::env::consts::ARCH {
+            "x86_64" => ("amd64", ""),
+            "aarch64" => ("arm64", "v8"),
+            "arm" => ("arm", "v7"),
+            "x86" => ("386", ""),
+            "powerpc64" => ("ppc64le", ""),
+            other => (other, ""),
+        };
+        Self { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
+    }
+
+    /// How well `image` runs here; less is better, `None` is not at all.
+    fn rank(&self, image: &Self) -> Option<usize> {
+        if self.os != image.os || self.architecture != image.architecture {
+            return None;
+        }
+        let variants: &[&str] = match (self.architecture.as_str(), self.variant.as_str()) {
+            ("arm64", _) => &["v8", ""],
+            ("arm", "v7") => &["v7", "v6", "v5", ""],
+            // A variant of amd64 asks for a newer processor than we can promise.
+            _ => &["", "v1"],
+        };
+        variants.iter().position(|variant| *variant == image.variant)
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// [`Error::BadDocument`], and [`Error::Limit`] for lists that no process could be given.
+    pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Self, Error> {
+        let wire: wire::Config = read("image config", name, bytes)?;
+        let Some(rootfs) = wire.rootfs else {
+            return Err(Error::document("image config", name, "it has no rootfs"));
+        };
+        if rootfs.diff_ids.len() > LAYERS_MAX {
+            return Err(Error::Limit { what: "number of layers", limit: LAYERS_MAX as u64 });
+        }
+        let diff_ids = rootfs.diff_ids.iter().map(|text| digest("image config", name, text));
+        let diff_ids = diff_ids.collect::<Result<_, _>>()?;
+        let process = wire.config.unwrap_or_default();
+        let process = ImageConfig {
+            user: process.user.unwrap_or_default(),
+            env: process.env.unwrap_or_default(),
+            entrypoint: process.entrypoint.unwrap_or_default(),
+            cmd: process.cmd.unwrap_or_default(),
+            working_dir: process.working_dir.unwrap_or_default(),
+            stop_signal: process.stop_signal.unwrap_or_default(),
+            labels: process.labels.unwrap_or_default(),
+        };
+        let longest = [process.env.len(), process.entrypoint.len(), process.cmd.len(), process.labels.len()];
+        if longest.into_iter().any(|entries| entries > CONFIG_ENTRIES_MAX) {
+            return Err(Error::Limit {
+                what: "number of entries in an image config",
+                limit: CONFIG_ENTRIES_MAX as u64,
+            });
+        }
+        Ok(Self { process, diff_ids })
+    }
+}
+
+/// Reads JSON. serde_json stops at 128 levels by itself; sizes are limited where the bytes come from.
+pub(super) fn read<T: DeserializeOwned>(what: &'static str, name: &str, bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|error| Error::document(what, name, error))
+}
+
+pub(super) fn digest(what: &'static str, name: &str, text: &str) -> Result<Digest, Error> {
+    Digest::parse(text).map_err(|_| {
+        let shown: String = text.chars().take(80).collect();
+        Error::document(what, name, format!("{shown:?} is not sha256:<64 hex digits>"))
+    })
+}
+
+fn blob(what: &'static str, name: &str, wire: &wire::Descriptor) -> Result<Blob, Error> {
+    Ok(Blob { digest: digest(what, name, &wire.digest)?, size: wire.size })
+}
+
+/// The documents as they are written. Lists and texts may be `null` in Docker's.
+pub(super) mod wire {
+    use super::{BTreeMap, Deserialize, Platform};
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    pub(in crate::image) struct Document {
+        #[serde(default)]
+        pub(super) schema_version: u64,
+        pub(super) media_type: Option<String>,
+        pub(super) artifact_type: Option<String>,
+        pub(super) manifests: Option<Vec<Descriptor>>,
+        pub(super) config: Option<Descriptor>,
+        pub(super) layers: Option<Vec<Descriptor>>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    pub(in crate::image) struct Descriptor {
+        #[serde(default)]
+        pub(in crate::image) media_type: String,
+        pub(in crate::image) digest: String,
+        pub(in crate::image) size: u64,
+        pub(super) platform: Option<Platform>,
+        #[serde(default)]
+        pub(in crate::image) annotations: Option<BTreeMap<String, String>>,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Config {
+        pub(super) config: Option<Process>,
+        pub(super) rootfs: Option<Rootfs>,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Rootfs {
+        pub(super) diff_ids: Vec<String>,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "PascalCase", default)]
+    pub(super) struct Process {
+        pub(super) user: Option<String>,
+        pub(super) env: Option<Vec<String>>,
+        pub(super) entrypoint: Option<Vec<String>>,
+        pub(super) cmd: Option<Vec<String>>,
+        pub(super) working_dir: Option<String>,
+        pub(super) stop_signal: Option<String>,
+        pub(super) labels: Option<BTreeMap<String, String>>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn manifest_text(config_type: &str, layer_type: &str, digest: &str) -> String {
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}",
+            "config":{{"mediaType":"{config_type}","digest":"sha256:{HEX}","size":2}},
+            "layers":[{{"mediaType":"{layer_type}","digest":"{digest}","size":3}}]}}"#
+        )
+    }
+
+    #[track_caller]
+    fn refuse(text: &str, words: &str) {
+        let error = Document::parse("test", text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_is_its_config_and_layers() {
+        let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let digest = Digest::parse(&format!("sha256:{HEX}")).unwrap();
+        let text = manifest_text(OCI_CONFIG, layer, &format!("sha256:{HEX}"));
+        assert_eq!(
+            Document::parse("test", text.as_bytes()).unwrap(),
+            Document::Manifest(Manifest {
+                config: Blob { digest: digest.clone(), size: 2 },
+                layers: vec![Blob { digest, size: 3 }],
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_in_words() {
+        let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let good = format!("sha256:{HEX}");
+        refuse(&manifest_text("application/vnd.cncf.helm.config.v1+json", layer, &good), "artifact");
+        refuse(&manifest_text(OCI_CONFIG, "text/plain", &good), "text/plain");
+        refuse(&manifest_text(OCI_CONFIG, &format!("{layer}+encrypted"), &good), "encrypted");
+        let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+        refuse(&manifest_text(OCI_CONFIG, foreign, &good), "foreign");
+        refuse(r#"{"schemaVersion":1,"fsLayers":[]}"#, "schema version 1");
+        refuse(r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#, "neither");
+        refuse(&format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","manifests":[]}}"#), "neither");
+        refuse("[]", "manifest");
+        refuse(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), "manifest");
+    }
+
+    #[test]
+    fn a_digest_is_64_hex_digits_wherever_it_stands() {
+        let layer = "application/vnd.oci.image.layer.v1.tar";
+        for bad in ["", ":", "sha256:", "sha256:../../x", "sha256:ABC", "sha512:00", &"a".repeat(1 << 20)] {
+            refuse(&manifest_text(OCI_CONFIG, layer, bad), "64 hex digits");
+        }
+        let config = r#"{"rootfs":{"type":"layers","diff_ids":["sha256:../../etc"]}}"#;
+        assert!(matches!(Config::parse("test", config.as_bytes()), Err(Error::BadDocument { .. })));
+    }
+
+    #[test]
+    fn lists_have_limits() {
+        let layer = format!(
+            r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:{HEX}","size":1}}"#
+        );
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"{OCI_CONFIG}","digest":"sha256:{HEX}","size":2}},"layers":[{}]}}"#,
+            vec![layer.as_str(); LAYERS_MAX + 1].join(",")
+        );
+        refuse(&text, "number of layers");
+        let entry = format!(r#"{{"digest":"sha256:{HEX}","size":1}}"#);
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+            vec![entry.as_str(); INDEX_ENTRIES_MAX + 1].join(",")
+        );
+        refuse(&text, "number of manifests");
+        let env = vec![r#""A=1""#; CONFIG_ENTRIES_MAX + 1].join(",");
+        let config = format!(r#"{{"config":{{"Env":[{env}]}},"rootfs":{{"diff_ids":[]}}}}"#);
+        assert!(matches!(Config::parse("test", config.as_bytes()), Err(Error::Limit { .. })));
+    }
+
+    #[test]
+    fn a_config_with_nulls_is_an_empty_one_and_wrong_types_are_errors() {
+        let text = r#"{"config":{"User":"1000:1000","Env":null,"Cmd":["sh"],"Entrypoint":null,"Labels":null},
+            "rootfs":{"type":"layers","diff_ids":[]},"history":[{"created_by":"x"}]}"#;
+        let config = Config::parse("test", text.as_bytes()).unwrap();
+        let expected =
+            ImageConfig { user: "1000:1000".into(), cmd: vec!["sh".into()], ..ImageConfig::default() };
+        assert_eq!(config, Config { process: expected, diff_ids: vec![] });
+        for bad in
+            [r#"{"config":{"User":0},"rootfs":{"diff_ids":[]}}"#, r#"{"config":{"Cmd":"sh"}}"#, "{}", "null"]
+        {
+            assert!(matches!(Config::parse("test", bad.as_bytes()), Err(Error::BadDocument { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_platform_of_the_host_is_chosen() {
+        let platform = |architecture: &str, variant: &str| Platform {
+            os: "linux".into(),
+            architecture: architecture.into(),
+            variant: variant.into(),
+        };
+        let entry = |size, platform| IndexEntry {
+            blob: Blob { digest: Digest::parse(&format!("sha256:{HEX}")).unwrap(), size },
+            platform,
+        };
+        let index = [
+            entry(0, None),
+            entry(1, Some(platform("amd64", "v3"))),
+            entry(2, Some(platform("arm", "v6"))),
+            entry(3, Some(platform("amd64", ""))),
+            entry(4, Some(platform("arm", "v7"))),
+            entry(5, Some(Platform { os: "windows".into(), ..platform("amd64", "") })),
+        ];
+        let chosen = |host: &Platform| choose("test", &index, host).unwrap().blob.size;
+        assert_eq!(chosen(&platform("amd64", "")), 3);
+        assert_eq!(chosen(&platform("arm", "v7")), 4);
+        assert_eq!(chosen(&platform("s390x", "")), 0);
+        let error = choose("test", &index[1..], &platform("s390x", "")).unwrap_err();
+        assert_eq!(error.to_string(), "test has no image for linux/s390x");
+    }
+}

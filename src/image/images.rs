@@ -1,0 +1,151 @@
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tracing::error;
+
+use super::{
+    Config, Credentials, Error,
+    load::{self, Progress},
+    local::{Local, blocking},
+    pull::Pulls,
+};
+use crate::model::{Digest, ImageConfig, RootfsLayers, UnixNanos};
+
+/// A local image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Digest of the image config: CRI `Image.id`.
+    pub id: Digest,
+    /// `docker.io/library/busybox:latest`
+    pub repo_tags: Vec<String>,
+    /// `docker.io/library/busybox@sha256:…`
+    pub repo_digests: Vec<String>,
+    /// Bytes of its unpacked layers.
+    pub size_bytes: u64,
+    pub config: ImageConfig,
+    pub layers: RootfsLayers,
+    pub pinned: bool,
+}
+
+/// What images and writable layers take on their file system.
+#[derive(Clone, Debug)]
+pub struct FsUsage {
+    pub at: UnixNanos,
+    /// A directory on that file system.
+    pub mountpoint: PathBuf,
+    pub used_bytes: u64,
+    pub inodes_used: u64,
+}
+
+/// All images of the node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Images {
+    local: Arc<Local>,
+    pulls: Arc<Pulls>,
+}
+
+impl Images {
+    /// Opens the store below `root`, made when missing, and clears away what a crash left there. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the root cannot be made or read. A damaged record is no error: it costs its image.
+    pub fn open(root: &Path, config: &Config) -> Result<Self, Error> {
+        let local = Arc::new(Local::open(root, config)?);
+        Ok(Self { pulls: Arc::new(Pulls::new(local.clone())), local })
+    }
+
+    /// All images, in order of id, those that another process loaded included.
+    pub fn list(&self) -> Arc<Vec<Arc<Image>>> {
+        self.local.view().images.clone()
+    }
+
+    /// By tag, digest, id, or unique id prefix.
+    pub fn find(&self, reference: &str) -> Option<Arc<Image>> {
+        self.local.view().find(reference)
+    }
+
+    /// Fetches an image from its registry or a mirror. A tag is asked for each time, and costs one small
+    /// request when nothing has changed. Equal pulls share their work; when the last caller drops its future,
+    /// the work stops and leaves nothing. When this returns, the image survives a power cut.
+    ///
+    /// # Errors
+    /// See [`Error`]; `RegistryUnavailable` is worth another try later.
+    pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Arc<Image>, Error> {
+        self.pulls.pull(reference, credentials).await
+    }
+
+    /// Loads images from an OCI layout (folder or tar) or a Docker archive. Calls `progress` from another
+    /// thread. Layers that are here already are not unpacked again.
+    ///
+    /// # Errors
+    /// [`Error::BadArchive`] for what is neither, else as for pulls. Nothing is left behind.
+    pub async fn load(
+        &self,
+        path: &Path,
+        progress: impl Fn(Progress) + Send + 'static,
+    ) -> Result<Vec<Arc<Image>>, Error> {
+        let (local, path) = (self.local.clone(), path.to_path_buf());
+        blocking(move || load::load(&local, &path, &progress)).await
+    }
+
+    /// Removes the image with all its names; an unknown one is success. Layers that other images or
+    /// containers (see [`Self::retain`]) use stay until they do not.
+    ///
+    /// # Errors
+    /// [`Error::BadReference`], [`Error::AmbiguousPrefix`], [`Error::Store`].
+    pub async fn remove(&self, reference: &str) -> Result<(), Error> {
+        let (local, reference) = (self.local.clone(), reference.to_string());
+        blocking(move || local.remove(&reference)).await
+    }
+
+    /// Marks the image as used by a container, so that its layers stay until `release`. The next process
+    /// on this root knows it too.
+    pub fn retain(&self, image: &Digest, by: &str) {
+        self.local.retain(image, by);
+    }
+
+    /// Ends what [`Self::retain`] began.
+    pub fn release(&self, image: &Digest, by: &str) {
+        self.local.release(image, by);
+    }
+
+    /// To be called once after a restart, when it is known which containers there are: forgets the uses
+    /// and deletes the writable layers of all others. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Store`] for the first writable layer that could not be deleted.
+    pub fn keep_only(&self, containers: &BTreeSet<String>) -> Result<(), Error> {
+        self.local.keep_only(containers)
+    }
+
+    /// (images, writable layers). Never walks the disk: images were measured as they were unpacked, writable
+    /// layers are sampled in the background, at most every 10 s.
+    pub fn usage(&self) -> (FsUsage, FsUsage) {
+        self.local.usage()
+    }
+
+    /// Where a container's writable layer goes: made here, removed by `remove_writable`. What goes wrong
+    /// here is logged, and met again by whoever mounts it.
+    pub fn writable(&self, container: &str) -> PathBuf {
+        match self.local.writable.make(container) {
+            Ok(path) => path,
+            Err(error) => {
+                error!(container, %error, "writable layer could not be made");
+                let unmade = self.local.writable.folder(container);
+                unmade.unwrap_or_else(|_| self.local.root.join("containers/unnamed"))
+            }
+        }
+    }
+
+    /// Deletes a container's writable layer; absent is success.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when something in it cannot be deleted, such as a mount.
+    pub async fn remove_writable(&self, container: &str) -> Result<(), Error> {
+        let (local, container) = (self.local.clone(), container.to_string());
+        blocking(move || local.writable.remove(&container)).await
+    }
+}

@@ -1,0 +1,310 @@
+//! The shelf of layers: `layers/<name>/{fs,record}`, each complete, verified and never written to again.
+//!
+//! A layer's name is the hex of its diff id; an extra layer's (see `unpack::merged`) the hash of what it
+//! belongs to. New layers wait in `ingest/` until an image that lists them is published, so that whatever is
+//! on the shelf and in no image's list is rubbish.
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use rustix::fs::{self, Mode};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Error,
+    folder::{self, Folder, Ingest},
+    record::LayerRecord,
+    unpack::{self, LayerError, merged},
+};
+use crate::{
+    failpoint,
+    model::Digest,
+    store::{self, Durability},
+};
+
+#[derive(Debug)]
+pub(super) struct Layers {
+    path: PathBuf,
+    pub(super) ingest: Arc<Ingest>,
+    /// Unpacked here and not yet published, so that concurrent pulls share them.
+    pending: Mutex<HashMap<String, Weak<Layer>>>,
+    /// Layers on the shelf that an unfinished pull counts on: (name, times).
+    pins: Arc<Mutex<HashMap<String, usize>>>,
+    /// One download of a layer at a time.
+    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// A complete layer that someone holds: on the shelf, or still in ingest.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) name: String,
+    pub(super) record: LayerRecord,
+    /// Its `fs`. Stays good when the folder moves to the shelf.
+    root: OwnedFd,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Shelf { _pin: Pin },
+    Ingest(Folder),
+}
+
+#[derive(Debug)]
+struct Pin {
+    name: String,
+    pins: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = pins.get_mut(&self.name) {
+            *times -= 1;
+            if *times == 0 {
+                pins.remove(&self.name);
+            }
+        }
+    }
+}
+
+impl Layer {
+    fn below(&self) -> Result<merged::Below, Error> {
+        let root = self.root.try_clone().map_err(|error| Error::store("open", &self.name, error))?;
+        Ok(merged::Below::new(root, &self.record.implied(), &self.record.links()))
+    }
+}
+
+impl Layers {
+    pub(super) fn open(root: &Path) -> Result<Self, Error> {
+        let path = root.join("layers");
+        folder::make_private(&path)?;
+        Ok(Self {
+            path,
+            ingest: Arc::new(Ingest::open(root)?),
+            pending: Mutex::default(),
+            pins: Arc::default(),
+            turns: Mutex::default(),
+        })
+    }
+
+    /// Where a layer's files are once it is published.
+    pub(super) fn fs(&self, name: &str) -> PathBuf {
+        self.path.join(name).join("fs")
+    }
+
+    /// The record of a layer on the shelf.
+    pub(super) fn record(&self, name: &str) -> Option<LayerRecord> {
+        store::get(&self.path.join(name).join("record")).ok()
+    }
+
+    /// Waits until nobody else fetches this layer.
+    pub(super) async fn turn(&self, name: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            match turns.get(name).and_then(Weak::upgrade) {
+                Some(turn) => turn,
+                None => {
+                    let turn = Arc::new(tokio::sync::Mutex::new(()));
+                    turns.insert(name.into(), Arc::downgrade(&turn));
+                    turn
+                }
+            }
+        };
+        turn.lock_owned().await
+    }
+
+    /// A layer that is here already. While it is held, no collection takes it.
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Layer>> {
+        let pending = {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            pending.retain(|_, layer| layer.strong_count() > 0);
+            pending.get(name).and_then(Weak::upgrade)
+        };
+        if pending.is_some() {
+            return pending;
+        }
+        // Pinned first: a collection that came in between leaves no record to read.
+        *self.pins.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default() += 1;
+        let pin = Pin { name: name.into(), pins: self.pins.clone() };
+        let record = self.record(name)?;
+        let root = folder::open(&self.fs(name)).ok()?;
+        Some(Arc::new(Layer { name: name.into(), record, root, place: Place::Shelf { _pin: pin } }))
+    }
+
+    /// A new folder for a layer that is about to be unpacked into its `fs`.
+    pub(super) fn begin(&self) -> Result<(Folder, OwnedFd), Error> {
+        let folder = self.ingest.folder()?;
+        let root = new_fs(&folder.path)?;
+        Ok((folder, root))
+    }
+
+    /// Takes a finished folder as the layer `name`, for others to share.
+    pub(super) fn finish(
+        &self,
+        name: &str,
+        folder: Folder,
+        unpacked: unpack::Unpacked,
+    ) -> Result<Arc<Layer>, Error> {
+        let record = LayerRecord::from(unpacked);
+        let path = folder.path.join("record");
+        // Not synced here: one syncfs before publishing covers it with the rest of the layer.
+        store::put(&path, &record, Durability::Process)
+            .map_err(|error| Error::store("write", path, error))?;
+        let fs = folder.path.join("fs");
+        let root = folder::open(&fs).map_err(|error| Error::store("open", fs, error))?;
+        let layer = Arc::new(Layer { name: name.into(), record, root, place: Place::Ingest(folder) });
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.insert(name.into(), Arc::downgrade(&layer));
+        Ok(layer)
+    }
+
+    /// The whole stack of an image, bottom first: its layers, and the extra ones that make them right
+    /// together. Blocks.
+    pub(super) fn stack(&self, layers: Vec<Arc<Layer>>) -> Result<Vec<Arc<Layer>>, Error> {
+        let mut stack: Vec<Arc<Layer>> = Vec::new();
+        let mut below = Vec::new();
+        for layer in layers {
+            below.push(layer.below()?);
+            stack.push(layer);
+            let name = extra_name("patch", &stack);
+            let extra = self.extra(&name, |into| merged::patch(&below, into))?;
+            if let Some(extra) = extra {
+                below.push(extra.below()?);
+                stack.push(extra);
+            }
+        }
+        let name = extra_name("attributes", &stack);
+        stack.extend(self.extra(&name, |into| merged::attributes(&below, into))?);
+        if stack.is_empty() {
+            // An image of no layers; overlayfs wants one.
+            let (folder, _) = self.begin()?;
+            stack.push(self.finish(&name, folder, unpack::Unpacked::default())?);
+        }
+        Ok(stack)
+    }
+
+    fn extra(
+        &self,
+        name: &str,
+        fill: impl FnOnce(
+            &mut dyn FnMut() -> Result<OwnedFd, LayerError>,
+        ) -> Result<Option<unpack::Unpacked>, LayerError>,
+    ) -> Result<Option<Arc<Layer>>, Error> {
+        if let Some(found) = self.find(name) {
+            return Ok(Some(found));
+        }
+        let mut folder = None;
+        let mut trouble = None;
+        let filled = fill(&mut || match self.begin() {
+            Ok((new, root)) => {
+                folder = Some(new);
+                Ok(root)
+            }
+            Err(error) => {
+                trouble = Some(error);
+                Err(LayerError::Read(std::io::ErrorKind::Other.into()))
+            }
+        });
+        if let Some(error) = trouble {
+            return Err(error);
+        }
+        let filled = filled.map_err(|source| layer_error(name, &self.path, source))?;
+        match (filled, folder) {
+            (Some(unpacked), Some(folder)) => self.finish(name, folder, unpacked).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Makes all that was unpacked durable, so that publishing is only names. Blocks.
+    pub(super) fn sync(&self, stack: &[Arc<Layer>]) -> Result<(), Error> {
+        if stack.iter().any(|layer| matches!(layer.place, Place::Ingest(_))) {
+            let fd = folder::open(&self.path).map_err(|error| Error::store("open", &self.path, error))?;
+            fs::syncfs(&fd).map_err(|error| Error::store("sync", &self.path, error))?;
+            failpoint!("image.layer-synced");
+        }
+        Ok(())
+    }
+
+    /// Puts the layers of a stack on the shelf. The caller holds the lock and has synced. False when one
+    /// that was on the shelf has gone: another process removed it, and the image must be fetched again.
+    pub(super) fn publish(&self, stack: &[Arc<Layer>]) -> Result<bool, Error> {
+        let mut moved = false;
+        for layer in stack {
+            let path = self.path.join(&layer.name);
+            let here = path.join("record").exists();
+            match &layer.place {
+                _ if here => {}
+                Place::Shelf { .. } => return Ok(false),
+                // Published by another pull of this process, and gone again since.
+                Place::Ingest(folder) if !folder.path.join("record").exists() => return Ok(false),
+                Place::Ingest(folder) => {
+                    std::fs::rename(&folder.path, &path)
+                        .map_err(|error| Error::store("publish", &path, error))?;
+                    moved = true;
+                    failpoint!("image.layer-renamed");
+                }
+            }
+        }
+        if moved {
+            folder::sync(&self.path)?;
+        }
+        Ok(true)
+    }
+
+    /// Takes every layer off the shelf that `keep` does not know and nobody here counts on. The caller
+    /// holds the lock; the folders may be dropped, and so deleted, after it.
+    pub(super) fn collect(&self, keep: &dyn Fn(&str) -> bool) -> Result<Vec<Folder>, Error> {
+        let mut condemned = Vec::new();
+        let entries =
+            std::fs::read_dir(&self.path).map_err(|error| Error::store("read", &self.path, error))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let known = name.to_str().is_some_and(|name| {
+                let pinned = self.pins.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name);
+                // Published by a pull that still holds it as pending, and whose record comes next.
+                let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                keep(name) || pinned || pending.get(name).is_some_and(|layer| layer.strong_count() > 0)
+            });
+            if !known {
+                condemned.push(self.ingest.condemn(&entry.path())?);
+                failpoint!("image.layer-removed");
+            }
+        }
+        Ok(condemned)
+    }
+}
+
+/// Makes `folder/fs` as a layer's root that the layer itself says nothing about.
+fn new_fs(folder: &Path) -> Result<OwnedFd, Error> {
+    let path = folder.join("fs");
+    let made = fs::mkdir(&path, Mode::from_raw_mode(0o700)).map_err(std::io::Error::from);
+    let made = made.and_then(|()| folder::open(&path));
+    let fd = made.map_err(|error| Error::store("make", &path, error))?;
+    fs::fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(|error| Error::store("set mode of", &path, error))?;
+    Ok(fd)
+}
+
+/// Extra layers of one kind above the same stack are the same.
+fn extra_name(kind: &str, stack: &[Arc<Layer>]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("extra layer: {kind}\n"));
+    for layer in stack {
+        hash.update(&layer.name);
+        hash.update("\n");
+    }
+    Digest::from_bytes(hash.finalize().into()).hex().into()
+}
+
+/// An error of a layer; a full disk is the store's trouble, not the layer's.
+pub(super) fn layer_error(layer: impl ToString, store: &Path, source: LayerError) -> Error {
+    if source.is_full() {
+        return Error::Full { path: store.into() };
+    }
+    Error::Layer { layer: layer.to_string(), source: Arc::new(source) }
+}

@@ -1,0 +1,385 @@
+//! Images from files: OCI layouts (folder or tar) and Docker archives (`docker save`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{BufReader, Read, Seek as _, SeekFrom},
+    os::fd::AsFd as _,
+    path::Path,
+    sync::Arc,
+};
+
+use rustix::fs::{self as rfs, Mode, OFlags, ResolveFlags};
+use serde::Deserialize;
+use tracing::info;
+
+use super::{
+    Error, Image,
+    document::{self, Blob, Document, Manifest, Platform},
+    layers::Layer,
+    local::{Draft, Local},
+    pull,
+    reference::{Reference, Target},
+    unpack::{Archive, Kind},
+};
+use crate::model::Digest;
+
+/// Files of an archive that are remembered; a layout has three per layer at most.
+const MEMBERS_MAX: usize = 100_000;
+/// Images in one archive.
+const IMAGES_MAX: usize = 1000;
+/// Times that an image is taken again because another process removed a layer under it.
+const RACES_MAX: usize = 3;
+
+/// How far a load has come.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Progress {
+    /// A layer is about to be unpacked: its digest, its place from 1 on, of how many.
+    Layer { digest: Digest, number: usize, of: usize },
+    /// An image is complete.
+    Image { id: Digest },
+}
+
+/// Loads every image of `path`. Blocks.
+pub(super) fn load(
+    local: &Local,
+    path: &Path,
+    progress: &dyn Fn(Progress),
+) -> Result<Vec<Arc<Image>>, Error> {
+    let source = Source::open(path)?;
+    let found = if source.has("index.json") {
+        layout(&source)?
+    } else if source.has("manifest.json") {
+        docker(&source)?
+    } else {
+        return Err(
+            source.bad("it is neither an OCI layout (index.json) nor a Docker archive (manifest.json)")
+        );
+    };
+    if found.is_empty() {
+        return Err(source.bad("it holds no image for this machine"));
+    }
+    found.iter().map(|image| publish(local, &source, image, progress)).collect()
+}
+
+/// An image as an archive describes it.
+struct Found {
+    id: Digest,
+    config: document::Config,
+    /// (file, what it must be), bottom first. A Docker archive promises nothing about the file itself.
+    layers: Vec<(String, Option<Blob>)>,
+    repo_tags: Vec<String>,
+    repo_digests: Vec<String>,
+}
+
+fn publish(
+    local: &Local,
+    source: &Source,
+    found: &Found,
+    progress: &dyn Fn(Progress),
+) -> Result<Arc<Image>, Error> {
+    for _ in 0..RACES_MAX {
+        let mut layers: Vec<Arc<Layer>> = Vec::new();
+        for (place, ((file, blob), diff_id)) in found.layers.iter().zip(&found.config.diff_ids).enumerate() {
+            progress(Progress::Layer { digest: diff_id.clone(), number: place + 1, of: found.layers.len() });
+            let layer = match local.layers.find(diff_id.hex()) {
+                Some(layer) => layer,
+                None => take(local, source, file, blob.clone(), diff_id)?,
+            };
+            layers.push(layer);
+        }
+        let draft = Draft {
+            id: found.id.clone(),
+            repo_tags: found.repo_tags.clone(),
+            repo_digests: found.repo_digests.clone(),
+            config: found.config.process.clone(),
+            layers,
+        };
+        if let Some(image) = local.publish(draft)? {
+            info!(image = %image.id, names = ?image.repo_tags, "image loaded");
+            progress(Progress::Image { id: image.id.clone() });
+            return Ok(image);
+        }
+    }
+    Err(source.bad("its layers are being removed by another process"))
+}
+
+fn take(
+    local: &Local,
+    source: &Source,
+    file: &str,
+    blob: Option<Blob>,
+    diff_id: &Digest,
+) -> Result<Arc<Layer>, Error> {
+    let (bytes, size) = source.open_member(file)?;
+    if size > local.config.layer_compressed_bytes_max {
+        return Err(Error::Limit { what: "size of a layer", limit: local.config.layer_compressed_bytes_max });
+    }
+    match blob {
+        Some(blob) => pull::take(local, BufReader::with_capacity(128 << 10, bytes), blob, diff_id),
+        None => {
+            // Only the diff id is promised: the file is read twice, first for a digest to report.
+            let mut hash = sha2::Sha256::default();
+            std::io::copy(&mut { bytes }, &mut HashWriter(&mut hash))
+                .map_err(|e| source.bad(&e.to_string()))?;
+            let digest = Digest::from_bytes(sha2::Digest::finalize(hash).into());
+            let (bytes, _) = source.open_member(file)?;
+            pull::take(local, BufReader::with_capacity(128 << 10, bytes), Blob { digest, size }, diff_id)
+        }
+    }
+}
+
+struct HashWriter<'a>(&'a mut sha2::Sha256);
+
+impl std::io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        sha2::Digest::update(self.0, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// OCI image spec, "Image layout".
+fn layout(source: &Source) -> Result<Vec<Found>, Error> {
+    #[derive(Deserialize)]
+    struct Index {
+        manifests: Vec<document::wire::Descriptor>,
+    }
+    let bytes = source.read("index.json", document::MANIFEST_BYTES_MAX)?;
+    let index: Index = document::read("image layout", "index.json", &bytes)?;
+    if index.manifests.len() > IMAGES_MAX {
+        return Err(Error::Limit { what: "number of images in an archive", limit: IMAGES_MAX as u64 });
+    }
+    let mut found = Vec::new();
+    for entry in &index.manifests {
+        let digest = document::digest("image layout", "index.json", &entry.digest)?;
+        let blob = Blob { digest: digest.clone(), size: entry.size };
+        let manifest = match manifest(source, &blob)? {
+            Some(manifest) => manifest,
+            None => continue,
+        };
+        let annotation = |key: &str| entry.annotations.as_ref().and_then(|all| all.get(key));
+        // The second is the tag alone; only the first says of which repository.
+        let name = annotation("io.containerd.image.name")
+            .or_else(|| annotation("org.opencontainers.image.ref.name"));
+        let name = name.filter(|name| name.contains([':', '/', '@']));
+        let (repo_tags, repo_digests) = names(name, Some(&digest))?;
+        let config = config(source, &blob_file(&manifest.config.digest), &manifest.config)?;
+        let layers = manifest.layers.into_iter().map(|blob| (blob_file(&blob.digest), Some(blob))).collect();
+        found.push(checked(Found { id: manifest.config.digest, config, layers, repo_tags, repo_digests })?);
+    }
+    Ok(found)
+}
+
+/// The manifest that `blob` is or leads to; `None` when it leads to nothing for this machine.
+fn manifest(source: &Source, blob: &Blob) -> Result<Option<Manifest>, Error> {
+    let mut blob = blob.clone();
+    for _ in 0..=document::INDEX_DEPTH_MAX {
+        let bytes =
+            source.read_blob(&blob_file(&blob.digest), &blob, "manifest", document::MANIFEST_BYTES_MAX)?;
+        let name = blob.digest.to_string();
+        match Document::parse(&name, &bytes)? {
+            Document::Manifest(manifest) => return Ok(Some(manifest)),
+            Document::Index(index) => match document::choose(&name, &index, &Platform::host()) {
+                Ok(entry) => blob = entry.blob.clone(),
+                Err(Error::NoPlatform { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    Err(Error::Limit { what: "depth of indexes in indexes", limit: document::INDEX_DEPTH_MAX as u64 })
+}
+
+/// `docker save`: a list of images that name their files.
+fn docker(source: &Source) -> Result<Vec<Found>, Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Saved {
+        config: String,
+        repo_tags: Option<Vec<String>>,
+        layers: Vec<String>,
+    }
+    let bytes = source.read("manifest.json", document::MANIFEST_BYTES_MAX)?;
+    let saved: Vec<Saved> = document::read("Docker archive", "manifest.json", &bytes)?;
+    if saved.len() > IMAGES_MAX {
+        return Err(Error::Limit { what: "number of images in an archive", limit: IMAGES_MAX as u64 });
+    }
+    let mut found = Vec::new();
+    for image in saved {
+        let bytes = source.read(&image.config, document::CONFIG_BYTES_MAX)?;
+        // An image's id is the digest of its config, whatever the file is called.
+        let id = document::digest_of(&bytes);
+        let config = document::Config::parse(&image.config, &bytes)?;
+        let mut repo_tags = BTreeSet::new();
+        for tag in image.repo_tags.unwrap_or_default() {
+            repo_tags.extend(names(Some(&tag), None)?.0);
+        }
+        let layers = image.layers.into_iter().map(|file| (file, None)).collect();
+        let repo_tags = repo_tags.into_iter().collect();
+        found.push(checked(Found { id, config, layers, repo_tags, repo_digests: Vec::new() })?);
+    }
+    Ok(found)
+}
+
+fn checked(found: Found) -> Result<Found, Error> {
+    if found.layers.len() == found.config.diff_ids.len() {
+        return Ok(found);
+    }
+    let why =
+        format!("it has {} layers and its manifest {}", found.config.diff_ids.len(), found.layers.len());
+    Err(Error::document("image config", &found.id, why))
+}
+
+fn config(source: &Source, file: &str, blob: &Blob) -> Result<document::Config, Error> {
+    let bytes = source.read_blob(file, blob, "image config", document::CONFIG_BYTES_MAX)?;
+    document::Config::parse(&blob.digest.to_string(), &bytes)
+}
+
+/// (repo tags, repo digests) that a name in an archive gives its image.
+fn names(name: Option<&String>, digest: Option<&Digest>) -> Result<(Vec<String>, Vec<String>), Error> {
+    let Some(name) = name else { return Ok((Vec::new(), Vec::new())) };
+    let reference = Reference::parse(name)?;
+    let digests = digest.map(|digest| reference.with_digest(digest)).into_iter().collect();
+    match &reference.target {
+        Target::Tag(_) => Ok((vec![reference.to_string()], digests)),
+        Target::Digest(_) => Ok((Vec::new(), digests)),
+    }
+}
+
+fn blob_file(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// The files of an archive, by name.
+struct Source {
+    path: std::path::PathBuf,
+    file: File,
+    /// Of a tar: where each member's bytes are, and how many. `None` for a folder.
+    members: Option<BTreeMap<String, (u64, u64)>>,
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let bad = |why: String| Error::BadArchive { path: path.into(), why };
+        let file = File::open(path).map_err(|error| bad(error.to_string()))?;
+        let is_folder = file.metadata().map_err(|error| bad(error.to_string()))?.is_dir();
+        let members = if is_folder { None } else { Some(members(&file).map_err(bad)?) };
+        Ok(Self { path: path.into(), file, members })
+    }
+
+    fn bad(&self, why: &str) -> Error {
+        Error::BadArchive { path: self.path.clone(), why: why.into() }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.open_member(name).is_ok()
+    }
+
+    /// A member's bytes and how many they are. In a folder, only regular files in it, through no link: an
+    /// archive must not name the host's files.
+    fn open_member(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64), Error> {
+        let missing = |why: &str| self.bad(&format!("{name:?}: {why}"));
+        match &self.members {
+            Some(members) => {
+                let (offset, size) =
+                    *members.get(name.trim_start_matches("./")).ok_or_else(|| missing("not in it"))?;
+                let mut file = File::open(&self.path).map_err(|error| missing(&error.to_string()))?;
+                file.seek(SeekFrom::Start(offset)).map_err(|error| missing(&error.to_string()))?;
+                Ok((Box::new(file.take(size)), size))
+            }
+            None => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+                let fd = rfs::openat2(self.file.as_fd(), name, flags, Mode::empty(), resolve);
+                let file = File::from(fd.map_err(|error| missing(&error.to_string()))?);
+                let metadata = file.metadata().map_err(|error| missing(&error.to_string()))?;
+                if !metadata.is_file() {
+                    return Err(missing("not a file"));
+                }
+                Ok((Box::new(file), metadata.len()))
+            }
+        }
+    }
+
+    fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, Error> {
+        let (bytes, size) = self.open_member(name)?;
+        if size > bytes_max {
+            return Err(Error::Limit { what: "a document in an archive", limit: bytes_max });
+        }
+        let mut content = Vec::new();
+        bytes.take(bytes_max).read_to_end(&mut content).map_err(|error| self.bad(&error.to_string()))?;
+        Ok(content)
+    }
+
+    fn read_blob(
+        &self,
+        name: &str,
+        blob: &Blob,
+        what: &'static str,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>, Error> {
+        let content = self.read(name, bytes_max)?;
+        if content.len() as u64 == blob.size && document::digest_of(&content) == blob.digest {
+            return Ok(content);
+        }
+        Err(Error::Mismatch {
+            what,
+            expected: blob.digest.clone(),
+            why: format!("{name:?} is something else"),
+        })
+    }
+}
+
+/// Where the files of a tar are. Hard and symbolic links between its members (old `docker save`) are
+/// followed by name, within the tar.
+fn members(file: &File) -> Result<BTreeMap<String, (u64, u64)>, String> {
+    let mut members = BTreeMap::new();
+    let mut links = Vec::new();
+    let mut archive = Archive::new(file);
+    while let Some((entry, offset)) = archive.next_at().map_err(|error| words(&error))? {
+        if members.len() + links.len() == MEMBERS_MAX {
+            return Err(format!("it has more than {MEMBERS_MAX} files"));
+        }
+        let Ok(name) = String::from_utf8(entry.path) else { continue };
+        let name = name.trim_start_matches("./").to_string();
+        match entry.kind {
+            Kind::File { size } => drop(members.insert(name, (offset, size))),
+            Kind::Hardlink { target } => links.push((name, String::from_utf8_lossy(&target).into_owned())),
+            Kind::Symlink { target } => {
+                let target = String::from_utf8_lossy(&target).into_owned();
+                links.push((name.clone(), beside(&name, &target)));
+            }
+            _ => {}
+        }
+    }
+    for (name, target) in links {
+        if let Some(place) = members.get(target.trim_start_matches("./")).copied() {
+            members.insert(name, place);
+        }
+    }
+    Ok(members)
+}
+
+/// `a/b/c` with the link `../d/e` → `a/d/e`
+fn beside(name: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = name.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

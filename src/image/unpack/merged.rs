@@ -1,0 +1,360 @@
+//! A stack of finished layers as overlayfs would show it, and what must be added to it.
+//!
+//! Layers are unpacked each on its own, which is right for all but three things a tar may hold. They are
+//! put right by small extra layers, so that the layers themselves stay shareable between images:
+//!
+//! - A directory that is only implied (`a` in `a/b`) hides the mode and owner of the lower layers' `a`.
+//!   [`attributes`] makes one layer for the very top with just those directories as they should be.
+//! - A hard link to a lower layer's file. [`patch`] puts, right above its layer, a hard link to the lower
+//!   layer's own inode: layers share a file system and are never written to, so nothing is copied.
+//! - An implied directory that is a symbolic link below (`lib/x` where `lib` leads to `usr/lib`). The same
+//!   patch shows the link again and has the contents where it leads.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    os::fd::OwnedFd,
+};
+
+use rustix::{
+    fs::{self, AtFlags, Dir, FileType, Mode, Stat},
+    io::Errno,
+};
+
+use super::{
+    LayerError, Unpacked,
+    name::Name,
+    tree::{self, Tree, Was},
+};
+
+/// Directories below one that is shown elsewhere; each level holds two descriptors.
+const MOVED_DEPTH_MAX: usize = 64;
+const LINKS_FOLLOWED_MAX: usize = 40;
+
+/// One finished layer of a stack.
+#[derive(Debug)]
+pub(in crate::image) struct Below {
+    root: OwnedFd,
+    implied: HashSet<Vec<u8>>,
+    links: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What an overlay of the stack has at a name.
+enum Look {
+    Absent,
+    /// The directories that are merged there: (place in the stack, directory), top first.
+    Directory(Vec<(usize, OwnedFd)>),
+    File {
+        parent: OwnedFd,
+        file: Vec<u8>,
+        stat: Stat,
+    },
+}
+
+impl Below {
+    pub(in crate::image) fn new(root: OwnedFd, implied: &[Vec<u8>], links: &[(Vec<u8>, Vec<u8>)]) -> Self {
+        Self { root, implied: implied.iter().cloned().collect(), links: links.to_vec() }
+    }
+}
+
+/// Fills the empty directory `into` with what has to lie right above the top layer of `stack` (bottom
+/// first). `None`, and nothing is made, when nothing has to.
+pub(in crate::image) fn patch(
+    stack: &[Below],
+    into: impl FnOnce() -> Result<OwnedFd, LayerError>,
+) -> Result<Option<Unpacked>, LayerError> {
+    let Some((top, lower)) = stack.split_last() else { return Ok(None) };
+    let moved = links_in_the_way(top, lower)?;
+    if top.links.is_empty() && moved.is_empty() {
+        return Ok(None);
+    }
+    let mut patch = Patch { tree: Tree::new(into()?), implied: BTreeSet::new(), inodes: 0 };
+    for (path, target) in &moved {
+        patch.show_link(lower, path)?;
+        let from = open(&top.root, path)?;
+        let to = patch.directory(target)?;
+        patch.copy_by_link(&from, &to, target, 0)?;
+    }
+    for (path, target) in &top.links {
+        patch.link(stack, path, target)?;
+    }
+    let implied: Vec<_> = patch.implied.into_iter().collect();
+    Ok(Some(Unpacked { bytes: patch.inodes * 4096, inodes: patch.inodes, implied, links: Vec::new() }))
+}
+
+/// Fills the empty directory `into` with the directories of `stack` (bottom first) whose mode and owner are
+/// hidden by one that was only implied. `None`, and nothing is made, when there are none.
+pub(in crate::image) fn attributes(
+    stack: &[Below],
+    into: impl FnOnce() -> Result<OwnedFd, LayerError>,
+) -> Result<Option<Unpacked>, LayerError> {
+    let mut wanted = BTreeSet::new();
+    for path in stack.iter().flat_map(|layer| &layer.implied).collect::<BTreeSet<_>>() {
+        let Look::Directory(dirs) = look(stack, &Name::parse(path)?, false)? else { continue };
+        let implied = |(layer, _): &(usize, OwnedFd)| stack[*layer].implied.contains(path);
+        if implied(&dirs[0]) && !dirs.iter().all(implied) {
+            let parts = Name::parse(path)?.parts().to_vec();
+            wanted.extend((1..=parts.len()).map(|depth| Name::of(&parts[..depth]).to_bytes()));
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let mut made = Tree::new(into()?);
+    let mut times = BTreeMap::new();
+    for path in &wanted {
+        let name = Name::parse(path)?;
+        let Look::Directory(dirs) = look(stack, &name, false)? else { continue };
+        let source = dirs.iter().find(|(layer, _)| !stack[*layer].implied.contains(path)).unwrap_or(&dirs[0]);
+        let fd = made.make_directories(&name, |_| Ok(()))?;
+        copy_attributes(&source.1, &fd, path)?;
+        times.insert(path, fs::fstat(&source.1).map_err(|e| LayerError::write("look at", path, e))?);
+    }
+    for (path, stat) in &times {
+        let failed = |source| LayerError::write("set time of", path, source);
+        let fd = made.directory(&Name::parse(path)?).map_err(failed)?;
+        fs::futimens(&fd, &tree::times(mtime(stat))).map_err(|e| failed(e.into()))?;
+    }
+    let inodes = wanted.len() as u64;
+    Ok(Some(Unpacked { bytes: inodes * 4096, inodes, ..Unpacked::default() }))
+}
+
+/// Implied directories of `top` that are symbolic links below it: (directory, where the link leads). One
+/// below another is left out: it goes with it.
+fn links_in_the_way(top: &Below, lower: &[Below]) -> Result<Vec<(Vec<u8>, Name)>, LayerError> {
+    let mut found: Vec<(Vec<u8>, Name)> = Vec::new();
+    if lower.is_empty() {
+        return Ok(found);
+    }
+    for path in top.implied.iter().collect::<BTreeSet<_>>() {
+        let within = |(outer, _): &(Vec<u8>, Name)| path.starts_with(&[outer.as_slice(), b"/"].concat());
+        // It took the place of a whiteout: what is below has nothing to say any more.
+        if found.iter().any(within) || tree::is_opaque(&open(&top.root, path)?) {
+            continue;
+        }
+        let name = Name::parse(path)?;
+        if let Look::File { stat, .. } = look(lower, &name, false)?
+            && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
+        {
+            found.push((path.clone(), follow(lower, &name)?));
+        }
+    }
+    Ok(found)
+}
+
+struct Patch {
+    tree: Tree,
+    implied: BTreeSet<Vec<u8>>,
+    inodes: u64,
+}
+
+impl Patch {
+    fn directory(&mut self, name: &Name) -> Result<std::rc::Rc<OwnedFd>, LayerError> {
+        let Self { tree, implied, inodes } = self;
+        tree.make_directories(name, |path| {
+            implied.insert(path);
+            *inodes += 1;
+            Ok(())
+        })
+    }
+
+    /// Shows the lower layers' symbolic link `path` again.
+    fn show_link(&mut self, lower: &[Below], path: &[u8]) -> Result<(), LayerError> {
+        let name = Name::parse(path)?;
+        let Look::File { parent, file, .. } = look(lower, &name, false)? else { return Ok(()) };
+        self.link_at(&parent, &file, name)
+    }
+
+    /// Makes `path` another name of the file that `target` is in the stack.
+    fn link(&mut self, stack: &[Below], path: &[u8], target: &[u8]) -> Result<(), LayerError> {
+        let name = Name::parse(path)?;
+        let Some((dir, file)) = name.clone().split() else { return Ok(()) };
+        let Some((top, lower)) = stack.split_last() else { return Ok(()) };
+        // A later entry of the layer took the name.
+        if let Ok(dir) = open(&top.root, &dir.to_bytes())
+            && !matches!(tree::kind_at(&dir, &file), Ok(Was::Nothing | Was::Whiteout))
+        {
+            return Ok(());
+        }
+        let target = Name::parse(target)?;
+        let found = self.own(&target).or_else(|| match look(lower, &target, true) {
+            Ok(Look::File { parent, file, .. }) => Some((parent, file)),
+            _ => None,
+        });
+        let found = found.or_else(|| match look(stack, &target, true) {
+            Ok(Look::File { parent, file, .. }) => Some((parent, file)),
+            _ => None,
+        });
+        match found {
+            Some((parent, file)) => self.link_at(&parent, &file, name),
+            None => Err(LayerError::entry(path, "it is a hard link to a file that no layer has")),
+        }
+    }
+
+    /// The file `name`, if an earlier link made it.
+    fn own(&mut self, name: &Name) -> Option<(OwnedFd, Vec<u8>)> {
+        let (dir, file) = name.clone().split()?;
+        let dir = self.tree.directory(&dir).ok()?;
+        (tree::kind_at(&dir, &file).ok()? == Was::Other).then(|| Some((dir.try_clone().ok()?, file)))?
+    }
+
+    fn link_at(&mut self, parent: &OwnedFd, file: &[u8], name: Name) -> Result<(), LayerError> {
+        let path = name.to_bytes();
+        let Some((dir, new)) = name.split() else { return Ok(()) };
+        let dir = self.directory(&dir)?;
+        self.tree.clear(&dir, &new).map_err(|e| LayerError::write("replace", &path, e))?;
+        self.inodes += 1;
+        fs::linkat(parent, file, &dir, new.as_slice(), AtFlags::empty())
+            .map_err(|source| LayerError::write("make hard link", &path, source))
+    }
+
+    /// The tree `from`, with new directories and the same files, in `to`.
+    fn copy_by_link(
+        &mut self,
+        from: &OwnedFd,
+        to: &OwnedFd,
+        at: &Name,
+        depth: usize,
+    ) -> Result<(), LayerError> {
+        let path = at.to_bytes();
+        let failed = |source: Errno| LayerError::write("show again below", &path, source);
+        if depth > MOVED_DEPTH_MAX {
+            return Err(LayerError::entry(&path, "it is too deep below a link of a lower layer"));
+        }
+        for entry in Dir::read_from(from).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let file = entry.file_name().to_bytes();
+            if matches!(file, b"." | b"..") {
+                continue;
+            }
+            self.inodes += 1;
+            if tree::kind_at(from, file).map_err(|e| LayerError::write("look at", &path, e))?
+                != Was::Directory
+            {
+                self.tree.clear(to, file).map_err(|e| LayerError::write("replace", &path, e))?;
+                fs::linkat(from, file, to, file, AtFlags::empty()).map_err(failed)?;
+                continue;
+            }
+            let mut parts = at.parts().to_vec();
+            parts.push(file.to_vec());
+            let name = Name::of(&parts);
+            let source = open(from, file)?;
+            let fd = self.tree.make_directories(&name, |_| Ok(()))?;
+            copy_attributes(&source, &fd, &name.to_bytes())?;
+            if tree::is_opaque(&source) {
+                tree::set_opaque(&fd).map_err(|e| LayerError::write("mark opaque", &path, e))?;
+            }
+            self.copy_by_link(&source, &fd, &name, depth + 1)?;
+            let stat = fs::fstat(&source).map_err(failed)?;
+            fs::futimens(&fd, &tree::times(mtime(&stat))).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// What overlayfs would show at `name`. `through_links`: symbolic links on the way (not at the end) are
+/// followed, in the merged root; otherwise a name that leads through one is absent.
+fn look(stack: &[Below], name: &Name, through_links: bool) -> Result<Look, LayerError> {
+    let name = if through_links { resolve_parent(stack, name)? } else { name.clone() };
+    let failed = |source: std::io::Error| LayerError::write("look at", &name.to_bytes(), source);
+    let mut dirs = Vec::new();
+    for (place, layer) in stack.iter().enumerate().rev() {
+        dirs.push((place, layer.root.try_clone().map_err(failed)?));
+    }
+    for (depth, part) in name.parts().iter().enumerate() {
+        match step(dirs, part).map_err(failed)? {
+            Look::Directory(below) => dirs = below,
+            found if depth + 1 == name.parts().len() => return Ok(found),
+            _ => return Ok(Look::Absent),
+        }
+    }
+    Ok(Look::Directory(dirs))
+}
+
+/// One component further down, by overlayfs' rules.
+fn step(dirs: Vec<(usize, OwnedFd)>, part: &[u8]) -> std::io::Result<Look> {
+    let mut found = Vec::new();
+    for (place, dir) in dirs {
+        match fs::statat(&dir, part, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    let below = tree::open_directory(&dir, part)?;
+                    let opaque = tree::is_opaque(&below);
+                    found.push((place, below));
+                    if opaque {
+                        break;
+                    }
+                }
+                FileType::CharacterDevice if stat.st_rdev == 0 => break,
+                _ if found.is_empty() => return Ok(Look::File { parent: dir, file: part.to_vec(), stat }),
+                _ => break,
+            },
+        }
+    }
+    Ok(if found.is_empty() { Look::Absent } else { Look::Directory(found) })
+}
+
+/// `name` without symbolic links in its directories, in the merged root.
+fn resolve_parent(stack: &[Below], name: &Name) -> Result<Name, LayerError> {
+    let Some((parent, file)) = name.clone().split() else { return Ok(name.clone()) };
+    let mut parts = follow(stack, &parent)?.parts().to_vec();
+    parts.push(file);
+    Ok(Name::of(&parts))
+}
+
+/// Where `name` leads in the merged root when every link is followed. It need not exist.
+fn follow(stack: &[Below], name: &Name) -> Result<Name, LayerError> {
+    let mut ahead: Vec<Vec<u8>> = name.parts().iter().rev().cloned().collect();
+    let mut done: Vec<Vec<u8>> = Vec::new();
+    let mut followed = 0;
+    while let Some(part) = ahead.pop() {
+        match part.as_slice() {
+            b"" | b"." => continue,
+            b".." => {
+                done.pop();
+                continue;
+            }
+            _ => done.push(part),
+        }
+        let Look::File { parent, file, stat } = look(stack, &Name::of(&done), false)? else { continue };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            continue;
+        }
+        followed += 1;
+        if followed > LINKS_FOLLOWED_MAX {
+            return Err(LayerError::entry(&name.to_bytes(), "it goes through too many links"));
+        }
+        let target = fs::readlinkat(&parent, file.as_slice(), Vec::new())
+            .map_err(|source| LayerError::write("read link", &name.to_bytes(), source))?
+            .into_bytes();
+        done.pop();
+        if target.starts_with(b"/") {
+            done.clear();
+        }
+        ahead.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
+    }
+    Ok(Name::of(&done))
+}
+
+fn open(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, LayerError> {
+    let path = if path.is_empty() { b".".as_slice() } else { path };
+    tree::open_directory(root, path).map_err(|source| LayerError::write("open directory", path, source))
+}
+
+/// Owner, mode and the attributes that a tar may give; never overlayfs' own.
+fn copy_attributes(from: &OwnedFd, to: &OwnedFd, path: &[u8]) -> Result<(), LayerError> {
+    let failed = |source: Errno| LayerError::write("copy attributes of", path, source);
+    let stat = fs::fstat(from).map_err(failed)?;
+    fs::fchown(to, Some(fs::Uid::from_raw(stat.st_uid)), Some(fs::Gid::from_raw(stat.st_gid)))
+        .map_err(failed)?;
+    fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(failed)?;
+    for (name, value) in tree::allowed_xattrs(from).map_err(failed)? {
+        fs::fsetxattr(to, name.as_slice(), &value, fs::XattrFlags::empty()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn mtime(stat: &Stat) -> (i64, u32) {
+    (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))
+}

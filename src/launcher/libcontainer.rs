@@ -1,0 +1,355 @@
+//! The one place that calls libcontainer: it makes the namespaces, the default mounts and devices, masks
+//! paths and pivots; our [`Executor`] does what it cannot or does wrongly (docs/upstream.md).
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fmt,
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::ffi::OsStringExt,
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use libcontainer::{
+    container::builder::ContainerBuilder,
+    oci_spec::runtime::{LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, RootBuilder, Spec},
+    syscall::syscall::SyscallType,
+    workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
+};
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags},
+};
+
+use super::{
+    device,
+    finish::{Identity, finish},
+    report::{Report, Reporter, TRACE_BYTES_MAX},
+    rootfs,
+    template::{self, BUNDLE, PodNamespaces, ROOTFS, SHM},
+    user,
+    volume::{self, Tree},
+};
+use crate::{
+    model::{ContainerPlan, Failure, PidMode, ProcessPlan, Stage},
+    sys::{
+        mount::{Change, PeerGroup, attach, detached},
+        path::{Make, make_in_root, open_in_root},
+        process,
+    },
+};
+
+/// What a helper is given to make one container.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    pub plan: &'a ContainerPlan,
+    pub namespaces: &'a PodNamespaces,
+    /// The pid namespace to join; `None` is the host's or a new one, as `plan.pid` says.
+    pub pid_namespace: Option<OwnedFd>,
+    /// What the container sees below `/sys/fs/cgroup`: name there, host directory.
+    pub cgroup_views: Vec<(String, PathBuf)>,
+    /// `None` with a terminal.
+    pub stdio: Option<Stdio>,
+    pub report: Reporter,
+}
+
+/// The container's ends of its three pipes.
+#[derive(Debug)]
+pub struct Stdio {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// Makes the container up to its start barrier; gives the host pid of its init, which is the child of this
+/// process's parent. The process must be single-threaded, in the container's cgroup and end right after.
+///
+/// # Errors
+/// Whatever step failed. Nothing that this process made outlives it.
+pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
+    let Launch { plan, namespaces, pid_namespace, cgroup_views, stdio, report } = launch;
+    let _ = tracing::subscriber::set_global_default(CauseTrace { to: report.another()?, sent: 0.into() });
+
+    let mut trees = Vec::with_capacity(plan.volumes.len() + plan.devices.len() + 12);
+    trees.extend(cgroups(&cgroup_views, plan.privileged)?);
+    for volume in &plan.volumes {
+        trees.push(volume::open(volume)?);
+    }
+    for device in &plan.devices {
+        trees.push(volume::open_device(device)?);
+    }
+    let root = rootfs::overlay(&plan.lower, &plan.writable)?;
+    rootfs::guard(&root)?;
+    let identity = user::resolve(&root, &plan.process.user, &plan.process.image_user)?;
+    report.send(&Report::Identity(identity.clone()));
+    if let Some(stdio) = &stdio {
+        // So that the process may open /dev/stdout again, whoever it is.
+        let owner = rustix::fs::Uid::from_raw(identity.user.uid);
+        for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
+            let _ = rustix::fs::fchown(fd, Some(owner), None);
+        }
+    }
+
+    let mut in_template = || -> io::Result<()> {
+        template::enter_copy(&namespaces.template)?;
+        // Before the volumes, which may want to cover it.
+        let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };
+        trees.insert(0, Tree::new(detached(CWD, Path::new(SHM), private)?, "/dev/shm")?);
+        let target = rustix::fs::open(ROOTFS, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        attach(root.as_fd(), target.as_fd())?;
+        rustix::mount::mount("bundle", BUNDLE, "tmpfs", MountFlags::empty(), c"mode=0700,size=1m")?;
+        Ok(())
+    };
+    in_template().map_err(|error| Failure::io(Stage::Rootfs, "template", "", &error))?;
+
+    let spec = complete(plan, namespaces, pid_namespace.as_ref())?;
+    let executor = Init {
+        plan: Rc::new(plan.process.clone()),
+        identity: Rc::new(identity),
+        trees: trees.into(),
+        readonly_rootfs: plan.readonly_rootfs,
+        report: Rc::new(report),
+    };
+    let pid = build(plan, &spec, stdio, executor)?;
+    drop((pid_namespace, root));
+    Ok(pid)
+}
+
+fn build(plan: &ContainerPlan, spec: &Spec, stdio: Option<Stdio>, executor: Init) -> Result<u32, Failure> {
+    let failed = |text: String| Failure::new(Stage::Launch, plan.id.as_str(), text);
+    spec.save(Path::new(BUNDLE).join("config.json")).map_err(|error| failed(error.to_string()))?;
+    // libcontainer's own name for it, in a folder of this process's own: any will do.
+    const NAME: &str = "c";
+    let state = Path::new(BUNDLE).join("s");
+    let mut builder = ContainerBuilder::new(NAME.into(), SyscallType::default())
+        .with_root_path(&state)
+        .map_err(|error| failed(error.to_string()))?
+        .with_executor(executor);
+    if let Some(stdio) = stdio {
+        builder = builder.with_stdin(stdio.stdin).with_stdout(stdio.stdout).with_stderr(stdio.stderr);
+    }
+    let container = builder
+        .as_init(BUNDLE)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    // The barrier that counts is ours, in `Init::exec`.
+    UnixStream::connect(state.join(NAME).join("notify.sock"))
+        .and_then(|mut socket| socket.write_all(b"start container"))
+        .map_err(|error| Failure::io(Stage::Launch, plan.id.as_str(), "notify.sock", &error))?;
+    let pid = container.pid().ok_or_else(|| failed("libcontainer gave no pid".into()))?;
+    Ok(pid.as_raw().cast_unsigned())
+}
+
+/// The daemon's spec with what only this process knows: namespaces and the root's path.
+fn complete(
+    plan: &ContainerPlan,
+    namespaces: &PodNamespaces,
+    pid_namespace: Option<&OwnedFd>,
+) -> Result<Spec, Failure> {
+    let bad = |text: String| Failure::new(Stage::Request, plan.id.as_str(), text);
+    let mut spec: Spec = serde_json::from_slice(&plan.oci).map_err(|error| bad(error.to_string()))?;
+    let one = |kind: LinuxNamespaceType, path: Option<&OwnedFd>| -> Result<LinuxNamespace, Failure> {
+        let builder = LinuxNamespaceBuilder::default().typ(kind);
+        match path {
+            Some(fd) => builder.path(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).build(),
+            None => builder.build(),
+        }
+        .map_err(|error| bad(error.to_string()))
+    };
+    let mut list = vec![one(LinuxNamespaceType::Mount, None)?];
+    for (kind, path) in [
+        (LinuxNamespaceType::Network, &namespaces.network),
+        (LinuxNamespaceType::Ipc, &namespaces.ipc),
+        (LinuxNamespaceType::Uts, &namespaces.uts),
+    ] {
+        if path.is_some() {
+            list.push(one(kind, path.as_ref())?);
+        }
+    }
+    match plan.pid {
+        PidMode::Node => {}
+        PidMode::Container => list.push(one(LinuxNamespaceType::Pid, None)?),
+        PidMode::Pod | PidMode::Target(_) => list.push(one(LinuxNamespaceType::Pid, pid_namespace)?),
+    }
+    if !plan.privileged {
+        list.push(one(LinuxNamespaceType::Cgroup, None)?);
+    }
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    if linux.resources().is_some() || linux.seccomp().is_some() {
+        return Err(bad("the spec has resources or seccomp, which are not libcontainer's here".into()));
+    }
+    if plan.privileged {
+        linux.set_devices(Some(device::of_host()));
+    }
+    linux.set_namespaces(Some(list));
+    linux.set_cgroups_path(Some("/c".into()));
+    spec.set_linux(Some(linux));
+    let root = RootBuilder::default().path(ROOTFS).readonly(false).build();
+    spec.set_root(Some(root.map_err(|error| bad(error.to_string()))?));
+    Ok(spec)
+}
+
+/// The container's view of its own cgroups, read-only unless it is privileged.
+fn cgroups(views: &[(String, PathBuf)], writable: bool) -> Result<Vec<Tree>, Failure> {
+    const TARGET: &str = "/sys/fs/cgroup";
+    let failed = |path: &Path, error: &io::Error| Failure::io(Stage::Cgroup, "", path, error);
+    let change = Change { read_only: !writable, peers: Some(PeerGroup::Private), recursive: false };
+    let mut trees = Vec::with_capacity(views.len() + 1);
+    if views.iter().any(|(name, _)| !name.is_empty()) {
+        let folders = || -> io::Result<Tree> {
+            let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            rustix::mount::fsconfig_set_string(fs.as_fd(), "mode", "0755")?;
+            rustix::mount::fsconfig_create(fs.as_fd())?;
+            let flags = MountAttrFlags::MOUNT_ATTR_NOEXEC
+                | MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV;
+            let tree = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+            for (name, _) in views {
+                rustix::fs::mkdirat(&tree, name, Mode::from_raw_mode(0o755))?;
+            }
+            Ok(Tree { read_only_last: !writable, ..Tree::new(tree, TARGET)? })
+        };
+        trees.push(folders().map_err(|error| failed(Path::new(TARGET), &error))?);
+    }
+    for (name, host) in views {
+        let tree = detached(CWD, host, change).map_err(|error| failed(host, &error))?;
+        let target = if name.is_empty() { TARGET.to_owned() } else { format!("{TARGET}/{name}") };
+        trees.push(Tree::new(tree, &target).map_err(|error| failed(host, &error))?);
+    }
+    Ok(trees)
+}
+
+/// What libcontainer calls in the container's init.
+#[derive(Clone)]
+struct Init {
+    plan: Rc<ProcessPlan>,
+    identity: Rc<Identity>,
+    trees: Rc<[Tree]>,
+    readonly_rootfs: bool,
+    report: Rc<Reporter>,
+}
+
+impl Init {
+    /// In the container's root, before `build()` returns in the helper: its error is the helper's.
+    fn furnish(&self) -> Result<(), Failure> {
+        let io = |error: rustix::io::Errno| Failure::io(Stage::Rootfs, "", "/", &error.into());
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(io)?;
+        volume::attach_all(root.as_fd(), &self.trees)?;
+        make_in_root(root.as_fd(), Path::new(&self.plan.cwd), Make::Directory)
+            .map_err(|error| Failure::io(Stage::WorkingDir, "", &self.plan.cwd, &error))?;
+        if self.plan.tty {
+            self.terminal(&root).map_err(|error| Failure::io(Stage::Launch, "terminal", "", &error))?;
+        }
+        if self.readonly_rootfs {
+            let change = Change { read_only: true, ..Change::default() };
+            crate::sys::mount::change(root.as_fd(), change)
+                .map_err(|error| Failure::io(Stage::Rootfs, "read-only", "/", &error))?;
+        }
+        Ok(())
+    }
+
+    /// A pseudo-terminal of the container's own devpts as its three standard streams and `/dev/console`;
+    /// the master goes to the supervisor.
+    fn terminal(&self, root: &OwnedFd) -> io::Result<()> {
+        let flags = OFlags::RDWR | OFlags::NOCTTY;
+        let master = open_in_root(root.as_fd(), Path::new("/dev/pts/ptmx"), flags)?;
+        rustix::pty::unlockpt(&master)?;
+        let peer_flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer_flags)?;
+        let name = rustix::pty::ptsname(&master, Vec::new())?;
+        let name = PathBuf::from(OsString::from_vec(name.into_bytes()));
+        let _ = rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(self.identity.user.uid)), None);
+        let console = make_in_root(root.as_fd(), Path::new("/dev/console"), Make::File)?;
+        let tree = detached(CWD, &name, Change { peers: Some(PeerGroup::Private), ..Change::default() })?;
+        attach(tree.as_fd(), console.as_fd())?;
+        rustix::process::ioctl_tiocsctty(&slave)?;
+        rustix::stdio::dup2_stdin(&slave)?;
+        rustix::stdio::dup2_stdout(&slave)?;
+        rustix::stdio::dup2_stderr(&slave)?;
+        self.report.send_terminal(&master)
+    }
+}
+
+impl Executor for Init {
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        self.furnish().map_err(|failure| {
+            let text = failure.to_string();
+            self.report.send(&Report::Failed(failure));
+            ExecutorValidationError::ArgValidationError(text)
+        })
+    }
+
+    /// The environment is execve's argument; this process keeps none.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        // Before anything of the image is looked at by path: `/proc/self/fd/N` must lead nowhere.
+        let closed = process::close_all_but(&mut vec![self.report.as_raw()]);
+        if closed.is_err() || !self.report.wait_for_go() {
+            process::exit_now(0);
+        }
+        let failure = finish(&self.plan, &self.identity);
+        self.report.send(&Report::Failed(failure));
+        process::exit_now(127)
+    }
+}
+
+impl fmt::Debug for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Init").field("plan", &self.plan.args).finish_non_exhaustive()
+    }
+}
+
+/// Sends libcontainer's ERROR lines to the supervisor: its own errors lose their cause between its processes.
+struct CauseTrace {
+    to: Reporter,
+    sent: std::sync::atomic::AtomicUsize,
+}
+
+impl tracing::Subscriber for CauseTrace {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
+        Some(tracing::level_filters::LevelFilter::ERROR)
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        let sent = self.sent.fetch_add(line.0.len(), std::sync::atomic::Ordering::Relaxed);
+        if sent < TRACE_BYTES_MAX {
+            self.to.send(&Report::Trace(line.0));
+        }
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// The fields of one event, on one line.
+struct Line(String);
+
+impl tracing::field::Visit for Line {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+        use fmt::Write as _;
+        let separator = if self.0.is_empty() { "" } else { " " };
+        let _ = match field.name() {
+            "message" => write!(self.0, "{separator}{value:?}"),
+            name => write!(self.0, "{separator}{name}={value:?}"),
+        };
+    }
+}

@@ -1,0 +1,114 @@
+use std::{
+    io::{self, Read, Write},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::finish::Identity;
+use crate::{
+    model::{Failure, Stage},
+    sys::fdpass,
+};
+
+/// Bytes of one report at most; a failure's text is cut to fit.
+const REPORT_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of libcontainer's own error lines that are kept.
+pub(super) const TRACE_BYTES_MAX: usize = 4 * 1024;
+
+/// What a helper, or the init it makes, tells its supervisor.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum Report {
+    /// Who the process will be.
+    Identity(Identity),
+    /// The process exists and waits at the barrier (a container) or is about to execve (an exec).
+    Made { pid: u32 },
+    /// It will not be.
+    Failed(Failure),
+    /// The master of the container's terminal comes with it.
+    Terminal,
+    /// A line of libcontainer's error log: the cause behind the next failure.
+    Trace(String),
+}
+
+/// One end of the SEQPACKET pair between a supervisor and the processes of one launch. It is also the
+/// start barrier: the init waits here for a `G`, and the end of the stream tells it that the supervisor
+/// is gone; to the supervisor, the end of the stream says that every process on the other side has
+/// executed its program or ended.
+#[derive(Debug)]
+pub struct Reporter(std::fs::File);
+
+impl Reporter {
+    pub fn new(socket: OwnedFd) -> Self {
+        Self(socket.into())
+    }
+
+    /// Sends one report; that nobody listens is not an error here (the reader's end decides).
+    pub fn send(&self, report: &Report) {
+        if let Ok(bytes) = serde_json::to_vec(report) {
+            let _ = (&self.0).write(&bytes[..bytes.len().min(REPORT_BYTES_MAX)]);
+        }
+    }
+
+    /// The same socket once more.
+    ///
+    /// # Errors
+    /// Stage `Internal` when there are no descriptors left.
+    pub fn another(&self) -> Result<Self, Failure> {
+        let copy = self.0.try_clone().map_err(|error| Failure::io(Stage::Internal, "report", "", &error))?;
+        Ok(Self(copy))
+    }
+
+    /// Its number, for those who close all others.
+    pub fn as_raw(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    /// Sends the master of the container's terminal.
+    ///
+    /// # Errors
+    /// When the supervisor is gone.
+    pub(super) fn send_terminal(&self, master: &OwnedFd) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&Report::Terminal)?;
+        fdpass::send(self.0.as_fd(), &bytes, &[master.as_fd()]).map(drop)
+    }
+
+    /// Waits at the barrier. `false`: the supervisor is gone, or does not want the process any more.
+    pub fn wait_for_go(&self) -> bool {
+        let mut go = [0; 1];
+        loop {
+            match (&self.0).read(&mut go) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return matches!(other, Ok(1)) && go == *b"G",
+            }
+        }
+    }
+
+    /// Lets the init on the other side go (supervisor's end).
+    ///
+    /// # Errors
+    /// When the init is gone.
+    pub fn go(&self) -> io::Result<()> {
+        (&self.0).write_all(b"G")
+    }
+
+    /// The next report and its descriptor, if it has one (supervisor's end); `None` is the end.
+    ///
+    /// # Errors
+    /// `WouldBlock` on a non-blocking socket without a report; `InvalidData` for what is no report.
+    pub fn receive(&self) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
+        let mut buffer = [0; REPORT_BYTES_MAX];
+        let mut fds = Vec::new();
+        let length = fdpass::receive(self.0.as_fd(), &mut buffer, &mut fds)?;
+        if length == 0 {
+            return Ok(None);
+        }
+        Ok(Some((serde_json::from_slice(&buffer[..length])?, fds.pop())))
+    }
+}
+
+impl std::os::fd::AsFd for Reporter {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,143 @@
+//! The container's root file system: an overlay that is mounted nowhere until a helper's own namespace.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags},
+    io::Errno,
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags},
+};
+
+use crate::model::{Failure, Stage};
+
+/// Overlays `lower` (top first) with `writable/upper`; gives a detached mount.
+///
+/// # Errors
+/// Stage `Rootfs`, naming the directory.
+pub(super) fn overlay(lower: &[PathBuf], writable: &Path) -> Result<OwnedFd, Failure> {
+    let at = |path: &Path| {
+        let path = path.to_path_buf();
+        move |error: io::Error| Failure::io(Stage::Rootfs, "", &path, &error)
+    };
+    // Named by descriptor: a path in a mount option must be short (255 bytes) and may hold no colon.
+    let mut open = Vec::with_capacity(lower.len() + 2);
+    let directory = |path: &Path| -> Result<OwnedFd, Failure> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).map_err(|error| at(path)(error.into()))
+    };
+    for layer in lower {
+        open.push(directory(layer)?);
+    }
+    let mut halves = Vec::with_capacity(2);
+    for (half, mode) in [("upper", 0o755), ("work", 0o700)] {
+        let path = writable.join(half);
+        match rustix::fs::mkdir(&path, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(at(&path)(error.into())),
+        }
+        halves.push(directory(&path)?);
+    }
+    mount(&open, &halves).map_err(|error| Failure::io(Stage::Rootfs, "overlay on", writable, &error))
+}
+
+fn mount(lower: &[OwnedFd], halves: &[OwnedFd]) -> io::Result<OwnedFd> {
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let told = |error: Errno| io::Error::other(format!("{}{}", io::Error::from(error), kernel_log(&fs)));
+    let set =
+        |key: &str, value: &str| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(told);
+    // `lowerdir+` is there since Linux 6.5; before it, one list (and about fifteen layers at most).
+    let mut one_by_one = true;
+    for layer in lower {
+        match rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", name(layer)) {
+            Ok(()) => {}
+            Err(Errno::INVAL) => {
+                one_by_one = false;
+                break;
+            }
+            Err(error) => return Err(told(error)),
+        }
+    }
+    if !one_by_one {
+        set("lowerdir", &lower.iter().map(name).collect::<Vec<_>>().join(":"))?;
+    }
+    set("upperdir", &name(&halves[0]))?;
+    set("workdir", &name(&halves[1]))?;
+    // What a container wrote is never read again after a crash, so it need not be synced when it ends.
+    rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile").map_err(told)?;
+    rustix::mount::fsconfig_create(fs.as_fd()).map_err(told)?;
+    Ok(rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+/// What the kernel has to say about a failed fsconfig(2).
+fn kernel_log(fs: &OwnedFd) -> String {
+    let mut text = String::new();
+    let mut line = [0; 256];
+    while let Ok(length) = rustix::io::read(fs, &mut line) {
+        if length == 0 || text.len() > 1024 {
+            break;
+        }
+        text.push_str(": ");
+        text.push_str(String::from_utf8_lossy(&line[..length]).trim_end());
+    }
+    text
+}
+
+/// Makes sure that `/dev`, `/proc` and `/sys` of the root are directories, by descriptor, before libcontainer
+/// sets them up by path: it would follow an image's `/dev` link out onto the host.
+///
+/// # Errors
+/// Stage `RootfsGuard`, naming the path and what it is.
+pub(super) fn guard(root: &OwnedFd) -> Result<(), Failure> {
+    for name in ["dev", "proc", "sys"] {
+        let refused = |error: Errno| Failure::io(Stage::RootfsGuard, "", format!("/{name}"), &error.into());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+        match rustix::fs::openat2(root, name, flags, Mode::empty(), resolve) {
+            Ok(_) => {}
+            Err(Errno::NOENT) => {
+                rustix::fs::mkdirat(root, name, Mode::from_raw_mode(0o755)).map_err(refused)?;
+            }
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                let found = rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)?;
+                let kind = match FileType::from_raw_mode(found.st_mode) {
+                    FileType::Symlink => "a symbolic link",
+                    FileType::RegularFile => "a file",
+                    _ => "something other than a directory",
+                };
+                let text = format!("the image has {kind} there, where a directory must be");
+                return Err(Failure {
+                    path: format!("/{name}"),
+                    ..Failure::new(Stage::RootfsGuard, "", text)
+                });
+            }
+            Err(error) => return Err(refused(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a small file of the root, as its own processes would see it. `None`: it is not there.
+///
+/// # Errors
+/// When it is no regular file, too large or unreadable.
+pub(super) fn read_file(root: &OwnedFd, path: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match crate::sys::path::open_in_root(root.as_fd(), Path::new(path), flags) {
+        Ok(file) => File::from(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > bytes_max {
+        return Err(io::Error::other(format!("not a regular file of at most {bytes_max} bytes")));
+    }
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, bytes_max), &mut bytes)?;
+    Ok(Some(bytes))
+}

@@ -1,0 +1,164 @@
+//! Who a process runs as, resolved against the image's own passwd(5) and group(5).
+//!
+//! Never through NSS: that would load libraries of the image into our process.
+
+use std::{io, os::fd::OwnedFd};
+
+use super::{finish::Identity, rootfs::read_file};
+use crate::model::{Failure, GroupsPolicy, ResolvedUser, Stage, UserChoice};
+
+/// Bytes of passwd and group that are read at most.
+const DATABASE_BYTES_MAX: u64 = 10 * 1024 * 1024;
+/// Supplementary groups at most (`NGROUPS_MAX` of Linux).
+const GROUPS_MAX: usize = 65_536;
+
+/// Resolves `choice` (and `image_user` where it names nobody) in the root file system `root`.
+///
+/// # Errors
+/// Stage `User`, naming the user or group that is not there.
+pub(super) fn resolve(root: &OwnedFd, choice: &UserChoice, image_user: &str) -> Result<Identity, Failure> {
+    let read = |path: &str| {
+        let unreadable = |error: &io::Error| Failure::io(Stage::User, "", path, error);
+        let bytes = read_file(root, path, DATABASE_BYTES_MAX).map_err(|error| unreadable(&error))?;
+        Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
+    };
+    lookup(&read("/etc/passwd")?, &read("/etc/group")?, choice, image_user)
+}
+
+struct Account<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+}
+
+fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
+    passwd.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
+        Some(Account { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
+    })
+}
+
+struct Group<'a> {
+    name: &'a str,
+    gid: u32,
+    members: &'a str,
+}
+
+fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
+    group.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, gid, members, ..] = fields[..] else { return None };
+        Some(Group { name, gid: gid.parse().ok()?, members })
+    })
+}
+
+fn lookup(passwd: &str, group: &str, choice: &UserChoice, image_user: &str) -> Result<Identity, Failure> {
+    let (image_name, image_group) = image_user.split_once(':').unwrap_or((image_user, ""));
+    let (wanted, group_wanted) = match (choice.uid, choice.name.as_str()) {
+        (Some(uid), _) => (uid.to_string(), ""),
+        (None, "") => (image_name.to_owned(), image_group),
+        (None, name) => (name.to_owned(), ""),
+    };
+    let number = if wanted.is_empty() { Some(0) } else { number(&wanted) };
+    let account = accounts(passwd).find(|account| match number {
+        Some(uid) => account.uid == uid,
+        None => account.name == wanted,
+    });
+    let uid = match (number, &account) {
+        (Some(uid), _) => uid,
+        (None, Some(account)) => account.uid,
+        (None, None) => return Err(unknown("user", &wanted, "/etc/passwd")),
+    };
+    let gid = match (choice.gid, group_wanted) {
+        (Some(gid), _) => gid,
+        (None, "") => account.as_ref().map_or(0, |account| account.gid),
+        (None, name) => match self::number(name) {
+            Some(gid) => gid,
+            None => {
+                let found = groups(group).find(|group| group.name == name);
+                found.ok_or_else(|| unknown("group", name, "/etc/group"))?.gid
+            }
+        },
+    };
+    // The primary group is always among the supplementary ones: a file's mode may deny a group, and a
+    // process that could leave the group would escape the denial.
+    let mut all = vec![gid];
+    all.extend(&choice.supplemental_groups);
+    if let (GroupsPolicy::Merge, Some(account)) = (choice.groups_policy, &account) {
+        let mine = |group: &Group<'_>| group.members.split(',').any(|member| member == account.name);
+        all.extend(groups(group).filter(mine).map(|group| group.gid));
+    }
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|gid| seen.insert(*gid));
+    all.truncate(GROUPS_MAX);
+    let home = account.map_or("/", |account| account.home);
+    let home = if home.starts_with('/') { home.to_owned() } else { "/".to_owned() };
+    Ok(Identity { user: ResolvedUser { uid, gid, groups: all }, home })
+}
+
+/// A user or group id: decimal digits only, and never the "no change" value −1.
+fn number(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && *number != u32::MAX)
+}
+
+fn unknown(kind: &str, name: &str, file: &str) -> Failure {
+    Failure::new(Stage::User, format!("{name:?}"), format!("the image's {file} has no such {kind}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nbroken\nwww-data:x:33:34::/var/www:/bin/false\nfar:x:70:70::rel:x\n";
+    const GROUP: &str = "root:x:0:\nwww-data:x:34:\nbad:x\nlogs:x:50:far,www-data\nops:x:51:other,www-data\n";
+
+    fn check(choice: UserChoice, image_user: &str, expected: Result<(u32, u32, &[u32], &str), &str>) {
+        let found = lookup(PASSWD, GROUP, &choice, image_user);
+        let found = found.map(|id| (id.user.uid, id.user.gid, id.user.groups, id.home));
+        let expected = expected.map(|(uid, gid, groups, home)| (uid, gid, groups.to_vec(), home.to_owned()));
+        assert_eq!(found.map_err(|failure| failure.to_string()), expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn names_and_numbers_resolve_in_the_image() {
+        let nobody = UserChoice::default;
+        let uid = |uid| UserChoice { uid: Some(uid), ..UserChoice::default() };
+        check(nobody(), "", Ok((0, 0, &[0], "/root")));
+        check(nobody(), "www-data", Ok((33, 34, &[34, 50, 51], "/var/www")));
+        check(nobody(), "33:root", Ok((33, 0, &[0, 50, 51], "/var/www")));
+        check(nobody(), "1234:77", Ok((1234, 77, &[77], "/")));
+        check(nobody(), "far", Ok((70, 70, &[70, 50], "/")));
+        check(uid(33), "root", Ok((33, 34, &[34, 50, 51], "/var/www")));
+        check(uid(5), "33", Ok((5, 0, &[0], "/")));
+    }
+
+    #[test]
+    fn the_request_wins_and_strict_takes_only_what_it_gives() {
+        let choice = UserChoice {
+            name: "www-data".into(),
+            gid: Some(9),
+            supplemental_groups: vec![60, 9],
+            groups_policy: GroupsPolicy::Strict,
+            ..UserChoice::default()
+        };
+        check(choice.clone(), "far", Ok((33, 9, &[9, 60], "/var/www")));
+        let merge = UserChoice { groups_policy: GroupsPolicy::Merge, ..choice };
+        check(merge, "far", Ok((33, 9, &[9, 60, 50, 51], "/var/www")));
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_error_and_numbers_do_not_wrap() {
+        let nobody = UserChoice::default;
+        let no_user =
+            |name| format!("could not resolve user {name:?}: the image's /etc/passwd has no such user");
+        for bad in ["4294967295", "4294967296", "-1", "+1", "0x0", " 0", "ghost"] {
+            check(nobody(), bad, Err(&no_user(bad)));
+        }
+        let no_group = "could not resolve user \"ghosts\": the image's /etc/group has no such group";
+        check(nobody(), "root:ghosts", Err(no_group));
+    }
+}

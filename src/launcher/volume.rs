@@ -1,0 +1,156 @@
+//! Volumes as detached mount trees: opened and changed in the host's mount namespace, where nobody sees them,
+//! and moved into place by the container's own init. Only so does BIDIRECTIONAL work, and nothing of a
+//! volume ever stands in the host's mount table.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::fs::{CWD, FileType};
+
+use crate::{
+    model::{DeviceNode, Failure, Propagation, Stage, Volume},
+    sys::{
+        mount::{self, Change, PeerGroup},
+        path::{self, Make},
+    },
+};
+
+/// A tree and where it goes.
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    pub(super) fd: std::rc::Rc<OwnedFd>,
+    pub(super) target: String,
+    pub(super) kind: Make,
+    /// Made read-only only after other trees were put into it.
+    pub(super) read_only_last: bool,
+}
+
+impl Tree {
+    pub(super) fn new(fd: OwnedFd, target: &str) -> io::Result<Self> {
+        let found = rustix::fs::fstat(&fd)?;
+        let directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+        let kind = if directory { Make::Directory } else { Make::File };
+        Ok(Self { fd: fd.into(), target: target.into(), kind, read_only_last: false })
+    }
+}
+
+/// Opens a volume on the host.
+///
+/// # Errors
+/// Stage `MountSource` or `Propagation`, naming the source.
+pub(super) fn open(volume: &Volume) -> Result<Tree, Failure> {
+    let failed = |error: &io::Error| {
+        Failure::io(Stage::MountSource, format!("of {}", volume.target), &volume.source, error)
+    };
+    if volume.create_source && !volume.source.exists() {
+        fs::create_dir_all(&volume.source).map_err(|error| failed(&error))?;
+    }
+    let peers = match volume.propagation {
+        Propagation::Private => PeerGroup::Private,
+        Propagation::HostToContainer => PeerGroup::Slave,
+        Propagation::Bidirectional => {
+            require_shared(&volume.source)?;
+            PeerGroup::Shared
+        }
+    };
+    let recursive = Change { peers: Some(peers), recursive: true, read_only: volume.recursive_read_only };
+    let tree = mount::detached(CWD, &volume.source, recursive).map_err(|error| failed(&error))?;
+    if volume.readonly && !volume.recursive_read_only {
+        // Only the top: what is mounted below it keeps its own flag, as bind mounts always did.
+        let top = Change { read_only: true, ..Change::default() };
+        mount::change(tree.as_fd(), top).map_err(|error| failed(&error))?;
+    }
+    Tree::new(tree, &volume.target).map_err(|error| failed(&error))
+}
+
+/// Opens a host device as a tree of one file; its cgroup rule says what may be done with it.
+///
+/// # Errors
+/// Stage `Device`, naming the host's path.
+pub(super) fn open_device(device: &DeviceNode) -> Result<Tree, Failure> {
+    let failed =
+        |error: &io::Error| Failure::io(Stage::Device, device.target.as_str(), &device.source, error);
+    let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };
+    let tree = mount::detached(CWD, &device.source, private).map_err(|error| failed(&error))?;
+    Tree::new(tree, &device.target).map_err(|error| failed(&error))
+}
+
+/// Puts the trees in their places, in their order, inside the root this process has.
+///
+/// # Errors
+/// Stage `MountTarget`, naming the target.
+pub(super) fn attach_all(root: BorrowedFd<'_>, trees: &[Tree]) -> Result<(), Failure> {
+    for tree in trees {
+        let failed = |error: &io::Error| Failure::io(Stage::MountTarget, "", &tree.target, error);
+        let target = path::make_in_root(root, Path::new(&tree.target), tree.kind).map_err(|e| failed(&e))?;
+        mount::attach(tree.fd.as_fd(), target.as_fd()).map_err(|error| failed(&error))?;
+    }
+    for tree in trees.iter().filter(|tree| tree.read_only_last) {
+        let change = Change { read_only: true, ..Change::default() };
+        mount::change(tree.fd.as_fd(), change)
+            .map_err(|error| Failure::io(Stage::MountTarget, "", &tree.target, &error))?;
+    }
+    Ok(())
+}
+
+/// Fails unless the mount that holds `source` is shared: BIDIRECTIONAL on a private one would silently
+/// carry nothing.
+fn require_shared(source: &Path) -> Result<(), Failure> {
+    let failed = |error: &io::Error| Failure::io(Stage::Propagation, "", source, error);
+    let real = fs::canonicalize(source).map_err(|error| failed(&error))?;
+    let table = fs::read_to_string("/proc/self/mountinfo").map_err(|error| failed(&error))?;
+    if holds_shared(&table, &real) {
+        return Ok(());
+    }
+    let text = "propagation BIDIRECTIONAL needs a shared mount, and its mount is private";
+    Err(Failure { path: source.display().to_string(), ..Failure::new(Stage::Propagation, "", text) })
+}
+
+/// Whether the last mount in `table` (proc(5), mountinfo) that holds `path` is a shared one.
+fn holds_shared(table: &str, path: &Path) -> bool {
+    let mut best: Option<(usize, bool)> = None;
+    for line in table.lines() {
+        let mut fields = line.split(' ');
+        let Some(point) = fields.nth(4).map(unescape) else { continue };
+        let shared = fields.take_while(|field| *field != "-").any(|field| field.starts_with("shared:"));
+        if path.starts_with(&point) && best.is_none_or(|(length, _)| point.len() >= length) {
+            best = Some((point.len(), shared));
+        }
+    }
+    best.is_some_and(|(_, shared)| shared)
+}
+
+/// Undoes the octal escapes of mountinfo.
+fn unescape(field: &str) -> String {
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+25 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+40 25 0:40 / /mnt/a\\040b rw shared:7 master:2 - tmpfs t rw
+41 40 0:41 / /mnt/a\\040b/in rw - tmpfs t rw
+42 25 0:42 / /mnt/over rw - tmpfs t rw
+43 42 0:43 / /mnt/over rw shared:9 - tmpfs t rw
+";
+
+    #[test]
+    fn the_innermost_and_uppermost_mount_decides_whether_a_path_is_shared() {
+        for (path, shared) in [
+            ("/etc", false),
+            ("/mnt/a b", true),
+            ("/mnt/a b/x", true),
+            ("/mnt/a b/in/x", false),
+            ("/mnt/a bc", false),
+            ("/mnt/over/x", true),
+        ] {
+            assert_eq!(holds_shared(TABLE, Path::new(path)), shared, "{path}");
+        }
+    }
+}

@@ -1,0 +1,552 @@
+use std::{
+    collections::HashSet,
+    fs,
+    net::Ipv4Addr,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
+
+use tokio::sync::{Mutex, OnceCell};
+use tracing::{debug, info, warn};
+
+use super::{
+    Attachment, Config, Error, INTERFACE,
+    lease::Leases,
+    netlink::{Kind, Link, Netlink, NewVeth, refuse_router_advertisements},
+    veth,
+};
+use crate::{
+    failpoint,
+    model::{PodId, PortMapping},
+};
+
+/// What a link carries where the host has no default route to tell.
+const MTU_BYTES_DEFAULT: u32 = 1500;
+
+/// The built-in network: a bridge in the host's namespace, and for each pod a veth pair and an address.
+#[derive(Debug)]
+pub struct Bridge {
+    config: Config,
+    leases: Arc<Leases>,
+    /// One at a time looks for the bridge and makes it. Index of the one that this process has set up.
+    set_up: Mutex<Option<u32>>,
+    mtu: OnceCell<u32>,
+}
+
+impl Bridge {
+    pub(super) fn open(config: &Config, leases: &Path) -> Result<Self, Error> {
+        config.check()?;
+        let leases = Leases::open(leases, &config.bridge_name, config.subnet, config.gateway())?;
+        Ok(Self {
+            config: config.clone(),
+            leases: Arc::new(leases),
+            set_up: Mutex::default(),
+            mtu: OnceCell::new(),
+        })
+    }
+
+    pub(super) fn ready(&self) -> Result<(), Error> {
+        if self.config.enabled { Ok(()) } else { Err(Error::NotConfigured) }
+    }
+
+    pub(super) async fn attach(
+        &self,
+        pod: &PodId,
+        netns: OwnedFd,
+        ports: &[PortMapping],
+    ) -> Result<Attachment, Error> {
+        self.ready()?;
+        // A pod whose port silently leads nowhere would be harder to understand than one that does not start.
+        if let Some(mapping) = ports.iter().find(|mapping| mapping.host_port > 0) {
+            return Err(Error::HostPortsUnsupported { pod: pod.clone(), port: mapping.host_port });
+        }
+        let address = self.with_leases({
+            let pod = pod.clone();
+            move |leases| leases.reserve(&pod)
+        });
+        let address = address.await?;
+        if let Err(error) = self.link(pod, netns, address).await {
+            let undone = self.with_leases(move |leases| leases.give_back(address)).await;
+            let _ = undone
+                .inspect_err(|error| warn!(%pod, %address, error = %chain(error), "lease not given back"));
+            return Err(error);
+        }
+        failpoint!("network.attached");
+        debug!(%pod, %address, "pod attached to bridge");
+        Ok(Attachment { interface: INTERFACE.into(), addresses: vec![address.into()] })
+    }
+
+    /// Joins the pod and the bridge by a pair of links; on failure there is no pair.
+    async fn link(&self, pod: &PodId, netns: OwnedFd, address: Ipv4Addr) -> Result<(), Error> {
+        let host = Netlink::here()?;
+        let bridge = self.bridge(&host).await?;
+        let mtu = self.mtu(&host).await?;
+        let name = veth::host_name(pod);
+        let inside =
+            Netlink::inside(pod, netns.try_clone().map_err(|source| namespace(pod, source))?).await?;
+        host.add_veth(NewVeth { name: &name, bridge: bridge.index, netns: netns.as_fd(), mtu }).await?;
+        failpoint!("network.veth-made");
+        let set_up = async {
+            host.mark_port(&name, &veth::alias(pod)).await?;
+            self.set_up_inside(&inside, address).await
+        };
+        if let Err(error) = set_up.await {
+            let undone = unlink(&host, pod).await;
+            let _ = undone.inspect_err(|error| warn!(%pod, error = %chain(error), "link pair not deleted"));
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn set_up_inside(&self, inside: &Netlink, address: Ipv4Addr) -> Result<(), Error> {
+        inside.set_up("lo").await?;
+        let link = inside.new_link(INTERFACE).await?;
+        inside.add_address(&link, address, self.config.subnet.prefix()).await?;
+        inside.set_up(INTERFACE).await?;
+        inside.add_default_route(self.config.gateway()).await
+    }
+
+    pub(super) async fn detach(&self, pod: &PodId) -> Result<(), Error> {
+        // The link goes first: an address must not be given out while it still answers.
+        let deleted = unlink(&Netlink::here()?, pod).await?;
+        failpoint!("network.detached");
+        let released = self.with_leases({
+            let pod = pod.clone();
+            move |leases| leases.release(&pod)
+        });
+        let addresses = released.await?;
+        debug!(%pod, deleted, ?addresses, "pod detached from bridge");
+        Ok(())
+    }
+
+    /// Goes on after a failure, so that one stuck leftover does not keep the others.
+    pub(super) async fn sweep(&self, live: &HashSet<PodId>) -> Result<(), Error> {
+        let mut failures = Vec::new();
+        let host = Netlink::here()?;
+        let bridge = host.link(&self.config.bridge_name).await?.map(|bridge| bridge.index);
+        for link in host.links().await?.iter().filter(|link| veth::is_orphan(link, live, bridge)) {
+            match host.delete(link).await {
+                Ok(_) => info!(link = link.name, "deleted link of a pod that is gone"),
+                Err(error) => failures.push(error),
+            }
+        }
+        let live = live.clone();
+        match self.with_leases(move |leases| leases.release_dead(&live)).await {
+            Ok(released) if released.is_empty() => {}
+            Ok(released) => info!(addresses = ?released, "released addresses of pods that are gone"),
+            Err(error) => failures.push(error),
+        }
+        let failed = failures.len();
+        for error in failures.iter().skip(1) {
+            warn!(error = %chain(error), "network sweep: could not remove a leftover");
+        }
+        match failures.into_iter().next() {
+            None => Ok(()),
+            Some(first) => Err(Error::Sweep { failed, first: Box::new(first) }),
+        }
+    }
+
+    /// The bridge, made if it is not there.
+    async fn bridge(&self, host: &Netlink) -> Result<Link, Error> {
+        let name = &self.config.bridge_name;
+        let mut set_up = self.set_up.lock().await;
+        let there = host.link(name).await?;
+        let new = there.is_none();
+        let bridge = match there {
+            Some(link) if link.kind != Kind::Bridge => return Err(Error::NotABridge { name: name.clone() }),
+            Some(link) if *set_up == Some(link.index) => return Ok(link),
+            Some(link) => link,
+            None => host.add_bridge(name, link_address(self.config.gateway())).await?,
+        };
+        if let Err(error) = self.set_up_bridge(host, &bridge).await {
+            if new {
+                let undone = host.delete(&bridge).await;
+                let _ = undone
+                    .inspect_err(|error| warn!(link = name, error = %chain(error), "bridge not deleted"));
+            }
+            return Err(error);
+        }
+        if new {
+            info!(link = name, gateway = %self.config.gateway(), subnet = %self.config.subnet, "made bridge");
+        }
+        allow_forwarding();
+        *set_up = Some(bridge.index);
+        Ok(bridge)
+    }
+
+    async fn set_up_bridge(&self, host: &Netlink, bridge: &Link) -> Result<(), Error> {
+        refuse_router_advertisements(&bridge.name);
+        host.add_address(bridge, self.config.gateway(), self.config.subnet.prefix()).await?;
+        host.set_up(&bridge.name).await
+    }
+
+    async fn mtu(&self, host: &Netlink) -> Result<u32, Error> {
+        if self.config.mtu != 0 {
+            return Ok(self.config.mtu);
+        }
+        let found = async { Ok(host.default_route_mtu().await?.unwrap_or(MTU_BYTES_DEFAULT)) };
+        self.mtu.get_or_try_init(|| found).await.copied()
+    }
+
+    async fn with_leases<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Leases) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let leases = Arc::clone(&self.leases);
+        let folder = leases.network_folder();
+        tokio::task::spawn_blocking(move || work(&leases)).await.unwrap_or_else(|error| {
+            // It panicked, or the runtime is going down.
+            let source = std::io::Error::other(error);
+            Err(Error::Lease { operation: "work on leases in", path: folder, source })
+        })
+    }
+}
+
+/// Deletes a pod's link pair by its end on the host. Absent, or another pod's by an odd chance: false.
+async fn unlink(host: &Netlink, pod: &PodId) -> Result<bool, Error> {
+    match host.link(&veth::host_name(pod)).await? {
+        Some(link) if veth::may_be_of(&link, pod) => host.delete(&link).await,
+        _ => Ok(false),
+    }
+}
+
+fn namespace(pod: &PodId, source: std::io::Error) -> Error {
+    Error::Namespace { pod: pod.clone(), source }
+}
+
+/// A link-layer address that stays the bridge's own: locally administered, from its IPv4 address.
+fn link_address(gateway: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = gateway.octets();
+    [0x0a, 0x58, a, b, c, d]
+}
+
+/// Without it pods reach each other and the node, and nothing else; so a refusal is told, not fatal.
+fn allow_forwarding() {
+    const PATH: &str = "/proc/sys/net/ipv4/ip_forward";
+    let result = match fs::read_to_string(PATH) {
+        Ok(text) if text.trim() != "0" => return,
+        Ok(_) => fs::write(PATH, "1"),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) => info!(path = PATH, "switched on IPv4 forwarding for pods"),
+        Err(error) => {
+            warn!(path = PATH, %error, "cannot switch on IPv4 forwarding: pods reach only this node")
+        }
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PortProtocol;
+    use futures_util::future::join_all;
+    use rtnetlink::{LinkVeth, RouteMessageBuilder};
+    use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+    use std::{
+        fs::File,
+        net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+        thread,
+        time::Duration,
+    };
+    use tempfile::TempDir;
+
+    /// A node of the test's own: its network namespace and its folder of leases.
+    struct Node {
+        leases: TempDir,
+        config: Config,
+    }
+
+    impl Node {
+        fn bridge(&self) -> Bridge {
+            Bridge::open(&self.config, self.leases.path()).unwrap()
+        }
+
+        /// What a pod can leave behind on the host: links and leases, by name.
+        async fn traces(&self) -> Vec<String> {
+            let links = Netlink::here().unwrap().links().await.unwrap().into_iter().map(|link| link.name);
+            let folder = self.leases.path().join(&self.config.bridge_name);
+            let leases =
+                fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let of_pods = |name: &String| name.starts_with("pt") || name.parse::<IpAddr>().is_ok();
+            let mut traces: Vec<_> = links.chain(leases).filter(of_pods).collect();
+            traces.sort();
+            traces
+        }
+    }
+
+    /// Runs the test on a thread in a new network namespace, which the threads it starts inherit.
+    fn on_a_node(config: &str, test: impl AsyncFnOnce(Node) + Send + 'static) {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("skipped: a network namespace of one's own needs root");
+        }
+        let config: Config = toml::from_str(config).unwrap();
+        let node = Node { leases: tempfile::tempdir().unwrap(), config };
+        let body = move || {
+            leave_network();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(test(node));
+        };
+        thread::spawn(body).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+
+    #[expect(deprecated, reason = "its successor is unsafe for the sake of another flag")]
+    fn leave_network() {
+        rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
+    }
+
+    fn own_netns() -> OwnedFd {
+        File::open("/proc/thread-self/ns/net").unwrap().into()
+    }
+
+    fn new_netns() -> OwnedFd {
+        let make = || {
+            leave_network();
+            own_netns()
+        };
+        thread::spawn(make).join().unwrap()
+    }
+
+    fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
+        let visit = || {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        };
+        thread::scope(|scope| scope.spawn(visit).join().unwrap())
+    }
+
+    fn pod(digit: u8) -> PodId {
+        PodId::from_bytes([digit; 32])
+    }
+
+    async fn attach(bridge: &Bridge, digit: u8, netns: &OwnedFd) -> Result<IpAddr, Error> {
+        let attachment = bridge.attach(&pod(digit), netns.try_clone().unwrap(), &[]).await?;
+        assert_eq!(attachment.interface, "eth0");
+        Ok(attachment.addresses[0])
+    }
+
+    /// Bytes go from a socket made in one namespace to a listener made in another.
+    #[track_caller]
+    fn assert_reaches(from: &OwnedFd, to: &OwnedFd, address: IpAddr) {
+        let listener = within(to, || TcpListener::bind((address, 0)).unwrap());
+        let at = listener.local_addr().unwrap();
+        let client = within(from, || TcpStream::connect_timeout(&at, Duration::from_secs(3)));
+        let client = client.unwrap_or_else(|error| panic!("{at}: {error}"));
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+    }
+
+    #[test]
+    fn pods_reach_each_other_the_node_and_themselves() {
+        on_a_node("", async |node| {
+            let (bridge, host) = (node.bridge(), own_netns());
+            let (a, b) = (new_netns(), new_netns());
+            let (at_a, at_b) = (attach(&bridge, 1, &a).await.unwrap(), attach(&bridge, 2, &b).await.unwrap());
+            assert_eq!([at_a, at_b], [2, 3].map(|last| IpAddr::from([10, 88, 0, last])));
+            let gateway = IpAddr::from([10, 88, 0, 1]);
+            assert_reaches(&a, &b, at_b);
+            assert_reaches(&b, &a, at_a);
+            assert_reaches(&a, &host, gateway);
+            assert_reaches(&host, &a, at_a);
+            assert_reaches(&a, &a, IpAddr::from([127, 0, 0, 1]));
+            let outward = within(&a, || {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.connect(SocketAddr::from(([192, 0, 2, 1], 9))).map(|()| socket.local_addr().unwrap())
+            });
+            assert_eq!(outward.unwrap().ip(), at_a, "there is a default route");
+        });
+    }
+
+    #[test]
+    fn a_pod_gets_the_mtu_that_is_configured_and_hears_no_router() {
+        on_a_node("mtu = 1400\nbridge_name = \"br-pods\"", async |node| {
+            let netns = new_netns();
+            attach(&node.bridge(), 1, &netns).await.unwrap();
+            let inside = Netlink::inside(&pod(1), netns.try_clone().unwrap()).await.unwrap();
+            assert_eq!(inside.link(INTERFACE).await.unwrap().unwrap().mtu, Some(1400));
+            let host = Netlink::here().unwrap();
+            let (end, bridge) =
+                (host.link("pt01010101010").await.unwrap(), host.link("br-pods").await.unwrap());
+            let (end, bridge) = (end.unwrap(), bridge.unwrap());
+            assert_eq!((end.mtu, end.master), (Some(1400), Some(bridge.index)));
+            assert_eq!(end.alias, Some(veth::alias(&pod(1))));
+            let accepts = |name| fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"));
+            if accepts("lo").is_ok() {
+                assert_eq!(within(&netns, || accepts("eth0").unwrap()).trim(), "0");
+                assert_eq!(accepts("br-pods").unwrap().trim(), "0");
+            }
+        });
+    }
+
+    #[test]
+    fn the_node_forwards_once_there_is_a_pod() {
+        on_a_node("", async |node| {
+            const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+            fs::write(FORWARD, "0").unwrap();
+            attach(&node.bridge(), 1, &new_netns()).await.unwrap();
+            assert_eq!(fs::read_to_string(FORWARD).unwrap().trim(), "1");
+        });
+    }
+
+    #[test]
+    fn detaching_needs_no_namespace_no_memory_and_may_be_repeated() {
+        on_a_node("", async |mut node| {
+            attach(&node.bridge(), 1, &new_netns()).await.unwrap(); // the namespace is gone at once
+            let netns = new_netns();
+            attach(&node.bridge(), 2, &netns).await.unwrap();
+            assert_eq!(node.traces().await.last().unwrap(), "pt02020202020");
+            node.config.enabled = false;
+            for _ in 0..2 {
+                node.bridge().detach(&pod(2)).await.unwrap();
+                node.bridge().detach(&pod(1)).await.unwrap();
+                assert_eq!(node.traces().await, [""; 0]);
+            }
+            node.bridge().detach(&pod(77)).await.unwrap();
+            assert!(matches!(attach(&node.bridge(), 3, &netns).await, Err(Error::NotConfigured)));
+        });
+    }
+
+    #[test]
+    fn an_empty_pool_is_an_error_that_names_it_and_leaves_nothing() {
+        on_a_node("subnet = \"10.9.8.0/30\"", async |node| {
+            let (bridge, netns) = (node.bridge(), new_netns());
+            attach(&bridge, 1, &new_netns()).await.unwrap();
+            bridge.detach(&pod(1)).await.unwrap();
+            attach(&bridge, 2, &netns).await.unwrap();
+            let before = node.traces().await;
+            let error = attach(&bridge, 3, &new_netns()).await.unwrap_err();
+            assert!(error.to_string().contains("10.9.8.0/30"), "{error}");
+            assert_eq!(node.traces().await, before);
+        });
+    }
+
+    #[test]
+    fn a_failure_at_any_step_leaves_neither_link_nor_lease() {
+        on_a_node("", async |node| {
+            let bridge = node.bridge();
+            // Not a namespace; the host's namespace.
+            let null = File::open("/dev/null").unwrap().into();
+            assert!(matches!(
+                attach(&bridge, 1, &null).await,
+                Err(Error::Netlink { operation: "enter", .. })
+            ));
+            assert!(matches!(attach(&bridge, 1, &own_netns()).await, Err(Error::HostNamespace { .. })));
+            // The pair cannot be made: there is an eth0.
+            let taken = new_netns();
+            let inside = Netlink::inside(&pod(2), taken.try_clone().unwrap()).await.unwrap();
+            inside.raw().link().add(LinkVeth::new(INTERFACE, "other").build()).execute().await.unwrap();
+            let error = attach(&bridge, 2, &taken).await.unwrap_err();
+            assert_eq!(chain(&error), "make link pair pt02020202020: File exists (os error 17)");
+            // The last step fails: there is a default route.
+            let routed = new_netns();
+            let inside = Netlink::inside(&pod(3), routed.try_clone().unwrap()).await.unwrap();
+            inside.set_up("lo").await.unwrap();
+            let lo = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(1).build();
+            inside.raw().route().add(lo).execute().await.unwrap();
+            let error = attach(&bridge, 3, &routed).await.unwrap_err();
+            assert_eq!(chain(&error), "add default route by 10.88.0.1: File exists (os error 17)");
+            assert_eq!(node.traces().await, [""; 0]);
+        });
+    }
+
+    #[test]
+    fn attaching_twice_fails_and_leaves_the_first_as_it_was() {
+        on_a_node("", async |node| {
+            let (bridge, netns) = (node.bridge(), new_netns());
+            let address = attach(&bridge, 1, &netns).await.unwrap();
+            let before = node.traces().await;
+            attach(&bridge, 1, &new_netns()).await.unwrap_err();
+            assert_eq!(node.traces().await, before);
+            assert_reaches(&own_netns(), &netns, address);
+        });
+    }
+
+    #[test]
+    fn a_host_port_is_refused_by_number_before_anything_is_done() {
+        on_a_node("", async |node| {
+            let port = |host_port| PortMapping {
+                protocol: PortProtocol::Tcp,
+                container_port: 80,
+                host_port,
+                host_ip: String::new(),
+            };
+            let bridge = node.bridge();
+            let error = bridge.attach(&pod(1), new_netns(), &[port(0), port(8080)]).await.unwrap_err();
+            assert!(error.to_string().contains("host port 8080"), "{error}");
+            assert_eq!(node.traces().await, [""; 0]);
+            bridge.attach(&pod(1), new_netns(), &[port(0)]).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn another_interface_of_the_bridges_name_is_left_alone() {
+        on_a_node("", async |node| {
+            let host = Netlink::here().unwrap();
+            host.raw().link().add(LinkVeth::new("pintle0", "other").build()).execute().await.unwrap();
+            let error = attach(&node.bridge(), 1, &new_netns()).await.unwrap_err();
+            assert!(matches!(error, Error::NotABridge { .. }), "{error}");
+            assert_eq!(host.link("pintle0").await.unwrap().unwrap().kind, Kind::Veth);
+            assert_eq!(node.traces().await, [""; 0]);
+        });
+    }
+
+    #[test]
+    fn a_bridge_that_gets_no_address_is_not_left() {
+        on_a_node("subnet = \"224.0.0.0/24\"", async |node| {
+            let error = attach(&node.bridge(), 1, &new_netns()).await.unwrap_err();
+            assert!(chain(&error).starts_with("add address 224.0.0.1/24 to pintle0"), "{}", chain(&error));
+            assert_eq!(Netlink::here().unwrap().link("pintle0").await.unwrap(), None);
+            assert_eq!(node.traces().await, [""; 0]);
+        });
+    }
+
+    #[test]
+    fn a_bridge_that_was_deleted_is_made_again() {
+        on_a_node("", async |node| {
+            let (bridge, host, netns) = (node.bridge(), Netlink::here().unwrap(), new_netns());
+            attach(&bridge, 1, &new_netns()).await.unwrap();
+            host.delete(&host.link("pintle0").await.unwrap().unwrap()).await.unwrap();
+            let address = attach(&bridge, 2, &netns).await.unwrap();
+            assert_reaches(&own_netns(), &netns, address);
+        });
+    }
+
+    #[test]
+    fn a_sweep_takes_the_dead_and_spares_the_living() {
+        on_a_node("", async |node| {
+            let (bridge, living, dead) = (node.bridge(), new_netns(), new_netns());
+            let address = attach(&bridge, 1, &living).await.unwrap();
+            attach(&bridge, 2, &dead).await.unwrap();
+            attach(&bridge, 3, &dead).await.unwrap_err(); // its eth0 is there already
+            // A crash after the pair was made, before its alias was written.
+            let (host, half) = (Netlink::here().unwrap(), new_netns());
+            let index = host.link("pintle0").await.unwrap().unwrap().index;
+            let name = veth::host_name(&pod(4));
+            host.add_veth(NewVeth { name: &name, bridge: index, netns: half.as_fd(), mtu: 1500 })
+                .await
+                .unwrap();
+            assert_eq!(node.traces().await.len(), 5);
+            node.bridge().sweep(&[pod(1)].into()).await.unwrap();
+            assert_eq!(node.traces().await, ["10.88.0.2", "pt01010101010"]);
+            assert_reaches(&own_netns(), &living, address);
+        });
+    }
+
+    #[test]
+    fn many_pods_at_once_get_an_address_each() {
+        on_a_node("", async |node| {
+            let (bridge, spaces) = (node.bridge(), [(); 16].map(|()| new_netns()));
+            let all = spaces.iter().zip(1..).map(|(netns, digit)| attach(&bridge, digit, netns));
+            let got: Vec<_> = join_all(all).await.into_iter().map(Result::unwrap).collect();
+            assert_eq!(HashSet::<_>::from_iter(&got).len(), 16);
+            assert_reaches(&spaces[0], &spaces[15], got[15]);
+        });
+    }
+}

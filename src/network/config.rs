@@ -1,0 +1,110 @@
+use std::net::Ipv4Addr;
+
+use serde::Deserialize;
+
+use super::{Error, Subnet};
+
+/// Longest name of an interface (`IFNAMSIZ` less the NUL).
+const INTERFACE_NAME_BYTES_MAX: usize = 15;
+/// Least MTU that IPv4 allows, and the greatest that a veth takes.
+const MTU_BYTES_MIN: u32 = 68;
+const MTU_BYTES_MAX: u32 = 65_535;
+
+/// How pods are put on the network.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Whether pods get an address on the built-in bridge. When false, only pods with the host's network
+    /// can start; pods that are attached already can still be stopped.
+    pub enabled: bool,
+    /// Name of the bridge, made when the first pod needs it. An existing bridge of that name is used.
+    pub bridge_name: String,
+    /// IPv4 addresses for pods. It must not overlap with any network that the node or its pods talk to.
+    pub subnet: Subnet,
+    /// Address of the bridge, and the pods' default route. Empty: the first address of `subnet`.
+    pub gateway: Option<Ipv4Addr>,
+    /// Largest packet in bytes. 0: what the interface of the host's default route takes.
+    pub mtu: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let bridge_name = "pintle0".into();
+        Self { enabled: true, bridge_name, subnet: Subnet::DEFAULT, gateway: None, mtu: 0 }
+    }
+}
+
+impl Config {
+    /// The address of the bridge.
+    pub(super) fn gateway(&self) -> Ipv4Addr {
+        self.gateway.unwrap_or(self.subnet.first())
+    }
+
+    /// Finds what the types cannot rule out.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let bad = |field, reason| Err(Error::BadConfig { field, reason });
+        let name = &self.bridge_name;
+        let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'/' | b':' | b'%');
+        if name.is_empty()
+            || name.len() > INTERFACE_NAME_BYTES_MAX
+            || name.bytes().any(odd)
+            || name.starts_with('.')
+        {
+            return bad("bridge_name", format!("{name:?} cannot name an interface"));
+        }
+        let gateway = self.gateway();
+        if !self.subnet.has_host(gateway) {
+            return bad("gateway", format!("{gateway} is not a host of {}", self.subnet));
+        }
+        if self.mtu != 0 && !(MTU_BYTES_MIN..=MTU_BYTES_MAX).contains(&self.mtu) {
+            return bad("mtu", format!("{} is not between {MTU_BYTES_MIN} and {MTU_BYTES_MAX}", self.mtu));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str) -> Result<Config, String> {
+        let config: Config = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        config.check().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn nothing_configured_is_a_bridge() {
+        let config = checked("").unwrap();
+        assert_eq!((config.enabled, &*config.bridge_name), (true, "pintle0"));
+        assert_eq!(config.gateway(), Ipv4Addr::new(10, 88, 0, 1));
+    }
+
+    #[test]
+    fn everything_can_be_configured() {
+        let config = checked(
+            "bridge_name = \"br-pods\"\nsubnet = \"10.1.2.0/24\"\ngateway = \"10.1.2.254\"\nmtu = 9000",
+        );
+        assert_eq!(config.unwrap().gateway(), Ipv4Addr::new(10, 1, 2, 254));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_its_name() {
+        for (text, expected) in [
+            ("bridge = 'x'", "unknown field `bridge`"),
+            ("subnet = '10.1.2.1/24'", "10.1.2.0/24 is meant?"),
+            ("bridge_name = ''", "network.bridge_name: \"\" cannot name an interface"),
+            ("bridge_name = 'sixteen-letters!'", "cannot name an interface"),
+            ("bridge_name = '../lock'", "cannot name an interface"),
+            ("bridge_name = '..'", "cannot name an interface"),
+            ("bridge_name = 'a b'", "cannot name an interface"),
+            ("gateway = '10.89.0.1'", "network.gateway: 10.89.0.1 is not a host of 10.88.0.0/16"),
+            ("gateway = '10.88.0.0'", "is not a host of"),
+            ("gateway = '10.88.255.255'", "is not a host of"),
+            ("mtu = 67", "network.mtu: 67 is not between 68 and 65535"),
+        ] {
+            let error = checked(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

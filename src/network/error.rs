@@ -1,0 +1,52 @@
+use std::{io, path::PathBuf};
+
+use super::Subnet;
+use crate::model::PodId;
+
+/// Why a pod could not be put on the network, or taken off it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no network is configured: the built-in bridge is switched off (network.enabled)")]
+    NotConfigured,
+    #[error("network.{field}: {reason}")]
+    BadConfig { field: &'static str, reason: String },
+    #[error("cannot forward host port {port} to pod {pod}: host ports are not supported yet")]
+    HostPortsUnsupported { pod: PodId, port: u16 },
+    #[error("no free address in {subnet}: all are leased (see {})", folder.display())]
+    Exhausted { subnet: Subnet, folder: PathBuf },
+    /// A step on the files of leases.
+    #[error("{operation} {}", path.display())]
+    Lease {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{name} is there, but is not a bridge: set network.bridge_name to another name")]
+    NotABridge { name: String },
+    /// A request that the kernel refused, or that could not be made.
+    #[error("{operation} {object}")]
+    Netlink {
+        operation: &'static str,
+        object: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{operation} {object} took longer than {limit_s} s")]
+    Deadline { operation: &'static str, object: String, limit_s: u64 },
+    #[error("the network namespace given for pod {pod} is the host's")]
+    HostNamespace { pod: PodId },
+    #[error("enter the network namespace of pod {pod}")]
+    Namespace {
+        pod: PodId,
+        #[source]
+        source: io::Error,
+    },
+    /// Some of what is no pod's could not be removed; the first cause is given, the others are logged.
+    #[error("{failed} leftovers of dead pods could not be removed, the first")]
+    Sweep {
+        failed: usize,
+        #[source]
+        first: Box<Error>,
+    },
+}

@@ -1,0 +1,279 @@
+//! Which pod has which address, on disk as the CNI plugin `host-local` has it, so that its tools and ours
+//! read each other's: `<folder>/<network>/` holds `lock` (flock), `last_reserved_ip.0` (an address), and
+//! per lease a file named as the address, with the pod's id, CR LF, and the interface's name.
+//!
+//! Nothing is synced: after a power cut [`Leases::release_dead`] removes what the pods do not know.
+
+use std::{
+    collections::HashSet,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Error, INTERFACE, Subnet};
+use crate::{failpoint, model::PodId};
+
+/// A lease is an id and a name; whatever is longer is none, and is not read further.
+const LEASE_BYTES_MAX: u64 = 512;
+/// The lock is held for microseconds, unless its holder is stopped or its disk hangs.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(1);
+
+/// The addresses of one subnet, and who has them. Every call blocks on files.
+#[derive(Debug)]
+pub(super) struct Leases {
+    folder: PathBuf,
+    network: String,
+    subnet: Subnet,
+    gateway: Ipv4Addr,
+}
+
+impl Leases {
+    /// Makes the folders.
+    pub(super) fn open(
+        folder: &Path,
+        network: &str,
+        subnet: Subnet,
+        gateway: Ipv4Addr,
+    ) -> Result<Self, Error> {
+        let leases = Self { folder: folder.into(), network: network.into(), subnet, gateway };
+        let path = leases.network_folder();
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(&path);
+        made.map_err(|source| Error::Lease { operation: "make folder of leases", path, source })?;
+        Ok(leases)
+    }
+
+    pub(super) fn network_folder(&self) -> PathBuf {
+        self.folder.join(&self.network)
+    }
+
+    /// Gives `pod` an address of its own.
+    pub(super) fn reserve(&self, pod: &PodId) -> Result<Ipv4Addr, Error> {
+        let folder = self.network_folder();
+        let _lock = lock(&folder)?;
+        let mut taken: HashSet<IpAddr> =
+            addresses(&folder)?.into_iter().map(|(address, _)| address).collect();
+        taken.insert(self.gateway.into());
+        let last_path = folder.join("last_reserved_ip.0");
+        // A cache of where to go on: anything wrong with it is as good as nothing.
+        let last = read_short(&last_path).ok().and_then(|text| text.trim().parse().ok());
+        let Some(address) = self.subnet.next_free(last, |address| taken.contains(&address.into())) else {
+            return Err(Error::Exhausted { subnet: self.subnet, folder });
+        };
+        let path = folder.join(address.to_string());
+        write_lease(&path, pod).map_err(|source| Error::Lease { operation: "write lease", path, source })?;
+        failpoint!("network.lease-written");
+        if let Err(error) = fs::write(&last_path, address.to_string()) {
+            tracing::warn!(path = %last_path.display(), %error, "cannot note the last address given out");
+        }
+        Ok(address)
+    }
+
+    /// Frees all addresses of `pod`, of every network that ever was configured. None is success.
+    pub(super) fn release(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
+        self.release_where(|holder| holder == Some(pod))
+    }
+
+    /// Frees all addresses that no pod of `live` holds, with those whose file a crash has spoilt.
+    pub(super) fn release_dead(&self, live: &HashSet<PodId>) -> Result<Vec<IpAddr>, Error> {
+        self.release_where(|holder| !holder.is_some_and(|pod| live.contains(pod)))
+    }
+
+    /// Frees one address, whoever has it: the undo of [`Leases::reserve`].
+    pub(super) fn give_back(&self, address: Ipv4Addr) -> Result<(), Error> {
+        let folder = self.network_folder();
+        let _lock = lock(&folder)?;
+        remove(&folder.join(address.to_string()))
+    }
+
+    fn release_where(&self, dead: impl Fn(Option<&PodId>) -> bool) -> Result<Vec<IpAddr>, Error> {
+        let list = |source| Error::Lease { operation: "list leases in", path: self.folder.clone(), source };
+        let mut released = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(list)? {
+            let entry = entry.map_err(list)?;
+            if entry.file_type().map_err(list)?.is_dir() {
+                let folder = entry.path();
+                let _lock = lock(&folder)?;
+                for (address, path) in addresses(&folder)? {
+                    let read = |source| Error::Lease { operation: "read lease", path: path.clone(), source };
+                    if dead(holder(&path).map_err(read)?.as_ref()) {
+                        remove(&path)?;
+                        released.push(address);
+                    }
+                }
+            }
+        }
+        Ok(released)
+    }
+}
+
+/// Holds the folder's lock until dropped.
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join("lock");
+    let failed = |source| Error::Lease { operation: "lock", path: path.clone(), source };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(failed)?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if Instant::now() < deadline => {
+                thread::sleep(LOCK_POLL);
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Lease { operation: "remove lease", path: path.into(), source })
+        }
+        _ => {
+            failpoint!("network.lease-removed");
+            Ok(())
+        }
+    }
+}
+
+/// The folder's leases: what is named as an address.
+fn addresses(folder: &Path) -> Result<Vec<(IpAddr, PathBuf)>, Error> {
+    let list = |source| Error::Lease { operation: "list leases in", path: folder.into(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(list)? {
+        let entry = entry.map_err(list)?;
+        if let Some(address) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.push((address, entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+fn write_lease(path: &Path, pod: &PodId) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    file.write_all(format!("{pod}\r\n{INTERFACE}").as_bytes()).inspect_err(|_| {
+        let _ = fs::remove_file(path); // an empty lease would hold the address for nobody
+    })
+}
+
+/// The pod that a lease names, if it is well formed.
+fn holder(path: &Path) -> io::Result<Option<PodId>> {
+    let text = read_short(path)?;
+    Ok(text.lines().next().and_then(|id| PodId::parse(id.trim()).ok()))
+}
+
+fn read_short(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LEASE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(digit: u8) -> PodId {
+        PodId::from_bytes([digit; 32])
+    }
+
+    fn leases(folder: &Path, subnet: &str) -> Leases {
+        let subnet: Subnet = subnet.parse().unwrap();
+        Leases::open(folder, "pods0", subnet, subnet.first()).unwrap()
+    }
+
+    fn files(folder: &Path) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<_> = fs::read_dir(folder.join("pods0")).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_lease_is_what_host_local_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = leases(folder.path(), "10.9.8.0/24").reserve(&pod(0xab)).unwrap();
+        assert_eq!(address, Ipv4Addr::new(10, 9, 8, 2));
+        assert_eq!(files(folder.path()), ["10.9.8.2", "last_reserved_ip.0", "lock"]);
+        let read = |name| fs::read_to_string(folder.path().join("pods0").join(name)).unwrap();
+        assert_eq!(read("10.9.8.2"), format!("{}\r\neth0", "ab".repeat(32)));
+        assert_eq!(read("last_reserved_ip.0"), "10.9.8.2");
+    }
+
+    #[test]
+    fn a_released_address_is_not_the_next_one_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(folder.path(), "10.9.8.0/24");
+        let first = leases.reserve(&pod(1)).unwrap();
+        assert_eq!(leases.release(&pod(1)).unwrap(), [IpAddr::from(first)]);
+        assert_eq!(leases.release(&pod(1)).unwrap(), [] as [IpAddr; 0]);
+        assert_ne!(leases.reserve(&pod(2)).unwrap(), first);
+    }
+
+    #[test]
+    fn an_empty_pool_is_named_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(folder.path(), "10.9.8.0/30");
+        leases.reserve(&pod(1)).unwrap();
+        let before = files(folder.path());
+        let error = leases.reserve(&pod(2)).unwrap_err();
+        assert!(error.to_string().starts_with("no free address in 10.9.8.0/30"), "{error}");
+        assert_eq!(files(folder.path()), before);
+    }
+
+    #[test]
+    fn only_the_dead_and_the_spoilt_are_released() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(folder.path(), "10.9.8.0/24");
+        for digit in 1..=3 {
+            leases.reserve(&pod(digit)).unwrap();
+        }
+        let place = |network: &str, name: &str, text: &str| {
+            fs::create_dir_all(folder.path().join(network)).unwrap();
+            fs::write(folder.path().join(network).join(name), text).unwrap();
+        };
+        place("pods0", "10.9.8.77", ""); // the power went between name and content
+        place("pods0", "10.9.8.78", "\0\0\0\0");
+        place("pods0", "notes.txt", "an operator's");
+        place("before", "10.1.1.5", &format!("{}\r\neth0", pod(2))); // from a bridge of another name
+        let released = leases.release_dead(&[pod(1), pod(3)].into()).unwrap();
+        let expected = ["10.1.1.5", "10.9.8.3", "10.9.8.77", "10.9.8.78"].map(|text| text.parse().unwrap());
+        assert_eq!(HashSet::from_iter(released), HashSet::from(expected) as HashSet<IpAddr>);
+        assert_eq!(files(folder.path()), ["10.9.8.2", "10.9.8.4", "last_reserved_ip.0", "lock", "notes.txt"]);
+    }
+
+    #[test]
+    fn concurrent_pods_get_different_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(folder.path(), "10.9.8.0/24");
+        let got: HashSet<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|digit| {
+                    let leases = &leases;
+                    scope.spawn(move || [(); 10].map(|()| leases.reserve(&pod(digit)).unwrap()))
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(got.len(), 80);
+        assert_eq!(leases.release(&pod(0)).unwrap().len(), 10);
+    }
+
+    #[test]
+    fn a_spoilt_memory_of_the_last_address_does_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(folder.path(), "10.9.8.0/24");
+        for text in ["", "\0\0", "10.9.9.9", "::1"] {
+            fs::write(folder.path().join("pods0/last_reserved_ip.0"), text).unwrap();
+            assert_eq!(leases.reserve(&pod(1)).unwrap(), Ipv4Addr::new(10, 9, 8, 2), "{text:?}");
+            leases.release(&pod(1)).unwrap();
+        }
+    }
+}

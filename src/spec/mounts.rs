@@ -1,0 +1,245 @@
+//! What is mounted in a container: by libcontainer, and as volumes over that.
+
+use std::{collections::HashSet, path::Path};
+
+use oci_spec::runtime;
+
+use super::Error;
+use crate::model::{ContainerConfig, Mount, Propagation, Volume};
+
+/// Mounts in one request at most.
+const MOUNTS_MAX: usize = 1000;
+/// A path's length in bytes at most, so that it fits `PATH_MAX` with its NUL.
+const PATH_BYTES_MAX: usize = 4095;
+
+/// Files in `/proc` that tools like lxcfs put a container's own numbers over. Whatever else is there the
+/// set-up itself relies on, so nothing may be mounted over it (as in runc).
+const PROC_TARGETS: [&str; 8] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+];
+
+/// Files of the pod that all its containers share: name in the pod's folder, place in the container.
+const POD_FILES: [(&str, &str); 3] =
+    [("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf")];
+
+/// What libcontainer mounts. `/dev/shm` and `/sys/fs/cgroup` come from the helper. With the host's IPC
+/// namespace the message queues are the host's, as they should be.
+pub(super) fn oci(privileged: bool) -> Vec<runtime::Mount> {
+    let sys = if privileged { "rw" } else { "ro" };
+    [
+        ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"][..]),
+        ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        (
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+    ]
+    .map(|(destination, kind, source, options)| {
+        let mut mount = runtime::Mount::default();
+        mount
+            .set_destination(destination.into())
+            .set_typ(Some(kind.into()))
+            .set_source(Some(source.into()))
+            .set_options(Some(options.iter().map(ToString::to_string).collect()));
+        mount
+    })
+    .into()
+}
+
+/// The volumes in the order in which to mount them: parents first, else as asked, the pod's files first.
+pub(super) fn volumes(container: &ContainerConfig, pod_dir: &Path) -> Result<Vec<Volume>, Error> {
+    let given = container.mounts.len();
+    if given > MOUNTS_MAX {
+        return Err(Error::Limit { what: "mounts", given, max: MOUNTS_MAX });
+    }
+    let asked = container.mounts.iter().map(|mount| volume(mount, container.security.privileged));
+    let asked = asked.collect::<Result<Vec<_>, _>>()?;
+    let mut targets = HashSet::new();
+    if let Some(twice) = asked.iter().find(|volume| !targets.insert(volume.target.as_str())) {
+        return Err(Error::DuplicateMount { path: twice.target.clone() });
+    }
+    let own = POD_FILES.into_iter().filter(|(_, target)| !targets.contains(target));
+    let own = own.map(|(name, target)| Volume {
+        source: pod_dir.join(name),
+        target: target.into(),
+        readonly: container.security.readonly_rootfs,
+        recursive_read_only: false,
+        propagation: Propagation::Private,
+        create_source: false,
+    });
+    let mut volumes: Vec<Volume> = own.collect();
+    volumes.extend(asked);
+    volumes.sort_by_key(|volume| depth(&volume.target));
+    Ok(volumes)
+}
+
+fn volume(mount: &Mount, privileged: bool) -> Result<Volume, Error> {
+    absolute("mount source", &mount.host_path)?;
+    absolute("mount destination", &mount.container_path)?;
+    let target = clean(&mount.container_path);
+    let below_proc = target.starts_with("/proc/");
+    let problem = match target.as_str() {
+        "/" => "it would replace the root file system",
+        "/proc" => "it would replace the container's processes",
+        // Storage drivers do, and have nothing masked that it could bare.
+        "/sys" if !privileged => "it would bare what is masked in /sys; only a privileged container may",
+        target if below_proc && !PROC_TARGETS.contains(&target) => "it is inside /proc",
+        _ if mount.recursive_read_only && !mount.readonly => "recursive_read_only needs readonly",
+        _ if mount.recursive_read_only && mount.propagation != Propagation::Private => {
+            "recursive_read_only needs private propagation"
+        }
+        _ => {
+            return Ok(Volume {
+                source: mount.host_path.clone().into(),
+                target,
+                readonly: mount.readonly,
+                recursive_read_only: mount.recursive_read_only,
+                propagation: mount.propagation,
+                create_source: true,
+            });
+        }
+    };
+    Err(Error::Mount { path: mount.container_path.clone(), problem })
+}
+
+/// Whether `path` is a whole path that a system call can take.
+pub(super) fn absolute(what: &'static str, path: &str) -> Result<(), Error> {
+    let problem = if !path.starts_with('/') {
+        "is not absolute"
+    } else if path.contains('\0') {
+        "contains NUL"
+    } else if path.len() > PATH_BYTES_MAX {
+        "is longer than 4095 bytes"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Path { what, path: path.into(), problem })
+}
+
+/// An absolute path without empty parts, `.` and `..`, by its letters alone.
+pub(super) fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn depth(cleaned: &str) -> usize {
+    cleaned.matches('/').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Security;
+
+    fn at(container_path: &str) -> Mount {
+        Mount { container_path: container_path.into(), host_path: "/h".into(), ..Default::default() }
+    }
+
+    fn with(mounts: Vec<Mount>) -> ContainerConfig {
+        ContainerConfig { mounts, ..Default::default() }
+    }
+
+    #[track_caller]
+    fn targets(mounts: &[&str]) -> Vec<String> {
+        let container = with(mounts.iter().map(|path| at(path)).collect());
+        let volumes = volumes(&container, Path::new("/pod")).unwrap();
+        volumes.into_iter().map(|volume| volume.target).collect()
+    }
+
+    #[test]
+    fn parents_are_mounted_before_children_and_equals_as_asked() {
+        let expected = ["/z", "/b", "/a", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/a/c", "/a/b"];
+        assert_eq!(targets(&["/z", "/a/c/", "/b", "//a/./b", "/x/../a"]), expected);
+    }
+
+    #[test]
+    fn a_mount_from_the_request_stands_in_for_the_pods_file() {
+        let container = ContainerConfig {
+            security: Security { readonly_rootfs: true, ..Default::default() },
+            ..with(vec![at("/etc/hosts")])
+        };
+        let volumes = volumes(&container, Path::new("/pod")).unwrap();
+        let listed: Vec<_> = volumes
+            .iter()
+            .map(|v| (v.source.to_str().unwrap(), v.target.as_str(), v.readonly, v.create_source))
+            .collect();
+        assert_eq!(
+            listed,
+            [
+                ("/pod/hostname", "/etc/hostname", true, false),
+                ("/pod/resolv.conf", "/etc/resolv.conf", true, false),
+                ("/h", "/etc/hosts", false, true),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_mount_where_none_may_be_is_an_error_that_names_it() {
+        for path in
+            ["/", "/..", "/proc", "/proc/", "/x/../proc", "/proc/sys", "/proc/self/attr", "/sys", "//sys/"]
+        {
+            let refused = volumes(&with(vec![at(path)]), Path::new("/pod"));
+            assert!(
+                matches!(&refused, Err(Error::Mount { path: named, .. }) if named == path),
+                "{path} {refused:?}"
+            );
+        }
+        for path in ["", "a", "/a\0b", &format!("/{}", "a".repeat(4095))] {
+            let refused = volumes(&with(vec![at(path)]), Path::new("/pod"));
+            assert!(matches!(&refused, Err(Error::Path { .. })), "{path} {refused:?}");
+            let source = Mount { host_path: path.into(), ..at("/a") };
+            assert!(matches!(volumes(&with(vec![source]), Path::new("/pod")), Err(Error::Path { .. })));
+        }
+        let many = with((0..1001).map(|n| at(&format!("/{n}"))).collect());
+        assert!(matches!(volumes(&many, Path::new("/pod")), Err(Error::Limit { given: 1001, .. })));
+    }
+
+    #[test]
+    fn what_the_field_mounts_may_be_mounted() {
+        let awkward = "/a,b:c\\d\ne upperdir=";
+        for path in ["/proc/meminfo", "/procs", "/sys/fs/bpf", "/dev", "/dev/shm", awkward] {
+            assert!(targets(&[path]).contains(&path.to_string()), "{path}");
+        }
+        let mut container = with(vec![at("/sys")]);
+        container.security.privileged = true;
+        assert!(volumes(&container, Path::new("/pod")).is_ok());
+    }
+
+    #[test]
+    fn two_mounts_at_one_place_are_an_error() {
+        let refused = volumes(&with(vec![at("/a/b"), at("/a/./b/")]), Path::new("/pod"));
+        assert!(matches!(refused, Err(Error::DuplicateMount { path }) if path == "/a/b"));
+    }
+
+    #[test]
+    fn recursive_read_only_is_read_only_and_private() {
+        for (readonly, propagation, ok) in [
+            (true, Propagation::Private, true),
+            (false, Propagation::Private, false),
+            (true, Propagation::HostToContainer, false),
+            (true, Propagation::Bidirectional, false),
+        ] {
+            let mount = Mount { readonly, propagation, recursive_read_only: true, ..at("/a") };
+            let result = volumes(&with(vec![mount]), Path::new("/pod"));
+            assert_eq!(result.is_ok(), ok, "{readonly} {propagation:?}");
+        }
+    }
+}

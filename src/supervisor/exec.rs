@@ -1,0 +1,209 @@
+//! One process run in a container, in a cgroup of its own below it, so that its whole tree can be killed.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use super::{
+    connection::Waiter,
+    container::Phase,
+    helper,
+    process::{Source, Supervisor},
+    wire::{self, v1},
+};
+use crate::{
+    cgroup,
+    launcher::{self, Report, Reporter, Stdio},
+    model::{ContainerId, Failure, Stage},
+    sys::process::Ended,
+};
+
+use v1::reply::Result as Answer;
+
+/// Looks at whether a killed tree is gone, and the pause between two: 200 ms in all.
+const GONE_LOOKS_MAX: u32 = 400;
+const GONE_PAUSE: Duration = Duration::from_micros(500);
+
+#[derive(Debug)]
+pub(super) struct Exec {
+    pub(super) waiter: Waiter,
+    container: ContainerId,
+    pub(super) helper: u32,
+    /// Host pid, once the helper has told it.
+    pub(super) pid: Option<u32>,
+    /// `None` when its end was seen: then execve has worked, or `failure` says why not.
+    pub(super) report: Option<(u64, Reporter)>,
+    leaf: cgroup::Container,
+    pub(super) deadline: Option<Instant>,
+    timed_out: bool,
+    ended: Option<Ended>,
+    failure: Option<Failure>,
+}
+
+impl Supervisor {
+    pub(super) fn exec(&mut self, waiter: Waiter, exec: v1::Exec, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let [stdout, stderr] = <[OwnedFd; 2]>::try_from(fds)
+            .map_err(|_| Failure::new(Stage::Request, "exec", "it needs two descriptors"))?;
+        let plan = wire::process_plan(exec.process.unwrap_or_default());
+        let number = self.next_exec;
+        let container = self.find(&exec.container_id)?;
+        let id = container.id.clone();
+        let (Phase::Running, Some(init)) = (&container.phase, &container.pidfd) else {
+            return Err(Failure::new(Stage::WrongState, id.as_str(), "it is not running"));
+        };
+        let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "exec", &error);
+        let (report, their_report) = helper::report_pair().map_err(failed)?;
+        let leaf = container.cgroup.exec_leaf(number);
+        let run = launcher::Exec {
+            plan: &plan,
+            identity: &container.identity,
+            init: init.try_clone().map_err(failed)?,
+            namespaces: container.namespaces,
+            own_cgroup_namespace: container.own_cgroup_namespace,
+            stdio: Stdio { stdin: helper::null().map_err(failed)?, stdout, stderr },
+            report: their_report,
+        };
+        let helper = helper::exec(run, &leaf).map_err(failed)?;
+        self.next_exec += 1;
+        let token = self.watch(report.as_fd(), Source::ExecReport(number)).map_err(failed)?;
+        let timeout = (exec.timeout_ms > 0).then(|| Duration::from_millis(exec.timeout_ms));
+        let exec = Exec {
+            waiter,
+            container: id,
+            helper,
+            pid: None,
+            report: Some((token, report)),
+            leaf,
+            deadline: timeout.map(|timeout| Instant::now() + timeout),
+            timed_out: false,
+            ended: None,
+            failure: None,
+        };
+        self.execs.insert(number, exec);
+        Ok(())
+    }
+
+    pub(super) fn read_exec_reports(&mut self, number: u64) {
+        loop {
+            let Some(exec) = self.execs.get_mut(&number) else { return };
+            let Some((_, report)) = &exec.report else { return };
+            match report.receive() {
+                Ok(Some((Report::Made { pid }, _))) => {
+                    exec.pid = Some(pid);
+                    if let Some(ended) = self.claim(pid) {
+                        self.exec_ended(number, ended);
+                    }
+                }
+                Ok(Some((Report::Failed(failure), _))) => exec.failure = Some(failure),
+                Ok(Some(_)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(None) | Err(_) => {
+                    if let Some((token, report)) = exec.report.take() {
+                        self.unwatch(report.as_fd(), token);
+                    }
+                    self.settle_exec(number);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn exec_helper_ended(&mut self, number: u64, ended: Ended) {
+        self.read_exec_reports(number);
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        // Its number may be given to another process now.
+        exec.helper = 0;
+        if exec.pid.is_none() && exec.failure.is_none() {
+            let text = format!("the helper that starts it ended with {}", ended.code());
+            exec.failure = Some(Failure::new(Stage::Launch, "exec", text));
+        }
+        self.settle_exec(number);
+    }
+
+    pub(super) fn exec_ended(&mut self, number: u64, ended: Ended) {
+        self.read_exec_reports(number);
+        if let Some(exec) = self.execs.get_mut(&number) {
+            exec.ended = Some(ended);
+        }
+        self.settle_exec(number);
+    }
+
+    /// Answers once the process has ended and nothing more can be said about its start.
+    fn settle_exec(&mut self, number: u64) {
+        let Some(exec) = self.execs.get(&number) else { return };
+        let reaped = exec.ended.is_some() || (exec.pid.is_none() && exec.helper == 0);
+        if !reaped || exec.report.is_some() {
+            return;
+        }
+        let Some(exec) = self.execs.remove(&number) else { return };
+        self.remove_leaf(&exec.container, exec.leaf);
+        let answer = match (exec.failure, exec.ended) {
+            (_, Some(_)) if exec.timed_out => Ok((128 + 9, true)),
+            (Some(failure), _) => Err(failure),
+            (None, Some(ended)) => Ok((ended.code(), false)),
+            (None, None) => Err(Failure::new(Stage::Internal, "exec", "its end was not seen")),
+        };
+        let answer = answer.map(|(code, timed_out)| Answer::ExecExit(v1::ExecExit { code, timed_out }));
+        self.answer(exec.waiter, answer);
+    }
+
+    /// What an exec left running in the background stays, and so does its leaf, until a later look or the end
+    /// of the container.
+    fn remove_leaf(&mut self, id: &ContainerId, leaf: cgroup::Container) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let mut leaves = std::mem::take(&mut container.busy_leaves);
+        leaves.push(leaf);
+        leaves.retain(|leaf| leaf.populated().unwrap_or(true) || leaf.remove().is_err());
+        container.busy_leaves = leaves;
+    }
+
+    /// Its time is up: the whole tree is killed, and only then the answer goes out.
+    pub(super) fn time_out_exec(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        exec.deadline = None;
+        exec.timed_out = true;
+        self.kill_exec_tree(number);
+    }
+
+    fn kill_exec_tree(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        let killed = exec.leaf.kill();
+        crate::failpoint!("supervisor.exec-killed");
+        // A killed process needs some microseconds to be gone; only one in the kernel's hands needs long.
+        for _ in 0..GONE_LOOKS_MAX {
+            if !exec.leaf.populated().unwrap_or(false) {
+                break;
+            }
+            std::thread::sleep(GONE_PAUSE);
+        }
+        if killed.is_err() {
+            // Without its cgroup at least the process itself must go, or nobody is ever answered.
+            if let Some(pid) = exec.pid {
+                let _ = crate::sys::process::kill(pid);
+            }
+        }
+        if exec.pid.is_none() && exec.helper != 0 {
+            let _ = crate::sys::process::kill(exec.helper);
+        }
+        self.settle_exec(number);
+    }
+
+    /// Kills the exec that `waiter` waits for.
+    pub(super) fn kill_exec(&mut self, waiter: Waiter) {
+        let number = self.execs.iter().find(|(_, exec)| exec.waiter == waiter).map(|(number, _)| *number);
+        if let Some(number) = number {
+            self.kill_exec_tree(number);
+        }
+    }
+
+    /// Kills the execs whose caller has gone.
+    pub(super) fn kill_execs_of(&mut self, connection: u64) {
+        let theirs = self.execs.iter().filter(|(_, exec)| exec.waiter.connection == connection);
+        for number in theirs.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.kill_exec_tree(number);
+        }
+    }
+}

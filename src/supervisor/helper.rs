@@ -1,0 +1,182 @@
+//! The short-lived processes that a supervisor forks: one for each create, one for each exec, and the anchor
+//! of a shared pid namespace.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
+};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::{
+    cgroup,
+    launcher::{self, Exec, Launch, PodNamespaces, Report, Reporter, Stdio},
+    model::{ContainerPlan, DeviceRule, Failure, Stage},
+    sys::process::{self, Fork, Namespaces},
+};
+
+/// The two ends of a launch: the supervisor's does not block.
+pub(super) fn report_pair() -> io::Result<(Reporter, Reporter)> {
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((Reporter::new(ours), Reporter::new(theirs)))
+}
+
+/// A pipe whose end for the supervisor does not block: (read, write).
+pub(super) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((read, write))
+}
+
+/// Opens `/dev/null`.
+pub(super) fn null() -> io::Result<OwnedFd> {
+    Ok(fs::File::options().read(true).write(true).open("/dev/null")?.into())
+}
+
+/// Forks the helper that makes a container; gives its pid.
+pub(super) fn create(
+    plan: &ContainerPlan,
+    namespaces: &PodNamespaces,
+    pid_namespace: Option<&OwnedFd>,
+    cgroup: &cgroup::Container,
+    stdio: Option<Stdio>,
+    report: Reporter,
+) -> io::Result<u32> {
+    let mut keep = vec![namespaces.template.as_fd()];
+    let shared = [&namespaces.network, &namespaces.ipc, &namespaces.uts];
+    keep.extend(shared.into_iter().flatten().chain(pid_namespace).map(AsFd::as_fd));
+    let pid_namespace_copy = pid_namespace.map(OwnedFd::try_clone).transpose()?;
+    keep.extend(pid_namespace_copy.as_ref().map(AsFd::as_fd));
+    if let Some(stdio) = &stdio {
+        keep.extend([stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()]);
+    }
+    let keep: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    spawn(&keep, report, |report| {
+        let in_cgroup = |error: cgroup::Error| {
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            Failure::new(Stage::Cgroup, plan.id.as_str(), format!("{error}: {source}"))
+        };
+        cgroup.create(&plan.resources, &device_rules(plan)?).map_err(in_cgroup)?;
+        crate::failpoint!("supervisor.container-cgroup-made");
+        cgroup.join(0).map_err(in_cgroup)?;
+        let launch = Launch {
+            plan,
+            namespaces,
+            pid_namespace: pid_namespace_copy,
+            cgroup_views: cgroup.views(),
+            stdio,
+            report,
+        };
+        launcher::create(launch)
+    })
+}
+
+/// Forks the helper that runs a process in a container; gives its pid.
+pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container) -> io::Result<u32> {
+    let keep = [
+        exec.init.as_raw_fd(),
+        exec.stdio.stdin.as_raw_fd(),
+        exec.stdio.stdout.as_raw_fd(),
+        exec.stdio.stderr.as_raw_fd(),
+    ];
+    let Exec { plan, identity, init, namespaces, own_cgroup_namespace, stdio, report } = exec;
+    spawn(&keep, report, |report| {
+        let in_cgroup = |error: cgroup::Error| {
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            Failure::new(Stage::Cgroup, "exec", format!("{error}: {source}"))
+        };
+        leaf.create(&crate::model::Resources::default(), &[]).map_err(in_cgroup)?;
+        leaf.join(0).map_err(in_cgroup)?;
+        launcher::exec(&Exec { plan, identity, init, namespaces, own_cgroup_namespace, stdio, report })
+    })
+}
+
+/// Forks a helper that closes all descriptors but `keep`, does `work` and reports the answer.
+fn spawn(
+    keep: &[i32],
+    report: Reporter,
+    work: impl FnOnce(Reporter) -> Result<u32, Failure>,
+) -> io::Result<u32> {
+    match process::fork()? {
+        Fork::Parent(pid) => Ok(pid),
+        Fork::Child => {
+            let mut keep = keep.to_vec();
+            keep.push(report.as_raw());
+            let _ = process::close_all_but(&mut keep);
+            if let Ok(answer) = report.another() {
+                answer.send(&match work(report) {
+                    Ok(pid) => Report::Made { pid },
+                    Err(failure) => Report::Failed(failure),
+                });
+            }
+            process::exit_now(0)
+        }
+    }
+}
+
+/// The plan's rules, and one for each device node, whose numbers only the host knows.
+fn device_rules(plan: &ContainerPlan) -> Result<Vec<DeviceRule>, Failure> {
+    let mut rules = plan.device_rules.clone();
+    for device in &plan.devices {
+        let failed = |error: &io::Error| Failure::io(Stage::Device, "", &device.source, error);
+        let metadata = fs::metadata(&device.source).map_err(|error| failed(&error))?;
+        let kind = match metadata.file_type() {
+            kind if kind.is_char_device() => 'c',
+            kind if kind.is_block_device() => 'b',
+            _ => {
+                let text = "is no device";
+                return Err(Failure::new(Stage::Device, device.source.display().to_string(), text));
+            }
+        };
+        rules.push(DeviceRule {
+            allow: true,
+            kind,
+            major: Some(rustix::fs::major(metadata.rdev())),
+            minor: Some(rustix::fs::minor(metadata.rdev())),
+            access: device.access.clone(),
+        });
+    }
+    Ok(rules)
+}
+
+/// Makes a shared pid namespace: an intermediate process forks its first process, the anchor, which becomes
+/// our child. Gives the anchor's pid.
+pub(super) fn anchor() -> Result<u32, Failure> {
+    let failed = |what: &str, error: &io::Error| Failure::io(Stage::Namespace, what, "anchor", error);
+    let (ours, theirs) = report_pair().map_err(|error| failed("socketpair", &error))?;
+    let made = match process::fork().map_err(|error| failed("fork", &error))? {
+        Fork::Child => {
+            let _ = process::close_all_but(&mut vec![theirs.as_raw()]);
+            let made = process::unshare(Namespaces::PID).and_then(|()| process::fork_sibling());
+            match made {
+                Ok(Fork::Child) => super::anchor::execute(&theirs),
+                Ok(Fork::Parent(pid)) => theirs.send(&Report::Made { pid }),
+                Err(error) => theirs.send(&Report::Failed(failed("unshare", &error))),
+            }
+            process::exit_now(0)
+        }
+        Fork::Parent(pid) => {
+            drop(theirs);
+            let _ = process::wait(pid);
+            ours.receive().map_err(|error| failed("report", &error))?
+        }
+    };
+    match made {
+        Some((Report::Made { pid }, _)) => {
+            // The anchor tells when it has closed itself off, or why it could not.
+            let _ = rustix::io::ioctl_fionbio(ours.as_fd(), false);
+            match ours.receive() {
+                Ok(None) => Ok(pid),
+                Ok(Some((Report::Failed(failure), _))) => Err(failure),
+                _ => Err(Failure::new(Stage::Namespace, "pid", "the anchor died")),
+            }
+        }
+        Some((Report::Failed(failure), _)) => Err(failure),
+        _ => Err(Failure::new(Stage::Namespace, "pid", "the anchor's maker died")),
+    }
+}

@@ -1,0 +1,299 @@
+//! A container from its create to the moment it is forgotten.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use super::{
+    connection::Waiter,
+    container::{Container, Phase},
+    exit, helper,
+    process::{Source, Supervisor, now},
+    requests::{in_cgroup, pid_namespace, shared_namespaces},
+    wire::{self, v1},
+};
+use crate::{
+    launcher::{Report, Stdio},
+    logs::{CriLog, Stream},
+    model::{ContainerId, ContainerPlan, Failure, Stage},
+    store::{self, Durability},
+    sys::process,
+};
+
+use v1::reply::Result as Answer;
+
+/// How long a helper may take. A local create takes milliseconds; a volume on a dead server takes for ever,
+/// and the kubelet gives a create two minutes.
+const CREATE_MAX: Duration = Duration::from_secs(60);
+/// Bytes of libcontainer's error lines that go with a failure.
+const TRACE_BYTES_MAX: usize = 4 * 1024;
+
+/// Our ends of a container's standard streams.
+struct OurEnds {
+    stdin: Option<OwnedFd>,
+    outputs: [(Stream, OwnedFd); 2],
+}
+
+fn streams(plan: &ContainerPlan) -> io::Result<(Option<Stdio>, Option<OurEnds>)> {
+    if plan.process.tty {
+        return Ok((None, None));
+    }
+    let (stdin, ours) = if plan.stdin {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        (read, Some(write))
+    } else {
+        (helper::null()?, None)
+    };
+    let (out_read, stdout) = helper::output_pipe()?;
+    let (err_read, stderr) = helper::output_pipe()?;
+    let outputs = [(Stream::Stdout, out_read), (Stream::Stderr, err_read)];
+    Ok((Some(Stdio { stdin, stdout, stderr }), Some(OurEnds { stdin: ours, outputs })))
+}
+
+impl Supervisor {
+    /// Forks a helper that makes the container; the waiter is answered when it has.
+    pub(super) fn create(&mut self, waiter: Waiter, create: v1::Create) -> Result<(), Failure> {
+        let plan = wire::container_plan(create)?;
+        let id = plan.id.clone();
+        let Some(pod) = &self.pod else {
+            return Err(Failure::new(Stage::WrongState, "pod", "it is not set up"));
+        };
+        if self.containers.contains_key(&id) {
+            return Err(Failure::new(Stage::WrongState, id.as_str(), "it exists already"));
+        }
+        let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "", &error);
+        let joined = pid_namespace(self, &plan.pid)?;
+        let log = match &plan.log {
+            Some(path) => Some(CriLog::open(path).map_err(|e| Failure::io(Stage::Log, "", path, &e))?),
+            None => None,
+        };
+        let (theirs, ours) = streams(&plan).map_err(failed)?;
+        let (report, their_report) = helper::report_pair().map_err(failed)?;
+        let cgroup = pod.cgroup.container(&id);
+        let helper = helper::create(&plan, &pod.namespaces, joined.as_ref(), &cgroup, theirs, their_report)
+            .map_err(failed)?;
+        let phase = Phase::Making { helper, waiter, deadline: Instant::now() + CREATE_MAX, failure: None };
+        let mut container = Container::new(&plan, shared_namespaces(pod), cgroup, phase);
+        container.log = log;
+        let token = self.watch(report.as_fd(), Source::Report(id.clone())).map_err(failed)?;
+        container.report = Some((token, report));
+        if let Some(ours) = ours {
+            container.stdin = ours.stdin;
+            for (stream, fd) in ours.outputs {
+                let token = self.watch(fd.as_fd(), Source::Output(id.clone(), stream)).map_err(failed)?;
+                container.outputs.push((token, stream, fd));
+            }
+        }
+        self.containers.insert(id, container);
+        Ok(())
+    }
+
+    /// Takes every report that is there.
+    pub(super) fn read_reports(&mut self, id: &ContainerId) {
+        loop {
+            let Some((_, report)) = self.containers.get(id).and_then(|container| container.report.as_ref())
+            else {
+                return;
+            };
+            match report.receive() {
+                Ok(Some((report, fd))) => self.reported(id, report, fd),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The end: no process on the other side is still ours.
+                Ok(None) | Err(_) => {
+                    self.close_report(id);
+                    if let Some(Phase::Starting { .. }) = self.containers.get(id).map(|one| &one.phase) {
+                        self.started(id);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn close_oom_watch(&mut self, id: &ContainerId) {
+        let watch = self.containers.get_mut(id).and_then(|container| container.oom_watch.take());
+        if let Some((token, watch)) = watch {
+            self.unwatch(watch.as_fd(), token);
+        }
+    }
+
+    fn close_report(&mut self, id: &ContainerId) {
+        let report = self.containers.get_mut(id).and_then(|container| container.report.take());
+        if let Some((token, report)) = report {
+            self.unwatch(report.as_fd(), token);
+        }
+    }
+
+    fn reported(&mut self, id: &ContainerId, report: Report, fd: Option<OwnedFd>) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        match report {
+            Report::Identity(identity) => container.identity = identity,
+            Report::Trace(line) => {
+                if container.trace.len() + line.len() <= TRACE_BYTES_MAX {
+                    container.trace.push_str("; ");
+                    container.trace.push_str(&line);
+                }
+            }
+            Report::Terminal => {
+                let Some(master) = fd else { return };
+                let _ = rustix::io::ioctl_fionbio(&master, true);
+                let source = Source::Output(id.clone(), Stream::Stdout);
+                if let Ok(token) = self.watch(master.as_fd(), source)
+                    && let Some(container) = self.containers.get_mut(id)
+                {
+                    container.outputs.push((token, Stream::Stdout, master));
+                }
+            }
+            Report::Made { pid } => self.made(id, pid),
+            Report::Failed(told) => self.launch_failed(id, told),
+        }
+    }
+
+    /// Its init exists and waits at the barrier.
+    fn made(&mut self, id: &ContainerId, pid: u32) {
+        let ended = self.claim(pid);
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Phase::Making { waiter, .. } = container.phase else { return };
+        let pidfd = match (process::pidfd(pid), ended) {
+            (Ok(pidfd), None) => pidfd,
+            _ => {
+                let failure = Failure::new(Stage::Launch, id.as_str(), "its first process died at once");
+                self.abandon(id, failure);
+                return;
+            }
+        };
+        container.pid = pid;
+        container.pidfd = Some(pidfd);
+        container.phase = Phase::Created;
+        container.set_oom_score();
+        // Without it a shell whose child was killed is an Error; nothing worse.
+        let watch = container.cgroup.watch_oom().ok().flatten();
+        crate::failpoint!("supervisor.container-made");
+        let facts = wire::facts_message(&container.facts());
+        if let Some(watch) = watch
+            && let Ok(token) = self.watch_for(watch.as_fd(), Source::Oom(id.clone()), watch.readiness())
+            && let Some(container) = self.containers.get_mut(id)
+        {
+            container.oom_watch = Some((token, watch));
+        }
+        self.answer(waiter, Ok(Answer::Facts(facts)));
+    }
+
+    fn launch_failed(&mut self, id: &ContainerId, told: Failure) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        match &mut container.phase {
+            // The init tells first and exactly; what the helper says after it is libcontainer's summary.
+            Phase::Making { failure, .. } if failure.is_none() => {
+                if told.stage == Stage::Launch {
+                    let text = format!("{}{}", told.text, container.trace);
+                    self.abandon(id, Failure { text, ..told });
+                } else {
+                    // The helper's own word is its last; an init's is followed by the helper's.
+                    *failure = Some(told);
+                }
+            }
+            Phase::Making { failure, .. } => {
+                let failure = failure.clone().unwrap_or(told);
+                self.abandon(id, failure);
+            }
+            Phase::Starting { waiter } => {
+                let waiter = *waiter;
+                container.start_error = Some(told.to_string());
+                container.phase = Phase::Running;
+                self.answer(waiter, Err(told));
+            }
+            Phase::Created | Phase::Running | Phase::Ended { .. } | Phase::Exited { .. } => {}
+        }
+    }
+
+    /// execve worked (or the init died of something else, which its exit will say).
+    pub(super) fn started(&mut self, id: &ContainerId) {
+        let at = now();
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Phase::Starting { waiter } = container.phase else { return };
+        container.phase = Phase::Running;
+        container.started_at = Some(at);
+        self.answer(waiter, Ok(Answer::Started(v1::Started { at: at.0 })));
+    }
+
+    /// A create that came to nothing: nothing of it is left when the answer goes out.
+    pub(super) fn abandon(&mut self, id: &ContainerId, failure: Failure) {
+        let Some(container) = self.containers.get(id) else { return };
+        let Phase::Making { helper, waiter, .. } = container.phase else { return };
+        // It may hang before it has joined the container's cgroup.
+        let _ = process::kill(helper);
+        let _ = container.cgroup.kill();
+        let removed = container.cgroup.remove();
+        let failure = match removed {
+            Ok(()) => failure,
+            Err(error) => {
+                let text = format!("{}; and {error}", failure.text);
+                Failure { text, ..failure }
+            }
+        };
+        let removers = self.drop_container(id);
+        self.answer(waiter, Err(failure));
+        for waiter in removers {
+            self.answer(waiter, Ok(Answer::Done(v1::Done {})));
+        }
+    }
+
+    /// Closes all that a container holds and forgets it.
+    fn drop_container(&mut self, id: &ContainerId) -> Vec<Waiter> {
+        self.close_report(id);
+        self.close_oom_watch(id);
+        self.close_outputs(id);
+        self.containers.remove(id).map(|container| container.removers).unwrap_or_default()
+    }
+
+    pub(super) fn close_outputs(&mut self, id: &ContainerId) {
+        let outputs =
+            self.containers.get_mut(id).map(|one| std::mem::take(&mut one.outputs)).unwrap_or_default();
+        for (token, _, fd) in outputs {
+            self.unwatch(fd.as_fd(), token);
+        }
+    }
+
+    /// Records the exit once the init is reaped and the output has ended.
+    pub(super) fn settle_end(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Phase::Ended { ended, at, .. } = container.phase else { return };
+        if !container.outputs.is_empty() {
+            return;
+        }
+        let exit = exit::decide(&container.end(ended, at));
+        container.log = None;
+        container.stdin = None;
+        container.phase = Phase::Exited { exit: exit.clone(), acknowledged: false };
+        self.close_report(id);
+        self.close_oom_watch(id);
+        crate::failpoint!("supervisor.exit-decided");
+        if let Some(pod) = &self.pod {
+            // On a state directory that is full the daemon is still told; it has its own record.
+            let _ = store::put(&super::exit_path(&pod.dir, id), &exit, Durability::Process);
+        }
+        crate::failpoint!("supervisor.exit-recorded");
+        self.tell_exit(id);
+        let removers = self.containers.get_mut(id).map(|one| std::mem::take(&mut one.removers));
+        for waiter in removers.unwrap_or_default() {
+            let answer = self.forget(id).map(|()| Answer::Done(v1::Done {}));
+            self.answer(waiter, answer);
+        }
+    }
+
+    /// Removes the cgroup and the exit record of a container that has exited.
+    pub(super) fn forget(&mut self, id: &ContainerId) -> Result<(), Failure> {
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        container.cgroup.remove().map_err(|error| in_cgroup(id.as_str(), &error))?;
+        if let Some(pod) = &self.pod {
+            let path = super::exit_path(&pod.dir, id);
+            store::remove(&path, Durability::Process)
+                .map_err(|error| Failure::io(Stage::Record, "", &path, &error))?;
+        }
+        self.drop_container(id);
+        Ok(())
+    }
+}

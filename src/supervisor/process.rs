@@ -1,0 +1,476 @@
+//! The supervisor's loop: one thread, one epoll, everything that is due in one place.
+//!
+//! Nothing here waits for a workload, a daemon or a foreign path: helpers do, with a deadline. A slow log
+//! disk is the one thing that slows the pod it belongs to.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustix::event::epoll;
+
+use super::{
+    connection::{Connection, Waiter},
+    container::{Container, Phase},
+    exec::Exec,
+    wire::{self, v1},
+};
+use crate::{
+    cgroup,
+    launcher::PodNamespaces,
+    logs::Stream,
+    model::{ContainerId, Failure, PodId, Stage, UnixNanos},
+    sys::process::{self, Ended},
+};
+
+/// Bytes read from a container's output at a time: what a pipe holds.
+const OUTPUT_BYTES: usize = 64 * 1024;
+/// Reads from one container's output before others have their turn.
+const READS_PER_TURN: usize = 16;
+/// How long after the end of a container its output may still come. All its processes are dead by then, so
+/// this only bounds a log disk that hangs.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Exits of processes that no report has named yet.
+const UNCLAIMED_MAX: usize = 256;
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 32;
+
+/// What a descriptor that became ready belongs to.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Listener,
+    Signals,
+    Connection,
+    Output(ContainerId, Stream),
+    Report(ContainerId),
+    ExecReport(u64),
+    Oom(ContainerId),
+}
+
+/// What `Setup` made.
+#[derive(Debug)]
+pub(super) struct Pod {
+    pub(super) id: PodId,
+    pub(super) dir: PathBuf,
+    pub(super) cgroup: cgroup::Handle,
+    pub(super) namespaces: PodNamespaces,
+    /// The first process of the shared pid namespace, and that namespace.
+    pub(super) anchor: Option<(u32, OwnedFd)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    epoll: OwnedFd,
+    signals: OwnedFd,
+    pub(super) listener: Option<OwnedFd>,
+    sources: BTreeMap<u64, Source>,
+    next_token: u64,
+    pub(super) connections: BTreeMap<u64, Connection>,
+    pub(super) pod: Option<Pod>,
+    pub(super) containers: BTreeMap<ContainerId, Container>,
+    pub(super) execs: BTreeMap<u64, Exec>,
+    pub(super) next_exec: u64,
+    unclaimed: Vec<(u32, Ended)>,
+    pub(super) shutdown: Option<Waiter>,
+    buffer: Vec<u8>,
+}
+
+impl Supervisor {
+    /// A supervisor whose first daemon is at the other end of `socket`.
+    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let signals = crate::sys::signal::child_ended()?;
+        let mut this = Self {
+            epoll,
+            signals,
+            listener: None,
+            sources: BTreeMap::new(),
+            next_token: 0,
+            connections: BTreeMap::new(),
+            pod: None,
+            containers: BTreeMap::new(),
+            execs: BTreeMap::new(),
+            next_exec: 1,
+            unclaimed: Vec::new(),
+            shutdown: None,
+            buffer: vec![0; OUTPUT_BYTES],
+        };
+        let token = this.token(Source::Signals);
+        epoll::add(&this.epoll, &this.signals, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        this.connect(socket)?;
+        Ok(this)
+    }
+
+    /// Runs until the pod is shut down, or until its daemon goes away before there is a pod.
+    pub(super) fn run(mut self) {
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            events.clear();
+            let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = timeout.map(|left| rustix::time::Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                // Rounded up, so that a deadline is over when we wake for it.
+                tv_nsec: i64::from(left.subsec_nanos().saturating_add(1).min(999_999_999)),
+            });
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                // Nothing is left to wait on; what runs is found by the daemon through the cgroup.
+                Err(_) => return,
+            }
+            for event in &events {
+                self.dispatch(event.data.u64(), event.flags);
+            }
+            self.enforce_deadlines();
+            if self.is_done() {
+                return;
+            }
+        }
+    }
+
+    fn is_done(&mut self) -> bool {
+        if self.pod.is_none() {
+            return self.connections.is_empty();
+        }
+        let Some(waiter) = self.shutdown else { return false };
+        let alive = self.containers.values().any(|container| container.exit().is_none());
+        if alive {
+            return false;
+        }
+        self.answer(waiter, Ok(v1::reply::Result::Done(v1::Done {})));
+        if let Some((pid, _)) = self.pod.as_ref().and_then(|pod| pod.anchor.as_ref()) {
+            let _ = process::kill(*pid);
+        }
+        true
+    }
+
+    fn dispatch(&mut self, token: u64, flags: epoll::EventFlags) {
+        // An earlier event of this round may have closed it.
+        let Some(source) = self.sources.get(&token).cloned() else { return };
+        match source {
+            Source::Listener => self.accept(),
+            Source::Signals => self.children_ended(),
+            Source::Connection => self.serve(token, flags),
+            Source::Output(id, stream) => self.read_output(&id, stream),
+            Source::Report(id) => self.read_reports(&id),
+            Source::ExecReport(number) => self.read_exec_reports(number),
+            Source::Oom(id) => self.out_of_memory(&id),
+        }
+    }
+
+    // Descriptors ---------------------------------------------------------------------------------------
+
+    fn token(&mut self, source: Source) -> u64 {
+        self.next_token += 1;
+        self.sources.insert(self.next_token, source);
+        self.next_token
+    }
+
+    /// Starts to watch a descriptor for input.
+    pub(super) fn watch(&mut self, fd: impl AsFd, source: Source) -> io::Result<u64> {
+        self.watch_for(fd, source, epoll::EventFlags::IN)
+    }
+
+    /// Starts to watch a descriptor for what `flags` say.
+    pub(super) fn watch_for(
+        &mut self,
+        fd: impl AsFd,
+        source: Source,
+        flags: epoll::EventFlags,
+    ) -> io::Result<u64> {
+        let token = self.token(source);
+        let added = epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags);
+        if added.is_err() {
+            self.sources.remove(&token);
+        }
+        Ok(added.map(|()| token)?)
+    }
+
+    /// Forgets a descriptor that is about to be closed.
+    pub(super) fn unwatch(&mut self, fd: impl AsFd, token: u64) {
+        let _ = epoll::delete(&self.epoll, fd);
+        self.sources.remove(&token);
+    }
+
+    // Connections ---------------------------------------------------------------------------------------
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let Ok(socket) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else {
+            return;
+        };
+        let is_root = rustix::net::sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid.is_root());
+        if is_root {
+            let _ = self.connect(socket);
+        }
+    }
+
+    /// Greets a daemon and tells it every exit that no daemon has stored yet.
+    fn connect(&mut self, socket: OwnedFd) -> io::Result<()> {
+        let mut connection = Connection::new(socket)?;
+        let pod = self.pod.as_ref().map_or(String::new(), |pod| pod.id.to_string());
+        let hello = v1::message::Body::Hello(wire::hello(&pod));
+        connection.push(wire::encode(&v1::Message { body: Some(hello) }, Vec::new()))?;
+        for container in self.containers.values() {
+            if let Phase::Exited { exit, acknowledged: false } = &container.phase {
+                connection.push(wire::exited_frame(&container.id, exit))?;
+            }
+        }
+        let token = self.watch(connection.socket.as_fd(), Source::Connection)?;
+        self.connections.insert(token, connection);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, token: u64) {
+        if let Some(connection) = self.connections.remove(&token) {
+            self.unwatch(connection.socket.as_fd(), token);
+        }
+        // An exec belongs to the caller that waits for it; a container does not.
+        self.kill_execs_of(token);
+    }
+
+    fn serve(&mut self, token: u64, flags: epoll::EventFlags) {
+        let served = self.exchange(token, flags);
+        if !matches!(served, Ok(true)) {
+            self.disconnect(token);
+        }
+    }
+
+    /// `Ok(false)` is the end of the connection.
+    fn exchange(&mut self, token: u64, flags: epoll::EventFlags) -> io::Result<bool> {
+        let Some(connection) = self.connections.get_mut(&token) else { return Ok(true) };
+        if flags.contains(epoll::EventFlags::OUT) {
+            connection.flush()?;
+        }
+        if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+            match connection.incoming.fill(connection.socket.as_fd()) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        while let Some(connection) = self.connections.get_mut(&token) {
+            if !connection.greeted {
+                let Some(hello) = connection.incoming.next::<v1::Hello>()? else { break };
+                connection.greeted = wire::speaks_with_us(&hello);
+                if !connection.greeted {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let Some(request) = connection.incoming.next::<v1::Request>()? else { break };
+            let fds = connection.incoming.take_fds(request.fds)?;
+            let waiter = Waiter { connection: token, sequence: request.sequence };
+            self.handle(waiter, request.call, fds);
+        }
+        self.rewatch(token)?;
+        Ok(true)
+    }
+
+    /// Asks to be told when a socket that is full takes more.
+    fn rewatch(&mut self, token: u64) -> io::Result<()> {
+        let Some(connection) = self.connections.get(&token) else { return Ok(()) };
+        let mut flags = epoll::EventFlags::IN;
+        flags.set(epoll::EventFlags::OUT, connection.has_waiting());
+        Ok(epoll::modify(&self.epoll, &connection.socket, epoll::EventData::new_u64(token), flags)?)
+    }
+
+    /// Answers a request; a caller that is gone is not an error.
+    pub(super) fn answer(&mut self, waiter: Waiter, result: Result<v1::reply::Result, Failure>) {
+        self.answer_with(waiter, result, Vec::new());
+    }
+
+    pub(super) fn answer_with(
+        &mut self,
+        waiter: Waiter,
+        result: Result<v1::reply::Result, Failure>,
+        fds: Vec<OwnedFd>,
+    ) {
+        let result =
+            result.unwrap_or_else(|failure| v1::reply::Result::Failure(wire::failure_message(failure)));
+        let count = u32::try_from(fds.len()).unwrap_or(0);
+        let reply = v1::Reply { sequence: waiter.sequence, fds: count, result: Some(result) };
+        let body = v1::message::Body::Reply(reply);
+        self.send(waiter.connection, wire::encode(&v1::Message { body: Some(body) }, fds));
+    }
+
+    fn send(&mut self, token: u64, frame: wire::Frame) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if connection.push(frame).is_err() || self.rewatch(token).is_err() {
+            self.disconnect(token);
+        }
+    }
+
+    /// Tells every daemon that listens (there is one, but for the moment of an upgrade).
+    pub(super) fn tell_exit(&mut self, id: &ContainerId) {
+        let Some(exit) = self.containers.get(id).and_then(Container::exit).cloned() else { return };
+        let tokens: Vec<u64> = self.connections.keys().copied().collect();
+        for token in tokens {
+            self.send(token, wire::exited_frame(id, &exit));
+        }
+    }
+
+    // Output --------------------------------------------------------------------------------------------
+
+    fn read_output(&mut self, id: &ContainerId, stream: Stream) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(index) = container.outputs.iter().position(|(_, of, _)| *of == stream) else { return };
+        for _ in 0..READS_PER_TURN {
+            match rustix::io::read(&container.outputs[index].2, &mut self.buffer) {
+                // A terminal says EIO when its last user is gone.
+                Ok(0) | Err(rustix::io::Errno::IO) => {
+                    let (token, _, fd) = container.outputs.swap_remove(index);
+                    if let Some(log) = &mut container.log {
+                        log.finish(stream, SystemTime::now());
+                    }
+                    self.unwatch(fd.as_fd(), token);
+                    self.settle_end(id);
+                    return;
+                }
+                Ok(length) => {
+                    if let Some(log) = &mut container.log {
+                        log.append(stream, &self.buffer[..length], SystemTime::now());
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The kernel killed in it: remember when.
+    fn out_of_memory(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Some((_, watch)) = &container.oom_watch {
+            watch.acknowledge();
+        }
+        container.look_for_oom(now());
+    }
+
+    // Children ------------------------------------------------------------------------------------------
+
+    fn children_ended(&mut self) {
+        let _ = rustix::io::read(&self.signals, &mut [0; 512]);
+        while let Ok(Some((pid, ended))) = process::reap() {
+            self.child_ended(pid, ended);
+        }
+    }
+
+    fn child_ended(&mut self, pid: u32, ended: Ended) {
+        let helped = self.containers.values().find_map(|container| match &container.phase {
+            Phase::Making { helper, .. } if *helper == pid => Some(container.id.clone()),
+            _ => None,
+        });
+        if let Some(id) = helped {
+            self.helper_ended(&id, ended);
+            return;
+        }
+        if let Some(id) = self.containers.values().find(|one| one.pid == pid).map(|one| one.id.clone()) {
+            self.init_ended(&id, ended);
+            return;
+        }
+        let exec = self.execs.iter().find(|(_, exec)| exec.helper == pid || exec.pid == Some(pid));
+        match exec.map(|(number, exec)| (*number, exec.helper == pid)) {
+            Some((number, true)) => self.exec_helper_ended(number, ended),
+            Some((number, false)) => self.exec_ended(number, ended),
+            None => {
+                // It may be an exec that was faster than the report of its pid. The oldest go: they are
+                // orphans that we adopted.
+                if self.unclaimed.len() == UNCLAIMED_MAX {
+                    self.unclaimed.remove(0);
+                }
+                self.unclaimed.push((pid, ended));
+            }
+        }
+    }
+
+    /// How `pid` ended, if it did before anyone knew it.
+    pub(super) fn claim(&mut self, pid: u32) -> Option<Ended> {
+        let index = self.unclaimed.iter().position(|(unclaimed, _)| *unclaimed == pid)?;
+        Some(self.unclaimed.swap_remove(index).1)
+    }
+
+    fn helper_ended(&mut self, id: &ContainerId, ended: Ended) {
+        self.read_reports(id);
+        let Some(container) = self.containers.get(id) else { return };
+        if let Phase::Making { failure, .. } = &container.phase {
+            let text = format!("the helper that made it ended with {}", ended.code());
+            let failure = failure.clone().unwrap_or_else(|| Failure::new(Stage::Launch, id.as_str(), text));
+            self.abandon(id, failure);
+        }
+    }
+
+    fn init_ended(&mut self, id: &ContainerId, ended: Ended) {
+        let at = now();
+        // What it had to say about its start comes first.
+        self.read_reports(id);
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Phase::Starting { .. } = container.phase {
+            self.started(id);
+        }
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if matches!(container.phase, Phase::Ended { .. } | Phase::Exited { .. }) {
+            return;
+        }
+        // Whatever is left of it ends with it, also where it shares its pid namespace. The counters say
+        // what the kernel did before; this kill is not one that explains the end.
+        if container.cgroup.populated().unwrap_or(true) {
+            let _ = container.cgroup.kill();
+        }
+        container.phase = Phase::Ended { ended, at, drain_until: Instant::now() + DRAIN_MAX };
+        container.pidfd = None;
+        self.settle_end(id);
+    }
+
+    // Time ----------------------------------------------------------------------------------------------
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let containers = self.containers.values().filter_map(|container| match &container.phase {
+            Phase::Making { deadline, .. } => Some(*deadline),
+            Phase::Ended { drain_until, .. } => Some(*drain_until),
+            Phase::Created | Phase::Starting { .. } | Phase::Running | Phase::Exited { .. } => None,
+        });
+        containers.chain(self.execs.values().filter_map(|exec| exec.deadline)).min()
+    }
+
+    fn enforce_deadlines(&mut self) {
+        let now = Instant::now();
+        let mut late = Vec::new();
+        let mut undrained = Vec::new();
+        for container in self.containers.values() {
+            match &container.phase {
+                Phase::Making { deadline, .. } if *deadline <= now => late.push(container.id.clone()),
+                Phase::Ended { drain_until, .. } if *drain_until <= now => {
+                    undrained.push(container.id.clone())
+                }
+                _ => {}
+            }
+        }
+        for id in late {
+            let text = "the helper that makes it hangs, most likely on a volume that does not answer";
+            self.abandon(&id, Failure::new(Stage::Deadline, id.as_str(), text));
+        }
+        for id in undrained {
+            self.close_outputs(&id);
+            self.settle_end(&id);
+        }
+        let late: Vec<u64> = self
+            .execs
+            .iter()
+            .filter(|(_, exec)| exec.deadline.is_some_and(|deadline| deadline <= now))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in late {
+            self.time_out_exec(number);
+        }
+    }
+}
+
+/// The wall clock.
+pub(super) fn now() -> UnixNanos {
+    SystemTime::now().into()
+}

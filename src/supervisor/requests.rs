@@ -1,0 +1,245 @@
+//! What a daemon may ask, one function each.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::{
+    connection::Waiter,
+    container::{Container, Phase},
+    helper,
+    process::{Pod, Source, Supervisor},
+    wire::{self, v1},
+};
+use crate::{
+    cgroup, launcher,
+    model::{ContainerId, Failure, PidMode, Stage},
+    sys::{self, signal},
+};
+
+use v1::{reply::Result as Answer, request::Call};
+
+/// Connections that may wait to be accepted; there is one daemon.
+const BACKLOG: i32 = 8;
+
+/// Puts a cgroup error into the words that cross to the daemon.
+pub(super) fn in_cgroup(object: &str, error: &cgroup::Error) -> Failure {
+    let cause = std::error::Error::source(error);
+    let errno = cause.and_then(|cause| cause.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
+    Failure { errno: errno.unwrap_or(0), ..Failure::new(Stage::Cgroup, object, error.to_string()) }
+}
+
+impl Supervisor {
+    /// Acts on a request. It is answered here, or later by whoever keeps the waiter.
+    pub(super) fn handle(&mut self, waiter: Waiter, call: Option<Call>, fds: Vec<OwnedFd>) {
+        let done = |()| Answer::Done(v1::Done {});
+        let answer = match call {
+            Some(Call::Setup(setup)) => match self.set_up(setup) {
+                Ok((ready, network)) => return self.answer_with(waiter, Ok(Answer::Ready(ready)), network),
+                Err(failure) => Err(failure),
+            },
+            Some(Call::Create(create)) => match self.create(waiter, create) {
+                Ok(()) => return,
+                Err(failure) => Err(failure),
+            },
+            Some(Call::Start(start)) => match self.start(waiter, &start.container_id) {
+                Ok(()) => return,
+                Err(failure) => Err(failure),
+            },
+            Some(Call::Exec(exec)) => match self.exec(waiter, exec, fds) {
+                Ok(()) => return,
+                Err(failure) => Err(failure),
+            },
+            Some(Call::Remove(remove)) => match self.remove(waiter, &remove.container_id) {
+                Ok(true) => Ok(Answer::Done(v1::Done {})),
+                Ok(false) => return,
+                Err(failure) => Err(failure),
+            },
+            Some(Call::Shutdown(_)) => {
+                self.shut_down(waiter);
+                return;
+            }
+            Some(Call::Signal(v1::Signal { container_id, signal })) => {
+                self.signal(&container_id, signal).map(done)
+            }
+            Some(Call::Kill(kill)) => self.kill(&kill.container_id).map(done),
+            Some(Call::KillExec(kill)) => {
+                self.kill_exec(Waiter { sequence: kill.sequence, ..waiter });
+                Ok(done(()))
+            }
+            Some(Call::ReopenLog(reopen)) => self.reopen_log(&reopen.container_id).map(done),
+            Some(Call::Acknowledge(ack)) => self.acknowledge(&ack.container_id).map(done),
+            Some(Call::Snapshot(_)) => {
+                let facts = self.containers.values().filter(|one| one.pid != 0 || one.exit().is_some());
+                let containers = facts.map(|container| wire::facts_message(&container.facts())).collect();
+                Ok(Answer::All(v1::AllFacts { containers }))
+            }
+            None => Err(Failure::new(Stage::Request, "", "this supervisor is older than that request")),
+        };
+        self.answer(waiter, answer);
+    }
+
+    fn set_up(&mut self, setup: v1::Setup) -> Result<(v1::Ready, Vec<OwnedFd>), Failure> {
+        if self.pod.is_some() {
+            return Err(Failure::new(Stage::WrongState, "pod", "it is set up already"));
+        }
+        let (id, dir, plan, cgroup) = wire::pod_plan(setup)?;
+        cgroup.join_supervisor(0).map_err(|error| in_cgroup(id.as_str(), &error))?;
+        crate::failpoint!("supervisor.joined");
+        let failed = |stage: Stage, what: &str, error: &io::Error| Failure::io(stage, what, &dir, error);
+        let listener = listen(&dir).map_err(|error| failed(Stage::Internal, "socket in", &error))?;
+        let namespaces = launcher::build_namespaces(&plan)?;
+        let network = namespaces.network.as_ref().map(OwnedFd::try_clone).transpose();
+        let network = network.map_err(|error| failed(Stage::Namespace, "network", &error))?;
+        self.watch(listener.as_fd(), Source::Listener)
+            .map_err(|error| failed(Stage::Internal, "epoll", &error))?;
+        self.listener = Some(listener);
+        // Last, for it is a process that a failure after it would leave behind.
+        let anchor = if plan.pid == PidMode::Pod { Some(shared_pid_namespace()?) } else { None };
+        self.pod = Some(Pod { id, dir, cgroup, namespaces, anchor });
+        crate::failpoint!("supervisor.set-up");
+        Ok((v1::Ready { pid: std::process::id() }, network.into_iter().collect()))
+    }
+
+    pub(super) fn find(&mut self, id: &str) -> Result<&mut Container, Failure> {
+        let parsed = ContainerId::parse(id).ok();
+        parsed
+            .and_then(|id| self.containers.get_mut(&id))
+            .ok_or_else(|| Failure::new(Stage::NotFound, id, "this supervisor has no such container"))
+    }
+
+    fn start(&mut self, waiter: Waiter, id: &str) -> Result<(), Failure> {
+        let container = self.find(id)?;
+        let Phase::Created = container.phase else {
+            return Err(Failure::new(Stage::WrongState, id, "only a created container can be started"));
+        };
+        let Some((_, report)) = &container.report else {
+            return Err(Failure::new(Stage::Internal, id, "no start barrier"));
+        };
+        report.go().map_err(|error| Failure::io(Stage::Launch, id, "", &error))?;
+        crate::failpoint!("supervisor.released");
+        container.phase = Phase::Starting { waiter };
+        Ok(())
+    }
+
+    fn signal(&mut self, id: &str, number: i32) -> Result<(), Failure> {
+        let container = self.find(id)?;
+        let Some(pidfd) = &container.pidfd else {
+            return Err(Failure::new(Stage::WrongState, id, "it has ended"));
+        };
+        signal::send(pidfd.as_fd(), number)
+            .map_err(|error| Failure::io(Stage::Internal, "signal", "", &error))
+    }
+
+    fn kill(&mut self, id: &str) -> Result<(), Failure> {
+        let container = self.find(id)?;
+        match container.phase {
+            Phase::Ended { .. } | Phase::Exited { .. } => Ok(()),
+            Phase::Making { .. } | Phase::Created | Phase::Starting { .. } | Phase::Running => {
+                container.kill().map_err(|error| in_cgroup(id, &error))
+            }
+        }
+    }
+
+    fn reopen_log(&mut self, id: &str) -> Result<(), Failure> {
+        let container = self.find(id)?;
+        match (&container.phase, &mut container.log) {
+            (Phase::Running, Some(log)) => {
+                log.reopen().map_err(|error| Failure::io(Stage::Log, id, "", &error))
+            }
+            (Phase::Running, None) => Err(Failure::new(Stage::WrongState, id, "it has no log")),
+            _ => Err(Failure::new(Stage::WrongState, id, "it is not running")),
+        }
+    }
+
+    fn acknowledge(&mut self, id: &str) -> Result<(), Failure> {
+        if let Phase::Exited { acknowledged, .. } = &mut self.find(id)?.phase {
+            *acknowledged = true;
+        }
+        Ok(())
+    }
+
+    /// `Ok(true)`: it is gone. `Ok(false)`: the waiter is answered when it is.
+    fn remove(&mut self, waiter: Waiter, id: &str) -> Result<bool, Failure> {
+        let Ok(container) = self.find(id) else { return Ok(true) };
+        if container.exit().is_some() {
+            let id = container.id.clone();
+            self.forget(&id)?;
+            return Ok(true);
+        }
+        container.removers.push(waiter);
+        container.kill().map_err(|error| in_cgroup(id, &error))?;
+        Ok(false)
+    }
+
+    fn shut_down(&mut self, waiter: Waiter) {
+        self.shutdown = Some(waiter);
+        for container in self.containers.values_mut().filter(|container| container.exit().is_none()) {
+            let _ = container.kill();
+        }
+    }
+}
+
+/// The socket on which a later daemon finds this supervisor. Bound through the folder's descriptor, since the
+/// path of a unix socket must be short (108 bytes).
+fn listen(dir: &Path) -> io::Result<OwnedFd> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    let folder = File::open(dir)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(super::socket_through(&folder))?)?;
+    rustix::fs::chmod(super::socket_path(dir), rustix::fs::Mode::from_raw_mode(0o600))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn shared_pid_namespace() -> Result<(u32, OwnedFd), Failure> {
+    let pid = helper::anchor()?;
+    let path = format!("/proc/{pid}/ns/pid");
+    let namespace = File::open(&path).map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))?;
+    Ok((pid, namespace.into()))
+}
+
+/// The pid namespace that a container joins; `None`: its own new one, or the host's.
+pub(super) fn pid_namespace(supervisor: &Supervisor, mode: &PidMode) -> Result<Option<OwnedFd>, Failure> {
+    let of = |pid: u32| {
+        let path = format!("/proc/{pid}/ns/pid");
+        let open = File::open(&path).map(|file| Some(file.into()));
+        open.map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))
+    };
+    match mode {
+        PidMode::Container | PidMode::Node => Ok(None),
+        PidMode::Pod => {
+            let anchor = supervisor.pod.as_ref().and_then(|pod| pod.anchor.as_ref());
+            let (pid, _) = anchor.ok_or_else(|| {
+                Failure::new(Stage::WrongState, "pid namespace", "the pod was made without a shared one")
+            })?;
+            of(*pid)
+        }
+        PidMode::Target(target) => {
+            let running = |one: &&Container| one.id.as_str() == target && matches!(one.phase, Phase::Running);
+            let target_pid = supervisor.containers.values().find(running).map(|container| container.pid);
+            of(target_pid.ok_or_else(|| {
+                Failure::new(
+                    Stage::NotFound,
+                    target.as_str(),
+                    "the target container is not running in this pod",
+                )
+            })?)
+        }
+    }
+}
+
+/// The namespaces of the pod that an exec enters.
+pub(super) fn shared_namespaces(pod: &Pod) -> sys::process::Namespaces {
+    use sys::process::Namespaces;
+    Namespaces::NONE
+        .and_if(pod.namespaces.network.is_some(), Namespaces::NETWORK)
+        .and_if(pod.namespaces.ipc.is_some(), Namespaces::IPC)
+        .and_if(pod.namespaces.uts.is_some(), Namespaces::UTS)
+}

@@ -1,0 +1,369 @@
+//! Between the protocol's messages and the model's types. What a later release added reads as its default.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use super::v1;
+use crate::{
+    cgroup,
+    model::{
+        ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IpcMode,
+        NetworkMode, PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser, Stage, UnixNanos,
+        UserChoice, Volume,
+    },
+    supervisor::ContainerFacts,
+};
+
+fn to_bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_bytes().to_vec()
+}
+
+fn to_path(bytes: Vec<u8>) -> PathBuf {
+    OsString::from_vec(bytes).into()
+}
+
+fn bad(what: &str, why: impl ToString) -> Failure {
+    Failure::new(Stage::Request, what, why.to_string())
+}
+
+pub(crate) fn failure_message(failure: Failure) -> v1::Failure {
+    v1::Failure {
+        stage: failure.stage.number(),
+        object: failure.object,
+        errno: failure.errno,
+        path: failure.path,
+        text: failure.text,
+    }
+}
+
+pub(crate) fn failure(message: v1::Failure) -> Failure {
+    Failure {
+        stage: Stage::from_number(message.stage),
+        object: message.object,
+        errno: message.errno,
+        path: message.path,
+        text: message.text,
+    }
+}
+
+pub(crate) fn setup_request(
+    pod: &PodId,
+    dir: &Path,
+    plan: &PodPlan,
+    cgroup: &cgroup::Handle,
+) -> Result<v1::Setup, Failure> {
+    Ok(v1::Setup {
+        pod_id: pod.to_string(),
+        dir: to_bytes(dir),
+        cgroup: serde_json::to_vec(cgroup).map_err(|error| bad("cgroup", error))?,
+        own_network: plan.network == NetworkMode::Pod,
+        own_ipc: plan.ipc == IpcMode::Pod,
+        shared_pid: plan.pid == PidMode::Pod,
+        hostname: plan.hostname.clone(),
+        sysctls: plan
+            .sysctls
+            .iter()
+            .map(|(key, value)| v1::Pair { key: key.clone(), value: value.clone() })
+            .collect(),
+        shm_bytes: plan.shm_bytes,
+    })
+}
+
+pub(crate) fn pod_plan(message: v1::Setup) -> Result<(PodId, PathBuf, PodPlan, cgroup::Handle), Failure> {
+    let pod = PodId::parse(&message.pod_id).map_err(|error| bad("pod id", error))?;
+    let cgroup = serde_json::from_slice(&message.cgroup).map_err(|error| bad("cgroup", error))?;
+    let plan = PodPlan {
+        network: if message.own_network { NetworkMode::Pod } else { NetworkMode::Node },
+        pid: if message.shared_pid { PidMode::Pod } else { PidMode::Container },
+        ipc: if message.own_ipc { IpcMode::Pod } else { IpcMode::Node },
+        hostname: message.hostname,
+        sysctls: message.sysctls.into_iter().map(|pair| (pair.key, pair.value)).collect(),
+        shm_bytes: message.shm_bytes,
+    };
+    Ok((pod, to_path(message.dir), plan, cgroup))
+}
+
+pub(crate) fn process_message(plan: &ProcessPlan) -> v1::Process {
+    let user = &plan.user;
+    v1::Process {
+        args: plan.args.clone(),
+        env: plan.env.clone(),
+        cwd: plan.cwd.clone(),
+        user: Some(v1::User {
+            uid: user.uid,
+            name: user.name.clone(),
+            gid: user.gid,
+            supplemental_groups: user.supplemental_groups.clone(),
+            strict_groups: user.groups_policy == GroupsPolicy::Strict,
+        }),
+        image_user: plan.image_user.clone(),
+        tty: plan.tty,
+        capabilities: plan.capabilities,
+        ambient: plan.ambient,
+        no_new_privs: plan.no_new_privs,
+        seccomp: plan.seccomp.as_deref().unwrap_or_default().to_vec(),
+        oom_score_adj: plan.oom_score_adj,
+        nofile_soft: plan.nofile.0,
+        nofile_hard: plan.nofile.1,
+    }
+}
+
+pub(crate) fn process_plan(message: v1::Process) -> ProcessPlan {
+    let user = message.user.unwrap_or_default();
+    let policy = if user.strict_groups { GroupsPolicy::Strict } else { GroupsPolicy::Merge };
+    ProcessPlan {
+        args: message.args,
+        env: message.env,
+        cwd: message.cwd,
+        user: UserChoice {
+            uid: user.uid,
+            name: user.name,
+            gid: user.gid,
+            supplemental_groups: user.supplemental_groups,
+            groups_policy: policy,
+        },
+        image_user: message.image_user,
+        tty: message.tty,
+        capabilities: message.capabilities,
+        ambient: message.ambient,
+        no_new_privs: message.no_new_privs,
+        seccomp: (!message.seccomp.is_empty()).then(|| message.seccomp.into()),
+        oom_score_adj: message.oom_score_adj,
+        nofile: (message.nofile_soft, message.nofile_hard),
+    }
+}
+
+pub(crate) fn create_request(plan: &ContainerPlan) -> Result<v1::Create, Failure> {
+    let (pid_mode, pid_target) = match &plan.pid {
+        PidMode::Pod => (v1::PidMode::Pod, ""),
+        PidMode::Container => (v1::PidMode::Container, ""),
+        PidMode::Node => (v1::PidMode::Node, ""),
+        PidMode::Target(id) => (v1::PidMode::Target, id.as_str()),
+    };
+    Ok(v1::Create {
+        container_id: plan.id.to_string(),
+        oci: plan.oci.clone(),
+        process: Some(process_message(&plan.process)),
+        lower: plan.lower.iter().map(|path| to_bytes(path)).collect(),
+        writable: to_bytes(&plan.writable),
+        readonly_rootfs: plan.readonly_rootfs,
+        volumes: plan.volumes.iter().map(volume_message).collect(),
+        devices: plan.devices.iter().map(device_message).collect(),
+        device_rules: serde_json::to_vec(&plan.device_rules).map_err(|error| bad("devices", error))?,
+        resources: serde_json::to_vec(&plan.resources).map_err(|error| bad("resources", error))?,
+        pid_mode: pid_mode.into(),
+        pid_target: pid_target.into(),
+        privileged: plan.privileged,
+        log: plan.log.as_deref().map(to_bytes).unwrap_or_default(),
+        stdin: plan.stdin,
+        stdin_once: plan.stdin_once,
+    })
+}
+
+fn volume_message(volume: &Volume) -> v1::Volume {
+    let propagation = match volume.propagation {
+        Propagation::Private => v1::Propagation::Private,
+        Propagation::HostToContainer => v1::Propagation::HostToContainer,
+        Propagation::Bidirectional => v1::Propagation::Bidirectional,
+    };
+    v1::Volume {
+        source: to_bytes(&volume.source),
+        target: volume.target.clone(),
+        readonly: volume.readonly,
+        recursive_read_only: volume.recursive_read_only,
+        propagation: propagation.into(),
+        create_source: volume.create_source,
+    }
+}
+
+fn device_message(device: &DeviceNode) -> v1::Device {
+    v1::Device {
+        source: to_bytes(&device.source),
+        target: device.target.clone(),
+        access: device.access.clone(),
+    }
+}
+
+pub(crate) fn container_plan(message: v1::Create) -> Result<ContainerPlan, Failure> {
+    let pid = match message.pid_mode() {
+        v1::PidMode::Pod => PidMode::Pod,
+        v1::PidMode::Container => PidMode::Container,
+        v1::PidMode::Node => PidMode::Node,
+        v1::PidMode::Target => PidMode::Target(message.pid_target.clone()),
+    };
+    let volume = |volume: v1::Volume| Volume {
+        propagation: match volume.propagation() {
+            v1::Propagation::Private => Propagation::Private,
+            v1::Propagation::HostToContainer => Propagation::HostToContainer,
+            v1::Propagation::Bidirectional => Propagation::Bidirectional,
+        },
+        source: to_path(volume.source),
+        target: volume.target,
+        readonly: volume.readonly,
+        recursive_read_only: volume.recursive_read_only,
+        create_source: volume.create_source,
+    };
+    let device = |device: v1::Device| DeviceNode {
+        source: to_path(device.source),
+        target: device.target,
+        access: device.access,
+    };
+    Ok(ContainerPlan {
+        id: ContainerId::parse(&message.container_id).map_err(|error| bad("container id", error))?,
+        oci: message.oci,
+        process: process_plan(message.process.ok_or_else(|| bad("create", "no process"))?),
+        lower: message.lower.into_iter().map(to_path).collect(),
+        writable: to_path(message.writable),
+        readonly_rootfs: message.readonly_rootfs,
+        volumes: message.volumes.into_iter().map(volume).collect(),
+        devices: message.devices.into_iter().map(device).collect(),
+        device_rules: serde_json::from_slice(&message.device_rules).map_err(|e| bad("devices", e))?,
+        resources: serde_json::from_slice(&message.resources).map_err(|e| bad("resources", e))?,
+        pid,
+        privileged: message.privileged,
+        log: (!message.log.is_empty()).then(|| to_path(message.log)),
+        stdin: message.stdin,
+        stdin_once: message.stdin_once,
+    })
+}
+
+pub(super) fn exit_message(exit: &Exit) -> v1::Exit {
+    v1::Exit {
+        code: exit.code,
+        reason: exit.reason.as_str().into(),
+        at: exit.at.0,
+        message: exit.message.clone(),
+    }
+}
+
+pub(crate) fn exit(message: v1::Exit) -> Exit {
+    let known = [
+        ExitReason::Completed,
+        ExitReason::Error,
+        ExitReason::OOMKilled,
+        ExitReason::StartError,
+        ExitReason::SupervisorDied,
+        ExitReason::NodeReboot,
+    ];
+    let reason = known.into_iter().find(|reason| reason.as_str() == message.reason);
+    Exit {
+        code: message.code,
+        reason: reason.unwrap_or(ExitReason::Unknown),
+        at: UnixNanos(message.at),
+        message: message.message,
+    }
+}
+
+pub(crate) fn facts_message(facts: &ContainerFacts) -> v1::ContainerFacts {
+    v1::ContainerFacts {
+        container_id: facts.id.to_string(),
+        pid: facts.pid,
+        uid: facts.user.uid,
+        gid: facts.user.gid,
+        groups: facts.user.groups.clone(),
+        started_at: facts.started_at.map_or(0, |at| at.0),
+        exit: facts.exit.as_ref().map(exit_message),
+    }
+}
+
+pub(crate) fn facts(message: v1::ContainerFacts) -> Result<ContainerFacts, Failure> {
+    Ok(ContainerFacts {
+        id: ContainerId::parse(&message.container_id).map_err(|error| bad("container id", error))?,
+        pid: message.pid,
+        user: ResolvedUser { uid: message.uid, gid: message.gid, groups: message.groups },
+        started_at: (message.started_at != 0).then_some(UnixNanos(message.started_at)),
+        exit: message.exit.map(exit),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DeviceRule, Resources};
+
+    fn plan() -> ContainerPlan {
+        ContainerPlan {
+            id: ContainerId::from_bytes([7; 32]),
+            oci: b"{}".to_vec(),
+            process: ProcessPlan {
+                args: vec![b"sh".to_vec(), vec![0xff]],
+                env: vec![b"A=\xfe".to_vec()],
+                cwd: "/w".into(),
+                user: UserChoice {
+                    uid: Some(0),
+                    name: "n".into(),
+                    gid: None,
+                    supplemental_groups: vec![1, 2],
+                    groups_policy: GroupsPolicy::Strict,
+                },
+                image_user: "www-data".into(),
+                tty: true,
+                capabilities: 0xa804_25fb,
+                ambient: 1 << 10,
+                no_new_privs: true,
+                seccomp: Some([1, 2, 3, 4, 5, 6, 7, 8].into()),
+                oom_score_adj: -5,
+                nofile: (1024, 4096),
+            },
+            lower: vec!["/l/1".into(), "/l/2".into()],
+            writable: "/w".into(),
+            readonly_rootfs: true,
+            volumes: vec![Volume {
+                source: "/s".into(),
+                target: "/t".into(),
+                readonly: true,
+                recursive_read_only: true,
+                propagation: Propagation::Bidirectional,
+                create_source: true,
+            }],
+            devices: vec![DeviceNode {
+                source: "/dev/x".into(),
+                target: "/dev/y".into(),
+                access: "rw".into(),
+            }],
+            device_rules: vec![DeviceRule {
+                allow: true,
+                kind: 'c',
+                major: Some(1),
+                minor: None,
+                access: "rwm".into(),
+            }],
+            resources: Resources { cpu_shares: 9, ..Resources::default() },
+            pid: PidMode::Target("abc".into()),
+            privileged: true,
+            log: Some("/log".into()),
+            stdin: true,
+            stdin_once: true,
+        }
+    }
+
+    #[test]
+    fn a_plan_survives_the_wire() {
+        let sent = plan();
+        assert_eq!(container_plan(create_request(&sent).unwrap()), Ok(sent));
+    }
+
+    #[test]
+    fn a_create_without_a_process_is_refused() {
+        let message = v1::Create { process: None, ..create_request(&plan()).unwrap() };
+        assert_eq!(container_plan(message), Err(bad("create", "no process")));
+    }
+
+    #[test]
+    fn facts_and_exits_survive_the_wire_and_a_later_reason_is_unknown() {
+        let exit = Exit { code: 137, reason: ExitReason::OOMKilled, at: UnixNanos(5), message: "m".into() };
+        let sent = ContainerFacts {
+            id: ContainerId::from_bytes([1; 32]),
+            pid: 4,
+            user: ResolvedUser { uid: 1, gid: 2, groups: vec![2, 3] },
+            started_at: Some(UnixNanos(3)),
+            exit: Some(exit.clone()),
+        };
+        assert_eq!(facts(facts_message(&sent)), Ok(sent));
+        let later = v1::Exit { reason: "Newer".into(), ..exit_message(&exit) };
+        assert_eq!(super::exit(later).reason, ExitReason::Unknown);
+    }
+}

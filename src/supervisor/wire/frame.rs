@@ -1,0 +1,136 @@
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use prost::Message;
+
+use crate::sys::fdpass;
+
+/// Bytes of one frame's body at most: a create with thousands of environment entries fits many times over.
+pub(crate) const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The little-endian length before each body.
+const HEADER_BYTES: usize = 4;
+/// Bytes asked of the socket at a time.
+const READ_BYTES: usize = 16 * 1024;
+/// Descriptors that may wait for their frame; a peer that sends more is not one of ours.
+const FDS_WAITING_MAX: usize = 64;
+
+/// A frame ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) bytes: Vec<u8>,
+    /// They travel with the first byte.
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// Puts a length before the message.
+pub(crate) fn encode(message: &impl Message, fds: Vec<OwnedFd>) -> Frame {
+    let length = message.encoded_len();
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + length);
+    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend_from_slice(&message.encode_to_vec());
+    Frame { bytes, fds }
+}
+
+/// Turns a stream of bytes and descriptors back into frames.
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    bytes: Vec<u8>,
+    fds: VecDeque<OwnedFd>,
+}
+
+impl Assembler {
+    /// Reads once from the socket; `Ok(false)` is the end of the stream.
+    pub(crate) fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+        let old = self.bytes.len();
+        self.bytes.resize(old + READ_BYTES, 0);
+        let mut fds = Vec::new();
+        let got = fdpass::receive(socket, &mut self.bytes[old..], &mut fds);
+        self.bytes.truncate(old + *got.as_ref().unwrap_or(&0));
+        self.fds.extend(fds);
+        if self.fds.len() > FDS_WAITING_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors"));
+        }
+        Ok(got? > 0)
+    }
+
+    /// The next whole message, if there is one.
+    pub(crate) fn next<M: Message + Default>(&mut self) -> io::Result<Option<M>> {
+        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+        let Some(header) = self.bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*header) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(invalid(format!("a frame of {length} bytes")));
+        }
+        let Some(body) = self.bytes.get(HEADER_BYTES..HEADER_BYTES + length) else { return Ok(None) };
+        let message = M::decode(body).map_err(|error| invalid(error.to_string()))?;
+        self.bytes.drain(..HEADER_BYTES + length);
+        Ok(Some(message))
+    }
+
+    /// The descriptors of the frame that was read last: it says how many there are.
+    pub(crate) fn take_fds(&mut self, count: u32) -> io::Result<Vec<OwnedFd>> {
+        let count = count as usize;
+        if count > self.fds.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame without its descriptors"));
+        }
+        Ok(self.fds.drain(..count).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::{fd::AsFd, unix::net::UnixStream};
+
+    use super::{super::v1, *};
+
+    #[test]
+    fn frames_come_back_whole_however_the_stream_is_cut() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let hello = v1::Hello { build_id: "x".repeat(300), ..Default::default() };
+        let bytes = [encode(&hello, vec![]).bytes, encode(&hello, vec![]).bytes].concat();
+        let mut assembler = Assembler::default();
+        let mut seen = 0;
+        for piece in bytes.chunks(7) {
+            fdpass::send(a.as_fd(), piece, &[]).unwrap();
+            assert!(assembler.fill(b.as_fd()).unwrap());
+            while let Some(got) = assembler.next::<v1::Hello>().unwrap() {
+                assert_eq!(got, hello);
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 2);
+        drop(a);
+        assert!(!assembler.fill(b.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn descriptors_arrive_with_their_frame_and_a_missing_one_is_an_error() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let frame = encode(&v1::Shutdown {}, vec![write]);
+        fdpass::send(a.as_fd(), &frame.bytes, &[frame.fds[0].as_fd()]).unwrap();
+        drop(frame);
+        let mut assembler = Assembler::default();
+        assembler.fill(b.as_fd()).unwrap();
+        assert!(assembler.next::<v1::Shutdown>().unwrap().is_some());
+        let got = assembler.take_fds(1).unwrap();
+        rustix::io::write(&got[0], b"hi").unwrap();
+        let mut text = [0; 2];
+        rustix::io::read(&read, &mut text).unwrap();
+        assert_eq!(&text, b"hi");
+        assert!(assembler.take_fds(1).is_err());
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused_before_anything_is_allocated() {
+        let (a, b) = UnixStream::pair().unwrap();
+        fdpass::send(a.as_fd(), &[0xff; 8], &[]).unwrap();
+        let mut assembler = Assembler::default();
+        assembler.fill(b.as_fd()).unwrap();
+        let error = assembler.next::<v1::Hello>().unwrap_err();
+        assert_eq!(error.to_string(), "a frame of 4294967295 bytes");
+    }
+}

@@ -1,0 +1,218 @@
+//! The process that supervisors are forked from, and the daemon's handle on it.
+//!
+//! It is executed once, from a sealed copy of this binary, and has done nothing yet when it forks: so all
+//! supervisors share its relocated pages, and nothing of the daemon is in any of them.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::Mutex;
+
+use super::{
+    Client, Ready,
+    process::Supervisor,
+    wire::{self, Assembler, v1},
+};
+use crate::{
+    cgroup,
+    model::{Failure, PodId, PodPlan, Stage},
+    sys::{
+        memfd,
+        process::{self, Fork},
+        signal,
+    },
+};
+
+/// How long a fork and a set-up of namespaces may take; they take 3 ms.
+const SPAWN_MAX: Duration = Duration::from_secs(30);
+
+/// The process that supervisors are forked from. One for each daemon.
+#[derive(Clone, Debug)]
+pub struct Zygote {
+    channel: Arc<Mutex<Channel>>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    socket: tokio::io::unix::AsyncFd<OwnedFd>,
+    incoming: Assembler,
+    /// Reaps it.
+    _child: tokio::process::Child,
+}
+
+impl Zygote {
+    /// Executes the zygote from a sealed memory copy of this binary.
+    ///
+    /// # Errors
+    /// When there is no memory for the copy, or it cannot be executed.
+    pub async fn start() -> io::Result<Self> {
+        let (ours, theirs) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        let program = tokio::task::spawn_blocking(memfd::sealed_self).await??;
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+        command.arg("zygote").env_clear().current_dir("/");
+        // What outlives the daemon must not hold the daemon's output open.
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = tokio::process::Command::from(command).spawn()?;
+        drop(program);
+        let socket = crate::sys::ready::watch(ours)?;
+        let channel = Channel { socket, incoming: Assembler::default(), _child: child };
+        Ok(Self { channel: Arc::new(Mutex::new(channel)) })
+    }
+
+    /// Forks a supervisor and has it make the pod's namespaces. `dir` is the pod's folder under the state
+    /// directory; the supervisor keeps its socket and exit records there. On failure nothing is left but
+    /// `dir`.
+    ///
+    /// # Errors
+    /// A [`Failure`] that names the step.
+    pub async fn spawn(
+        &self,
+        pod: &PodId,
+        dir: &Path,
+        plan: &PodPlan,
+        cgroup: &cgroup::Handle,
+    ) -> Result<(Client, Ready), Failure> {
+        let setup = wire::setup_request(pod, dir, plan, cgroup)?;
+        let late = || Failure::new(Stage::Deadline, pod.as_str(), "its supervisor did not come up");
+        let (client, pidfd) = tokio::time::timeout(SPAWN_MAX, self.fork(pod)).await.map_err(|_| late())??;
+        match tokio::time::timeout(SPAWN_MAX, client.set_up(setup)).await.unwrap_or_else(|_| Err(late())) {
+            Ok(ready) => Ok((client, ready)),
+            Err(failure) => {
+                // Before it has a pod it ends with its connection; one that hangs ends with this.
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn fork(&self, pod: &PodId) -> Result<(Client, OwnedFd), Failure> {
+        let failed = |error: io::Error| Failure::io(Stage::Internal, "zygote", "", &error);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+        let fork = v1::Fork { pod_id: pod.to_string() };
+        let mut channel = self.channel.lock().await;
+        let forked = channel.exchange(wire::encode(&fork, vec![theirs.into()])).await.map_err(failed)?;
+        drop(channel);
+        let (forked, pidfd) = forked;
+        if let Some(failure) = forked.failure {
+            return Err(wire::failure(failure));
+        }
+        let pidfd = pidfd.ok_or_else(|| Failure::new(Stage::Internal, "zygote", "it sent no pidfd"))?;
+        let ended = pidfd.try_clone().map_err(failed)?;
+        Ok((Client::new(ours.into(), forked.pid, ended).await?, pidfd))
+    }
+}
+
+impl Channel {
+    /// One question, one answer. The zygote is ours and does nothing else, so it answers at once or is dead.
+    async fn exchange(&mut self, frame: wire::Frame) -> io::Result<(v1::Forked, Option<OwnedFd>)> {
+        let mut sent = 0;
+        while sent < frame.bytes.len() {
+            let mut guard = self.socket.writable().await?;
+            let fds: Vec<_> =
+                if sent == 0 { frame.fds.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
+            let result =
+                guard.try_io(|socket| crate::sys::fdpass::send(socket.as_fd(), &frame.bytes[sent..], &fds));
+            if let Ok(count) = result {
+                sent += count?;
+            }
+        }
+        drop(frame);
+        loop {
+            if let Some(forked) = self.incoming.next::<v1::Forked>()? {
+                let count = u32::from(forked.failure.is_none());
+                return Ok((forked, self.incoming.take_fds(count)?.pop()));
+            }
+            let mut guard = self.socket.readable().await?;
+            let incoming = &mut self.incoming;
+            if let Ok(more) = guard.try_io(|socket| incoming.fill(socket.as_fd()))
+                && !more?
+            {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the zygote is dead"));
+            }
+        }
+    }
+}
+
+/// What `pintle zygote` does: forks a supervisor for each request on standard input, until its end.
+pub fn zygote_main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve() -> io::Result<()> {
+    /// SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGPIPE.
+    const IGNORED: [i32; 5] = [17, 15, 2, 1, 13];
+    for number in IGNORED {
+        // With SIGCHLD ignored the kernel reaps the supervisors; the daemon watches them by pidfd.
+        signal::ignore(number, true)?;
+    }
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    rustix::stdio::dup2_stdin(&File::open("/dev/null")?)?;
+    let mut incoming = Assembler::default();
+    while incoming.fill(socket.as_fd())? {
+        while let Some(fork) = incoming.next::<v1::Fork>()? {
+            let connection = incoming.take_fds(1)?.pop().ok_or(io::ErrorKind::InvalidData)?;
+            let answer = match process::fork() {
+                Ok(Fork::Child) => {
+                    drop(socket);
+                    supervise(&fork.pod_id, connection);
+                    process::exit_now(0)
+                }
+                Ok(Fork::Parent(pid)) => process::pidfd(pid).map(|pidfd| (pid, pidfd)),
+                Err(error) => Err(error),
+            };
+            let frame = match answer {
+                Ok((pid, pidfd)) => wire::encode(&v1::Forked { pid, failure: None }, vec![pidfd]),
+                Err(error) => {
+                    let failure = Failure::io(Stage::Internal, "fork", "", &error);
+                    let failure = Some(wire::failure_message(failure));
+                    wire::encode(&v1::Forked { pid: 0, failure }, Vec::new())
+                }
+            };
+            send_all(&socket, &frame)?;
+        }
+    }
+    Ok(())
+}
+
+fn send_all(socket: &OwnedFd, frame: &wire::Frame) -> io::Result<()> {
+    let fds: Vec<_> = frame.fds.iter().map(AsFd::as_fd).collect();
+    let mut sent = crate::sys::fdpass::send(socket.as_fd(), &frame.bytes, &fds)?;
+    while sent < frame.bytes.len() {
+        sent += crate::sys::fdpass::send(socket.as_fd(), &frame.bytes[sent..], &[])?;
+    }
+    Ok(())
+}
+
+/// The life of a supervisor, in the process that the zygote has just forked.
+fn supervise(pod: &str, connection: OwnedFd) {
+    /// SIGCHLD.
+    const CHILD: i32 = 17;
+    let ready = || -> io::Result<Supervisor> {
+        signal::ignore(CHILD, false)?;
+        process::adopt_orphans()?;
+        rustix::process::setsid()?;
+        process::set_name(&format!("pintle:{}", pod.get(..8).unwrap_or(pod)))?;
+        // Its containers set their own before they start. Lowering needs CAP_SYS_RESOURCE: best effort.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+        Supervisor::new(connection)
+    };
+    if let Ok(supervisor) = ready() {
+        supervisor.run();
+    }
+}

@@ -1,0 +1,123 @@
+//! What a process may do: identity, capabilities(7), seccomp(2).
+
+use std::io;
+
+use super::process::check;
+
+/// Number of the highest capability this was written for (`CAP_CHECKPOINT_RESTORE`).
+pub const LAST_CAPABILITY: u32 = 40;
+/// `CAP_SYS_ADMIN`, as a bit.
+pub const SYS_ADMIN: u64 = 1 << 21;
+
+/// Takes every capability that is not in `keep` out of the bounding set.
+///
+/// # Errors
+/// As prctl(2); a capability that the kernel does not know is passed over.
+pub fn limit_capabilities(keep: u64) -> io::Result<()> {
+    for number in 0..64_u32 {
+        if keep & (1 << number) != 0 {
+            continue;
+        }
+        // SAFETY: integers only.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+        match check(result.into()) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && number > 30 => return Ok(()),
+            other => other.map(drop)?,
+        }
+    }
+    Ok(())
+}
+
+/// Sets the permitted and effective sets to `permitted`, the inheritable set to `inheritable` (capset(2)).
+///
+/// # Errors
+/// As capset(2).
+pub fn set_capabilities(permitted: u64, inheritable: u64) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    /// `_LINUX_CAPABILITY_VERSION_3`
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = Header { version: VERSION_3, pid: 0 };
+    let half = |set: u64, high: bool| if high { (set >> 32) as u32 } else { (set & 0xffff_ffff) as u32 };
+    let data = [
+        [half(permitted, false), half(permitted, false), half(inheritable, false)],
+        [half(permitted, true), half(permitted, true), half(inheritable, true)],
+    ];
+    // SAFETY: header and two data elements are what version 3 of the call reads.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+}
+
+/// Raises each capability of `set` in the ambient set; it must be permitted and inheritable already.
+///
+/// # Errors
+/// As prctl(2).
+pub fn raise_ambient(set: u64) -> io::Result<()> {
+    for number in (0..64_u64).filter(|number| set & (1 << number) != 0) {
+        // SAFETY: integers only.
+        let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, number, 0, 0) };
+        check(result.into())?;
+    }
+    Ok(())
+}
+
+/// Becomes another user; the permitted capabilities stay until execve (`PR_SET_KEEPCAPS`).
+///
+/// # Errors
+/// As setgroups(2), setresgid(2), setresuid(2).
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    // SAFETY: pointer and length describe a live array; the rest are integers.
+    unsafe {
+        check(libc::setgroups(groups.len(), groups.as_ptr()).into())?;
+        check(libc::setresgid(gid, gid, gid).into())?;
+        check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0).into())?;
+        check(libc::setresuid(uid, uid, uid).into())?;
+    }
+    Ok(())
+}
+
+/// From now on execve gives no new privileges (`PR_SET_NO_NEW_PRIVS`).
+///
+/// # Errors
+/// As prctl(2).
+pub fn no_new_privileges() -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)
+}
+
+/// Sets the soft and hard limit of open files; the hard one is never raised (that needs CAP_SYS_RESOURCE).
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn limit_open_files(soft: u64, hard: u64) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let hard = getrlimit(Resource::Nofile).maximum.map_or(hard, |now| now.min(hard));
+    let limit = Rlimit { current: Some(soft.min(hard)), maximum: Some(hard) };
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+/// Size of one `struct sock_filter`.
+const INSTRUCTION_BYTES: usize = 8;
+
+/// Puts this process under a filter: `program` is an array of `struct sock_filter` (seccomp(2)).
+///
+/// # Errors
+/// As seccomp(2); `EINVAL` for a program that is not one.
+pub fn load_seccomp(program: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(program.len() / INSTRUCTION_BYTES).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel copies `length` instructions, which is what the slice holds; alignment does not
+    // matter to copy_from_user.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, 1, 0, &raw const program) }).map(drop)
+}
+
+/// Other processes may not look into this one unless they hold CAP_SYS_PTRACE (`PR_SET_DUMPABLE`).
+///
+/// # Errors
+/// As prctl(2).
+pub fn forbid_inspection() -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }.into()).map(drop)
+}

@@ -1,0 +1,283 @@
+//! Making processes and entering namespaces.
+
+use std::{
+    convert::Infallible,
+    ffi::CStr,
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::process::{Pid, PidfdFlags};
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The new process.
+    Child,
+    /// The old one, with the child's pid.
+    Parent(u32),
+}
+
+/// Makes a copy of this process (fork(2)).
+///
+/// Only a process with a single thread may call it: the child runs ordinary Rust, and a lock that another
+/// thread holds would stay locked in it for ever.
+///
+/// # Errors
+/// As fork(2); also `EBUSY` when there is more than one thread.
+pub fn fork() -> io::Result<Fork> {
+    debug_assert_eq!(thread_count(), Some(1), "fork with more than one thread");
+    // SAFETY: there is one thread, so no lock can be held by another across the fork.
+    #[expect(clippy::disallowed_methods, reason = "the one wrapper that may")]
+    let pid = unsafe { libc::fork() };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid.cast_unsigned())),
+    }
+}
+
+/// Forks a child whose parent is this process's parent (clone3(2) with `CLONE_PARENT`).
+///
+/// # Errors
+/// As clone3(2). The rule of [`fork`] about threads holds here too.
+pub fn fork_sibling() -> io::Result<Fork> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArgs {
+        flags: u64,
+        rest: [u64; 10],
+    }
+    let args = CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() };
+    // SAFETY: the arguments outlive the call; without CLONE_VM the child has its own copy of everything.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(u32::try_from(pid).unwrap_or(0))),
+    }
+}
+
+fn thread_count() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/task").ok()?.count())
+}
+
+/// Ends this process at once, running no destructor and no exit handler (_exit(2)).
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes an integer and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// A handle to process `pid` that stays right even if the pid is reused (pidfd_open(2)).
+///
+/// # Errors
+/// `ESRCH` when there is no such process.
+pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// A minimal set of flags; `bitflags` would be a dependency for one type.
+macro_rules! bitflags_lite {
+    ($(#[$doc:meta])* $name:ident { $($flag:ident = $value:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub struct $name(i32);
+
+        impl $name {
+            $(#[expect(missing_docs, reason = "named as in namespaces(7)")] pub const $flag: Self = Self($value);)*
+            /// None.
+            pub const NONE: Self = Self(0);
+
+            /// Both.
+            #[must_use]
+            pub fn and(self, other: Self) -> Self {
+                Self(self.0 | other.0)
+            }
+
+            /// `self`, and `other` when `wanted`.
+            #[must_use]
+            pub fn and_if(self, wanted: bool, other: Self) -> Self {
+                if wanted { self.and(other) } else { self }
+            }
+        }
+    };
+}
+/// Names this process's only thread, as `ps` shows it (at most 15 bytes).
+///
+/// # Errors
+/// As prctl(2).
+pub fn set_name(name: &str) -> io::Result<()> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: a live, NUL-terminated string; the kernel reads at most 16 bytes of it.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }.into()).map(drop)
+}
+
+/// SIGKILL to a child that has not been reaped; its pid cannot have been reused.
+///
+/// # Errors
+/// As kill(2).
+pub fn kill(pid: u32) -> io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+}
+
+bitflags_lite! {
+    /// Kinds of namespace (namespaces(7)).
+    Namespaces {
+        MOUNT = libc::CLONE_NEWNS,
+        PID = libc::CLONE_NEWPID,
+        NETWORK = libc::CLONE_NEWNET,
+        IPC = libc::CLONE_NEWIPC,
+        UTS = libc::CLONE_NEWUTS,
+        CGROUP = libc::CLONE_NEWCGROUP,
+    }
+}
+
+/// Gives this process new namespaces (unshare(2)).
+///
+/// # Errors
+/// As unshare(2).
+pub fn unshare(kinds: Namespaces) -> io::Result<()> {
+    // SAFETY: takes an integer; no CLONE_FILES or CLONE_FS semantics are relied on by safe code here.
+    check(unsafe { libc::unshare(kinds.0) }.into()).map(drop)
+}
+
+/// Enters namespaces: those of `kinds` of the process behind a pidfd, or the one that a namespace
+/// descriptor names (setns(2)).
+///
+/// # Errors
+/// As setns(2).
+pub fn enter(target: BorrowedFd<'_>, kinds: Namespaces) -> io::Result<()> {
+    // SAFETY: takes a borrowed, open descriptor and an integer.
+    check(unsafe { libc::setns(target.as_raw_fd(), kinds.0) }.into()).map(drop)
+}
+
+/// Sets the host name of this UTS namespace (sethostname(2)).
+///
+/// # Errors
+/// `EINVAL` when longer than 64 bytes.
+pub fn set_hostname(name: &str) -> io::Result<()> {
+    // SAFETY: pointer and length describe a live string.
+    check(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
+}
+
+/// Orphans among this process's descendants become its children (prctl(2), `PR_SET_CHILD_SUBREAPER`).
+///
+/// # Errors
+/// As prctl(2).
+pub fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.into()).map(drop)
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Ended {
+    /// The exit code as a shell gives it: 128 + the signal.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Reaps one ended child, whichever; `None` when no child has ended (or there is none).
+///
+/// # Errors
+/// As waitid(2), but not `ECHILD`.
+pub fn reap() -> io::Result<Option<(u32, Ended)>> {
+    match rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
+        Ok(Some((pid, status))) => {
+            let ended = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Ended::Code(code),
+                (None, Some(signal)) => Ended::Signal(signal),
+                (None, None) => return Ok(None),
+            };
+            Ok(Some((pid.as_raw_nonzero().get().cast_unsigned(), ended)))
+        }
+        Ok(None) | Err(rustix::io::Errno::CHILD) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits for child `pid` to end.
+///
+/// # Errors
+/// As waitid(2).
+pub fn wait(pid: u32) -> io::Result<Ended> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    loop {
+        match rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
+            Ok(Some((_, status))) => {
+                return Ok(match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => Ended::Code(code),
+                    (None, signal) => Ended::Signal(signal.unwrap_or(0)),
+                });
+            }
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Replaces this process's program (execve(2)). Returns only when that failed.
+pub fn execve(path: &CStr, args: &NullTerminated<'_>, env: &NullTerminated<'_>) -> io::Error {
+    // SAFETY: all three are NUL-terminated and live; both arrays end with a null pointer.
+    unsafe { libc::execve(path.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// The `argv` or `envp` of an execve, ready before the moment when nothing may be allocated any more.
+#[derive(Debug)]
+pub struct NullTerminated<'a> {
+    pointers: Vec<*const libc::c_char>,
+    _strings: std::marker::PhantomData<&'a CStr>,
+}
+
+impl<'a> NullTerminated<'a> {
+    /// Borrows the strings in their order.
+    pub fn new(strings: impl Iterator<Item = &'a CStr>) -> Self {
+        let mut pointers: Vec<_> = strings.map(CStr::as_ptr).collect();
+        pointers.push(std::ptr::null());
+        Self { pointers, _strings: std::marker::PhantomData }
+    }
+}
+
+/// Closes every descriptor from 3 on but those in `keep`.
+///
+/// For a process that has just been forked: whatever owned the others must never be dropped in it.
+///
+/// # Errors
+/// As close_range(2).
+pub fn close_all_but(keep: &mut Vec<i32>) -> io::Result<()> {
+    keep.sort_unstable();
+    let mut first: u32 = 3;
+    for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3) {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: closes descriptors whose owners, by the contract above, are never used again.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Never returns; for APIs that want a result.
+pub type Never = Infallible;
+
+pub(super) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

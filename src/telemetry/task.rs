@@ -1,0 +1,49 @@
+//! Named tasks. A panic ends the process (`panic = "abort"`); what is left is a log line that says which
+//! task it was.
+
+use std::{panic, thread};
+
+use tokio::task::JoinHandle;
+use tracing::error;
+
+tokio::task_local! {
+    static NAME: &'static str;
+}
+
+/// Spawns a task under a name that shows in the log when it panics.
+#[expect(clippy::disallowed_methods, reason = "the one place that may")]
+pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(NAME.scope(name, future))
+}
+
+/// The name of the task that runs on this thread, else the thread's.
+fn current() -> String {
+    NAME.try_with(|name| (*name).to_owned())
+        .unwrap_or_else(|_| thread::current().name().unwrap_or("unnamed").to_owned())
+}
+
+/// Logs each panic with its task and place before the process ends.
+pub fn log_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let cause = panic.payload_as_str().unwrap_or("no message");
+        error!(task = current(), %place, error = cause, "panicked, the process ends");
+        before(panic);
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_knows_its_name_and_the_code_around_it_does_not() {
+        assert_eq!(spawn("mailbox", async { current() }).await.unwrap(), "mailbox");
+        assert_ne!(current(), "mailbox");
+    }
+}

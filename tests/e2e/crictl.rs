@@ -1,0 +1,94 @@
+//! The operator's client, of the version that `hack/tools` pins.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::{BUSYBOX, Node, client, runner::tests};
+
+tests![a_pod_is_led_through_its_life_by_crictl, what_crictl_shows_is_what_it_was_told];
+
+/// Runs crictl on the node and answers with what it prints.
+#[track_caller]
+fn crictl<const N: usize>(node: &Node, arguments: [&str; N]) -> String {
+    let mut command = node.command(client("crictl"));
+    command
+        .args(["--runtime-endpoint", &node.endpoint(), "--image-endpoint", &node.endpoint()])
+        .args(arguments);
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "crictl {arguments:?}: {out}{err}");
+    out.trim_end().to_owned()
+}
+
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
+}
+
+/// Writes the two files that crictl makes a pod and a container from.
+fn write_configs(node: &Node) -> (String, String) {
+    let cgroup_parent = format!("{}/crictl", node.folders().cgroup);
+    let pod = json!({
+        "metadata": {"name": "web", "uid": "web-uid", "namespace": "e2e", "attempt": 0},
+        "log_directory": node.path("logs/web"), "linux": {"cgroup_parent": cgroup_parent},
+    });
+    let script = "echo started; trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let container = json!({
+        "metadata": {"name": "main"}, "image": {"image": BUSYBOX},
+        "command": ["sh", "-c", script], "log_path": "main.log", "linux": {},
+    });
+    let write = |name: &str, value: &Value| {
+        fs::write(node.path(name), value.to_string()).unwrap();
+        node.path(name).to_string_lossy().into_owned()
+    };
+    (write("pod.json", &pod), write("container.json", &container))
+}
+
+fn a_pod_is_led_through_its_life_by_crictl() {
+    let node = Node::start();
+    let (pod_file, container_file) = write_configs(&node);
+
+    crictl(&node, ["pull", BUSYBOX]);
+    assert!(crictl(&node, ["images"]).contains("docker.io/library/busybox"));
+    let pod = crictl(&node, ["runp", &pod_file]);
+    assert_eq!(crictl(&node, ["pods", "--quiet", "--state", "ready"]), pod);
+    let container = crictl(&node, ["create", &pod, &container_file, &pod_file]);
+    crictl(&node, ["start", &container]);
+    assert_eq!(crictl(&node, ["ps", "--quiet", "--no-trunc"]), container);
+    crate::harness::wait_until("it speaks", || crictl(&node, ["logs", &container]) == "started");
+    assert_eq!(crictl(&node, ["exec", "--sync", &container, "echo", "synchronous"]), "synchronous");
+    assert_eq!(crictl(&node, ["exec", &container, "echo", "streamed"]), "streamed");
+
+    crictl(&node, ["stop", "--timeout", "10", &container]);
+    assert_eq!(json_of(&crictl(&node, ["inspect", &container]))["status"]["exitCode"], 0);
+    crictl(&node, ["rm", &container]);
+    crictl(&node, ["stopp", &pod]);
+    crictl(&node, ["rmp", &pod]);
+    assert_eq!(crictl(&node, ["pods", "--quiet"]), "");
+    crictl(&node, ["rmi", BUSYBOX]);
+    assert_eq!(crictl(&node, ["images", "--quiet"]), "");
+    node.assert_clean();
+}
+
+fn what_crictl_shows_is_what_it_was_told() {
+    let node = Node::start();
+    let (pod_file, container_file) = write_configs(&node);
+    crictl(&node, ["pull", BUSYBOX]);
+    let pod = crictl(&node, ["runp", &pod_file]);
+    let container = crictl(&node, ["create", &pod, &container_file, &pod_file]);
+    crictl(&node, ["start", &container]);
+
+    let shown = json_of(&crictl(&node, ["inspectp", &pod]));
+    assert_eq!(shown["status"]["state"], "SANDBOX_READY");
+    assert_eq!(shown["status"]["metadata"]["namespace"], "e2e");
+    let shown = json_of(&crictl(&node, ["inspect", &container]));
+    assert_eq!(shown["status"]["state"], "CONTAINER_RUNNING");
+    assert!(shown["info"]["pid"].as_u64().is_some(), "{}", shown["info"]);
+    let shown = json_of(&crictl(&node, ["inspecti", BUSYBOX]));
+    assert_eq!(shown["status"]["repoTags"], json!([BUSYBOX]));
+    let shown = json_of(&crictl(&node, ["info"]));
+    let conditions = shown["status"]["conditions"].as_array().expect("conditions");
+    assert!(conditions.iter().all(|condition| condition["status"] == true), "{conditions:?}");
+    assert!(crictl(&node, ["version"]).contains("RuntimeApiVersion:  v1"));
+    node.assert_clean();
+}

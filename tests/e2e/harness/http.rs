@@ -1,0 +1,28 @@
+//! A page fetched from a node's own network.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::ExitCode,
+    time::Duration,
+};
+
+/// The argument that makes this program fetch a page: run in a node's namespaces, it uses that network.
+pub(crate) const ROLE: &str = "node-get";
+
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// Prints the answer of `http://<address>/`; nothing if there is none.
+pub(crate) fn node_get(address: &str) -> ExitCode {
+    let Ok(address) = address.parse::<SocketAddr>() else { return ExitCode::FAILURE };
+    let fetch = || {
+        let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        stream.write_all(b"GET / HTTP/1.0\r\nHost: node\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        std::io::Result::Ok(answer)
+    };
+    print!("{}", fetch().unwrap_or_default());
+    ExitCode::SUCCESS
+}

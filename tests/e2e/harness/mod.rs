@@ -1,0 +1,27 @@
+//! What the stories are told with: a node of its own for each test, a kubelet's client, and a way to see
+//! what was left behind.
+//!
+//! A [`Node`] has its own network, mount and process namespaces, so two tests never meet, and whatever a
+//! failed test leaves dies with it. Inside runs a registry on loopback and `pintle serve`.
+
+mod cri;
+mod folders;
+mod http;
+mod init;
+mod leak;
+mod node;
+mod pod;
+mod programs;
+pub(crate) mod runner;
+mod wait;
+
+pub(crate) use cri::v1::{self, ContainerState};
+pub(crate) use http::{ROLE as NODE_GET, node_get};
+pub(crate) use init::{ROLE as NODE_INIT, node_init};
+pub(crate) use node::{Node, Setup};
+pub(crate) use pod::{Container, Output, Pod, pod_config};
+pub(crate) use programs::{client, patched_critest};
+pub(crate) use wait::wait_until;
+
+/// The small image that most tests run.
+pub(crate) const BUSYBOX: &str = "docker.io/library/busybox:latest";

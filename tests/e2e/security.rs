@@ -1,0 +1,302 @@
+//! What a workload may do, and what of the node it can see.
+
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, process::Command};
+
+use crate::harness::{BUSYBOX, Container, Node, Pod, runner::tests, v1, wait_until};
+
+tests![
+    every_process_is_filtered_and_holds_what_was_planned,
+    the_filter_is_what_refuses,
+    a_setuid_program_gains_only_if_it_may,
+    the_nodes_secrets_are_masked,
+    the_nodes_disks_cannot_be_opened,
+    no_descriptor_but_the_three_reaches_a_workload,
+    the_nodes_mount_table_is_not_touched,
+    private_mounts_stay_on_their_side,
+    the_nodes_later_mounts_reach_a_container_that_asked,
+    mounts_travel_both_ways_only_if_asked,
+    the_daemons_folders_are_its_own,
+];
+
+/// What `/proc/<pid>/status` says of a process's power.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Power {
+    seccomp: String,
+    no_new_privs: String,
+    effective: u64,
+    bounding: u64,
+}
+
+/// chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service net_raw sys_chroot mknod
+/// audit_write setfcap
+const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
+const NET_ADMIN: u64 = 1 << 12;
+
+fn power(status: &str) -> Power {
+    let fields: BTreeMap<&str, &str> = status.lines().filter_map(|line| line.split_once(":\t")).collect();
+    let capabilities = |name| u64::from_str_radix(fields[name], 16).unwrap();
+    Power {
+        seccomp: fields["Seccomp"].into(),
+        no_new_privs: fields["NoNewPrivs"].into(),
+        effective: capabilities("CapEff"),
+        bounding: capabilities("CapBnd"),
+    }
+}
+
+/// A container whose security settings `change` decides.
+fn run_with<'n>(
+    pod: &Pod<'n>,
+    name: &str,
+    change: impl FnOnce(&mut v1::LinuxContainerSecurityContext),
+) -> Container<'n> {
+    let container = pod.create_with(name, BUSYBOX, ["sleep", "1000"], |config| {
+        change(config.linux.get_or_insert_default().security_context.get_or_insert_default());
+    });
+    container.start();
+    container
+}
+
+fn privileged_pod<'n>(node: &'n Node, name: &str) -> Pod<'n> {
+    node.run_pod_with(name, |config| {
+        config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
+    })
+}
+
+fn unconfined() -> Option<v1::SecurityProfile> {
+    let profile_type = v1::security_profile::ProfileType::Unconfined.into();
+    Some(v1::SecurityProfile { profile_type, localhost_ref: String::new() })
+}
+
+fn every_process_is_filtered_and_holds_what_was_planned() {
+    let node = Node::start();
+    let pod = privileged_pod(&node, "web");
+    let all =
+        u64::from_str_radix(node.read("/proc/1/status").split("CapBnd:\t").nth(1).unwrap()[..16].trim(), 16)
+            .unwrap();
+    let filtered =
+        |effective, bounding| Power { seccomp: "2".into(), no_new_privs: "0".into(), effective, bounding };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let choose = |add: &[&str], drop: &[&str]| {
+        Some(v1::Capability {
+            add_capabilities: names(add),
+            drop_capabilities: names(drop),
+            ..Default::default()
+        })
+    };
+
+    let cases: [(&str, Container<'_>, Power); 7] = [
+        ("default", run_with(&pod, "default", |_| {}), filtered(DEFAULT_CAPABILITIES, DEFAULT_CAPABILITIES)),
+        (
+            "user",
+            run_with(&pod, "user", |security| security.run_as_user = Some(v1::Int64Value { value: 1000 })),
+            filtered(0, DEFAULT_CAPABILITIES),
+        ),
+        (
+            "dropped",
+            run_with(&pod, "dropped", |security| security.capabilities = choose(&[], &["ALL"])),
+            filtered(0, 0),
+        ),
+        (
+            "added",
+            run_with(&pod, "added", |security| {
+                security.capabilities = choose(&["NET_ADMIN"], &["CAP_MKNOD"])
+            }),
+            filtered(
+                (DEFAULT_CAPABILITIES | NET_ADMIN) & !(1 << 27),
+                (DEFAULT_CAPABILITIES | NET_ADMIN) & !(1 << 27),
+            ),
+        ),
+        (
+            "no-new-privs",
+            run_with(&pod, "no-new-privs", |security| security.no_new_privs = true),
+            Power { no_new_privs: "1".into(), ..filtered(DEFAULT_CAPABILITIES, DEFAULT_CAPABILITIES) },
+        ),
+        (
+            "unconfined",
+            run_with(&pod, "unconfined", |security| security.seccomp = unconfined()),
+            Power { seccomp: "0".into(), ..filtered(DEFAULT_CAPABILITIES, DEFAULT_CAPABILITIES) },
+        ),
+        (
+            "privileged",
+            run_with(&pod, "privileged", |security| security.privileged = true),
+            Power { seccomp: "0".into(), ..filtered(all, all) },
+        ),
+    ];
+    for (name, container, planned) in cases {
+        let init = node.read(&format!("/proc/{}/status", container.pid()));
+        assert_eq!(power(&init), planned, "first process, {name}");
+        let exec = container.shell("cat /proc/self/status");
+        assert_eq!(power(&exec), planned, "exec, {name}");
+    }
+    node.assert_clean();
+}
+
+fn the_filter_is_what_refuses() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let filtered = run_with(&pod, "filtered", |_| {});
+    let open = run_with(&pod, "open", |security| security.seccomp = unconfined());
+    let new_user_namespace = ["unshare", "--user", "true"];
+
+    assert_eq!(open.exec(new_user_namespace).code, 0);
+    let refused = filtered.exec(new_user_namespace);
+    assert!(refused.code != 0 && refused.stderr.contains("not permitted"), "{refused:?}");
+    node.assert_clean();
+}
+
+fn a_setuid_program_gains_only_if_it_may() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let run = |name: &str, no_new_privs: bool| {
+        let image = "registry.k8s.io/e2e-test-images/nonewprivs:1.3";
+        let container = pod.create_with(name, image, [], |config| {
+            let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+            security.run_as_user = Some(v1::Int64Value { value: 1000 });
+            security.no_new_privs = no_new_privs;
+        });
+        container.start();
+        assert_eq!(container.wait(), 0);
+        container.log_texts()
+    };
+
+    assert_eq!(run("may", false), ["Effective uid: 0"]);
+    assert_eq!(run("may-not", true), ["Effective uid: 1000"]);
+    node.assert_clean();
+}
+
+fn the_nodes_secrets_are_masked() {
+    let node = Node::start();
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+
+    for masked in ["/proc/kcore", "/proc/keys", "/proc/timer_list"] {
+        let read = container.shell(&format!("[ ! -e {masked} ] || head -c 10 {masked}"));
+        assert_eq!(read, "", "{masked} was read");
+    }
+    for fixed in ["/proc/sys/kernel/panic", "/proc/sysrq-trigger", "/proc/irq/default_smp_affinity"] {
+        let refused = container.exec(["sh", "-c", &format!("echo 1 >{fixed}")]);
+        assert!(refused.code != 0, "{fixed} was written");
+    }
+    assert_ne!(
+        container.exec(["sh", "-c", "mkdir /sys/fs/cgroup/mine || mkdir /sys/fs/cgroup/memory/mine"]).code,
+        0
+    );
+    assert_ne!(container.exec(["mount", "-t", "tmpfs", "none", "/tmp"]).code, 0);
+    node.assert_clean();
+}
+
+fn the_nodes_disks_cannot_be_opened() {
+    let node = Node::start();
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+    let partitions = node.read("/proc/partitions");
+    let disk: Vec<&str> =
+        partitions.lines().filter(|line| !line.is_empty()).nth(1).unwrap().split_whitespace().collect();
+
+    container.shell(&format!("mknod /tmp/disk b {} {}", disk[0], disk[1])); // making it is allowed
+    let refused = container.exec(["head", "-c", "1", "/tmp/disk"]);
+    assert!(refused.code != 0 && refused.stderr.contains("not permitted"), "{refused:?}");
+    container.shell("head -c 1 /dev/zero >/dev/null && head -c 1 /dev/urandom >/dev/full || true");
+    node.assert_clean();
+}
+
+fn no_descriptor_but_the_three_reaches_a_workload() {
+    let node = Node::start();
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+
+    assert_eq!(node.run("ls", [&format!("/proc/{}/fd", container.pid())]), "0\n1\n2\n");
+    // The fourth is the folder that `ls` reads.
+    assert_eq!(container.shell("ls /proc/self/fd"), "0\n1\n2\n3\n");
+    node.assert_clean();
+}
+
+fn the_nodes_mount_table_is_not_touched() {
+    let node = Node::start();
+    let before = node.read("/proc/1/mountinfo");
+    let pod = node.run_pod("web");
+    let container = pod.create_with("main", BUSYBOX, ["sleep", "1000"], |config| {
+        let host_path = node.path("shared").to_string_lossy().into_owned();
+        config.mounts = vec![v1::Mount { container_path: "/data".into(), host_path, ..Default::default() }];
+    });
+    container.start();
+    container.shell("true");
+
+    assert_eq!(node.read("/proc/1/mountinfo"), before);
+    node.assert_clean();
+}
+
+/// A container that sees `shared` of the node at `/data`, and may mount if `privileged`.
+fn with_shared<'n>(node: &'n Node, propagation: v1::MountPropagation) -> Container<'n> {
+    let shared = node.path("shared").to_string_lossy().into_owned();
+    node.run("mount", ["-t", "tmpfs", "pintle-e2e", &shared]);
+    node.run("mount", ["--make-shared", &shared]);
+    let pod = privileged_pod(node, "mounter");
+    let container = pod.create_with("main", BUSYBOX, ["sleep", "1000"], |config| {
+        config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
+        let propagation = propagation.into();
+        config.mounts = vec![v1::Mount {
+            container_path: "/data".into(),
+            host_path: shared,
+            propagation,
+            ..Default::default()
+        }];
+    });
+    container.start();
+    container
+}
+
+/// Mounts a file system on each side; answers whether the container sees the node's, and the node the
+/// container's.
+fn seen(node: &Node, container: &Container<'_>) -> (bool, bool) {
+    let shared = node.path("shared").to_string_lossy().into_owned();
+    let (on_node, inside) = (format!("{shared}/on-node"), format!("{shared}/inside"));
+    node.run("mkdir", [&on_node, &inside]);
+    node.run("mount", ["-t", "tmpfs", "on-node", &on_node]);
+    container.shell("mount -t tmpfs inside /data/inside && grep -q /data/inside /proc/self/mountinfo");
+    let down = container.exec(["grep", "-q", "/data/on-node", "/proc/self/mountinfo"]).code == 0;
+    let up = node.read("/proc/1/mountinfo").contains(&inside);
+    if up {
+        node.run("umount", [&inside]);
+    }
+    node.run("umount", [&on_node]);
+    container.kill();
+    node.run("umount", [&shared]);
+    (down, up)
+}
+
+fn private_mounts_stay_on_their_side() {
+    let node = Node::start();
+    let container = with_shared(&node, v1::MountPropagation::PropagationPrivate);
+    assert_eq!(seen(&node, &container), (false, false));
+    node.assert_clean();
+}
+
+fn the_nodes_later_mounts_reach_a_container_that_asked() {
+    let node = Node::start();
+    let container = with_shared(&node, v1::MountPropagation::PropagationHostToContainer);
+    assert_eq!(seen(&node, &container), (true, false));
+    node.assert_clean();
+}
+
+fn mounts_travel_both_ways_only_if_asked() {
+    let node = Node::start();
+    let container = with_shared(&node, v1::MountPropagation::PropagationBidirectional);
+    assert_eq!(seen(&node, &container), (true, true));
+    node.assert_clean();
+}
+
+fn the_daemons_folders_are_its_own() {
+    let node = Node::start();
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+    wait_until("it runs", || container.exec(["true"]).code == 0);
+
+    let mut find = Command::new("find");
+    find.args([node.path("root"), node.path("state"), node.path("pintle.sock")]);
+    find.args(["-perm", "-0002", "!", "-type", "l", "!", "-perm", "-1000", "-print"]);
+    let open = String::from_utf8(find.output().unwrap().stdout).unwrap();
+    let ours: Vec<&str> =
+        open.lines().filter(|path| !path.contains("/images/") && !path.contains("/layers/")).collect();
+    assert_eq!(ours, [""; 0], "writable by everyone");
+    let mode = |name: &str| node.path(name).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("root") & 0o077, 0);
+    assert_eq!(mode("pintle.sock") & 0o007, 0);
+    node.assert_clean();
+}
