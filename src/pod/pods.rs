@@ -240,7 +240,7 @@ impl Pods {
 fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(error) if matches!(error, Error::NoSuchPod(_) | Error::NoSuchContainer(_)) => Ok(None),
+        Err(Error::NoSuchPod(_) | Error::NoSuchContainer(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -14,7 +14,7 @@ use super::{
     node::{Line, Node},
     owed,
     record::{self, PodRecord, blocking},
-    state::PodState,
+    state::{PodInput, PodState},
 };
 use crate::{
     cgroup,
@@ -101,7 +101,8 @@ impl Making<'_> {
         self.record.attachment = self.attach(ready).await?;
         self.write_files().await?;
 
-        self.record.state = PodState::Ready;
+        let ready = self.record.state.step(PodInput::Started);
+        self.record.state = ready.map_err(|refusal| Error::refused("new pod", refusal))?;
         record::put(record::pod_file(&self.folder), self.record.clone()).await?;
         crate::failpoint!("pod.ready-written");
         Ok(self.driver(cgroup, client))
