@@ -257,7 +257,7 @@ impl Driver {
             self.state = next;
         }
         self.link = Link::Gone;
-        self.pod.line.client.store(None);
+        self.pod.line.set_client(None);
         self.supervisor_pid = 0;
         self.attachment = None;
         self.write_and_publish().await;
@@ -300,7 +300,7 @@ impl Driver {
     }
 
     fn link_up(&mut self, client: Client) {
-        self.pod.line.client.store(Some(Arc::new(client.clone())));
+        self.pod.line.set_client(Some(client.clone()));
         self.link = Link::Up(client);
         self.watch_events();
     }
@@ -318,7 +318,7 @@ impl Driver {
             return;
         };
         warn!(pod = %self.pod.id, "lost the connection to the supervisor");
-        self.pod.line.client.store(None);
+        self.pod.line.set_client(None);
         self.push(effect::reach(Arc::clone(&self.pod), Some(old), self.supervisor_pid));
     }
 
@@ -346,7 +346,7 @@ impl Driver {
         }
         self.link = Link::Gone;
         self.supervisor_pid = 0;
-        self.pod.line.client.store(None);
+        self.pod.line.set_client(None);
         if self.tear_down == TearDown::Running {
             return;
         }

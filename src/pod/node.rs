@@ -5,12 +5,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwapOption;
 use futures_util::future::{BoxFuture, Shared};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     admission::Admission, config::Config, driver::Call, error::Error, exec::Execs, names::Names,
@@ -54,12 +53,27 @@ pub(super) struct Reach {
 #[derive(Debug, Default)]
 pub(super) struct Line {
     /// `None` while the supervisor cannot be reached.
-    pub(super) client: ArcSwapOption<Client>,
+    client: watch::Sender<Option<Client>>,
     /// What each container's init was planned as; filled when first needed.
     inits: Mutex<HashMap<ContainerId, Arc<ProcessPlan>>>,
 }
 
+/// How long an exec waits for a supervisor that is being reached, as after a start of the daemon: as long as
+/// a supervisor may take to answer.
+const REACH_WAIT_MAX: Duration = Duration::from_secs(2);
+
 impl Line {
+    pub(super) fn set_client(&self, client: Option<Client>) {
+        self.client.send_replace(client);
+    }
+
+    /// `None` when it could not be reached in time.
+    pub(super) async fn client(&self) -> Option<Client> {
+        let mut changes = self.client.subscribe();
+        let reached = tokio::time::timeout(REACH_WAIT_MAX, changes.wait_for(Option::is_some)).await;
+        reached.ok()?.ok()?.clone()
+    }
+
     pub(super) fn init(&self, id: &ContainerId) -> Option<Arc<ProcessPlan>> {
         locked(&self.inits).get(id).cloned()
     }

@@ -6,12 +6,12 @@ use tokio::sync::oneshot;
 use super::{
     driver::{Call, Reply},
     error::Error,
-    exec::{ExecOutput, exec_sync},
+    exec::{ExecOutput, client_of, exec_sync},
     names::Claim,
     node::{Deps, Join, Node, Reach},
     owed, recover, run,
     state::PodState,
-    view::{ContainerState, ContainerView, PodView, View},
+    view::{ContainerView, PodView, View},
 };
 use crate::{
     image::Images,
@@ -32,8 +32,8 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// Reads the records of earlier daemons and takes their pods over. Lists are right when this returns;
-    /// asking the supervisors goes on behind.
+    /// Reads the records of earlier daemons and takes their pods over. When this returns, all are listed, as
+    /// their supervisors say; those of a supervisor that takes its time, as recorded.
     ///
     /// # Errors
     /// When the folders cannot be made or listed. A bad record is no error: it costs its own object.
@@ -179,16 +179,7 @@ impl Pods {
     /// When the container does not run; then no file has been made.
     pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
         let (container, reach) = self.reach_container(id)?;
-        let state = match &container.state {
-            ContainerState::Running { .. } => match reach.line.client.load_full() {
-                Some(client) => return Ok(client.reopen_log(&container.id).await?),
-                None => "without a supervisor",
-            },
-            ContainerState::Created { .. } => "created",
-            ContainerState::Exited { .. } => "exited",
-        };
-        let object = format!("container {}", container.id);
-        Err(Error::WrongState { object, state, wanted: "it must be running" })
+        Ok(client_of(&reach, &container).await?.reopen_log(&container.id).await?)
     }
 
     /// Everything, for lists; never waits.

@@ -21,7 +21,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info, warn};
 
 use super::{
@@ -45,6 +46,10 @@ use crate::{
 
 /// Pods recovered at one time: enough to hide the waits, few enough to leave descriptors for requests.
 const RECOVERIES_MAX: usize = 32;
+
+/// How long the first requests may wait until it is known what runs: a supervisor answers in a millisecond or
+/// is in trouble.
+const TRUTH_MAX: Duration = Duration::from_millis(500);
 
 /// How long the first requests may wait for leftovers to be released.
 const SWEEP_MAX: Duration = Duration::from_secs(5);
@@ -200,12 +205,13 @@ fn move_to_live(node: &Node, found: &mut Found) -> Result<(), Error> {
     write().map_err(Error::io("write the records of a pod in", &folder))
 }
 
-/// Makes the lists right, and leaves asking the supervisors to the pods' drivers.
+/// Lists every pod, and has its driver ask its supervisor. Does not wait for one that takes its time.
 pub(super) async fn recover(node: &Arc<Node>, survey: Survey) {
     info!(pods = survey.pods.len(), damaged = survey.damaged.len(), "recovering");
     sweep(node, &survey).await;
     let Survey { pods, damaged, foreign: _ } = survey;
     let turns = Arc::new(Semaphore::new(RECOVERIES_MAX));
+    let mut known = Vec::new();
     for found in pods {
         if found.record.state == PodState::Starting {
             let (node, turns) = (Arc::clone(node), Arc::clone(&turns));
@@ -214,7 +220,7 @@ pub(super) async fn recover(node: &Arc<Node>, survey: Survey) {
                 undo_pod(&node, found).await;
             });
         } else {
-            recover_pod(node, found, Arc::clone(&turns));
+            known.push(recover_pod(node, found, Arc::clone(&turns)));
         }
     }
     for id in damaged {
@@ -223,6 +229,9 @@ pub(super) async fn recover(node: &Arc<Node>, survey: Survey) {
             let _turn = turns.acquire_owned().await;
             undo_damaged(&node, id).await;
         });
+    }
+    if tokio::time::timeout(TRUTH_MAX, join_all(known)).await.is_err() {
+        warn!("not every supervisor has answered yet; its containers are listed as recorded");
     }
 }
 
@@ -259,7 +268,9 @@ fn recorded_containers(node: &Node) -> std::io::Result<BTreeSet<String>> {
 }
 
 /// Publishes the pod as recorded and starts its driver, which first finds out what is true.
-fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) {
+///
+/// The receiver ends when the driver has found out.
+fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot::Receiver<()> {
     let Found { record, cgroup, containers, damaged, foreign } = found;
     node.seen_creation(record.created_at);
     let (mut made, mut undone) = (Vec::new(), damaged.into_iter().map(|id| (id, None)).collect::<Vec<_>>());
@@ -281,12 +292,14 @@ fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) {
     });
     driver.publish();
     node.names().hold(&record.config.metadata, record.id.clone(), reach);
+    let (found_out, known) = oneshot::channel();
     task::spawn("pod", async move {
         let turn = turns.acquire_owned().await;
         let driver = find_truth(driver, record.supervisor_pid, undone, &foreign).await;
-        drop(turn);
+        drop((turn, found_out));
         driver.serve().await;
     });
+    known
 }
 
 fn pod_of(node: &Arc<Node>, record: &PodRecord, cgroup: Option<cgroup::Handle>) -> Pod {
@@ -485,12 +498,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lists_are_right_before_any_supervisor_has_answered() {
+    async fn a_pod_whose_supervisor_does_not_answer_is_listed_as_recorded() {
         let folder = tempfile::tempdir().unwrap();
         let node = node(folder.path());
         let record = pod(1, "this boot", PodState::Ready);
         put(&node, &record, &[running(&record, 1), running(&record, 2), intent(&record, 3)]);
+        let socket = node.places.live(&record.id).join("supervisor.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(socket).unwrap();
+        let began = Instant::now();
         start(&node).await;
+        assert!(began.elapsed() < SWEEP_MAX, "the start waited for it");
         let view = node.board.view();
         assert_eq!((view.pods.len(), view.pods[0].ready, view.pods[0].containers.len()), (1, true, 2));
         assert!(node.creation_time() > UnixNanos(3));
