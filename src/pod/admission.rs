@@ -62,7 +62,7 @@ mod tests {
         assert!(second.as_mut().now_or_never().is_none());
         assert!(matches!(admission.enter().await, Err(Error::Busy { waiting: 1 })));
         drop(first);
-        second.await.unwrap();
+        let _second = second.await.unwrap();
     }
 
     #[tokio::test]

@@ -31,6 +31,8 @@ pub(super) struct Making {
     pub(super) id: ContainerId,
     config: Arc<ContainerConfig>,
     replies: Vec<Reply<ContainerId>>,
+    /// It ended before the answer to its create was read.
+    ended: Option<Exit>,
 }
 
 /// A container that is there, and who waits for what of it.
@@ -149,7 +151,8 @@ impl Driver {
             Err(error) => return Err((error, reply)),
         };
         let config = Arc::new(config);
-        let making = Making { id: id.clone(), config: Arc::clone(&config), replies: vec![reply] };
+        let making =
+            Making { id: id.clone(), config: Arc::clone(&config), replies: vec![reply], ended: None };
         self.making.push(making);
         self.push(effect::make(Arc::clone(&self.pod), client, id, config, turn));
         Ok(())
@@ -170,9 +173,12 @@ impl Driver {
             self.push(effect::unmake(Arc::clone(&self.pod), self.client(), id.clone(), image));
             return send_all(replies.into_iter(), error);
         }
-        self.making.remove(at);
+        let ended = self.making.remove(at).ended;
         self.publish();
         info!(pod = %self.pod.id, container = %id, "container created");
+        if let (Some(exit), Some(at)) = (ended, self.find(id)) {
+            self.exited(at, exit).await;
+        }
         for reply in replies {
             let _ = reply.send(Ok(id.clone()));
         }
@@ -297,8 +303,16 @@ impl Driver {
 
     fn signal(&mut self, at: usize) {
         let view = &self.containers[at].view;
-        let (id, signal, pid) = (view.id.clone(), view.stop_signal, view.state.pid());
-        self.push(effect::signal(self.client(), id, signal, pid));
+        let (id, signal, init) = (view.id.clone(), view.stop_signal, self.init(at));
+        self.push(effect::signal(self.client(), id, signal, init));
+    }
+
+    /// How the daemon finds the init itself. With the supervisor gone it may have been reaped.
+    fn init(&self, at: usize) -> Option<effect::Init> {
+        match (&self.link, self.containers[at].view.state.pid()) {
+            (Link::Up(_) | Link::Lost, Some(pid)) => Some(effect::Init { pid, parent: self.supervisor_pid }),
+            (Link::Gone, _) | (_, None) => None,
+        }
     }
 
     pub(super) fn kill_due(&mut self, id: &ContainerId) {
@@ -310,9 +324,10 @@ impl Driver {
         let now = Instant::now();
         if stop.kill_at.instant() <= now {
             self.kill(at);
-        } else if stop.kill_at.instant() - now > effect::TIMER_MAX / 2 {
-            // A timer cannot be set for longer than it can count.
-            self.push(effect::kill_timer(id.clone(), now + effect::TIMER_MAX));
+        } else {
+            // A timer is never set for longer than a day.
+            let next = stop.kill_at.instant().min(now + effect::TIMER_MAX);
+            self.push(effect::kill_timer(id.clone(), next));
         }
     }
 
@@ -338,11 +353,8 @@ impl Driver {
     }
 
     fn kill_round(&mut self, at: usize, round: u32) {
-        let view = &self.containers[at].view;
-        // With the supervisor gone, its init may have been reaped and the pid given to another.
-        let pid = if matches!(self.link, Link::Gone) { None } else { view.state.pid() };
-        let id = view.id.clone();
-        self.push(effect::kill_round(Arc::clone(&self.pod), self.client(), id, pid, round));
+        let (id, init) = (self.containers[at].view.id.clone(), self.init(at));
+        self.push(effect::kill_round(Arc::clone(&self.pod), self.client(), id, init, round));
     }
 
     /// `end` is how it ended, when that could be found out without the supervisor's word.
@@ -396,8 +408,10 @@ impl Driver {
         crate::failpoint!("container.exit-seen");
         match self.find(id) {
             Some(at) => self.exited(at, exit).await,
-            // Being made or being undone: its create will fail, and takes all of it away.
-            None => info!(pod = %self.pod.id, container = %id, "exit of a container that does not count"),
+            None => match self.making.iter_mut().find(|making| making.id == *id) {
+                Some(making) => making.ended = Some(exit),
+                None => info!(pod = %self.pod.id, container = %id, "exit of a container that was undone"),
+            },
         }
     }
 

@@ -87,7 +87,7 @@ pub(super) struct Driver {
     pub(super) containers: Vec<Container>,
     pub(super) effects: FuturesUnordered<Effect>,
     attachment: Option<Attachment>,
-    supervisor_pid: u32,
+    pub(super) supervisor_pid: u32,
     calls: mpsc::Receiver<Call>,
     stop_replies: Vec<Reply<()>>,
     remove_replies: Vec<Reply<()>>,
@@ -257,7 +257,7 @@ impl Driver {
             self.state = next;
         }
         self.link = Link::Gone;
-        self.pod.line.client.store(None);
+        self.pod.line.set_client(None);
         self.supervisor_pid = 0;
         self.attachment = None;
         self.write_and_publish().await;
@@ -300,7 +300,7 @@ impl Driver {
     }
 
     fn link_up(&mut self, client: Client) {
-        self.pod.line.client.store(Some(Arc::new(client.clone())));
+        self.pod.line.set_client(Some(client.clone()));
         self.link = Link::Up(client);
         self.watch_events();
     }
@@ -321,7 +321,7 @@ impl Driver {
         if matches!(self.state, PodState::Starting | PodState::Ready) {
             warn!(pod = %self.pod.id, "lost the connection to the supervisor");
         }
-        self.pod.line.client.store(None);
+        self.pod.line.set_client(None);
         self.push(effect::reach(Arc::clone(&self.pod), Some(old), self.supervisor_pid));
     }
 
@@ -349,7 +349,7 @@ impl Driver {
         }
         self.link = Link::Gone;
         self.supervisor_pid = 0;
-        self.pod.line.client.store(None);
+        self.pod.line.set_client(None);
         if self.tear_down == TearDown::Running {
             return;
         }
@@ -437,5 +437,295 @@ pub(super) fn send_all<T>(replies: impl Iterator<Item = Reply<T>>, error: Error)
     let error = Arc::new(error);
     for reply in std::iter::once(first).chain(replies) {
         let _ = reply.send(Err(Error::Shared(Arc::clone(&error))));
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        cgroup,
+        image::{self, Images},
+        model::{Digest, Exit, ExitReason, ResolvedUser, Resources},
+        network::{self, Network},
+        pod::{
+            Config, ContainerState, ContainerView,
+            record::{Made, Places},
+        },
+        store,
+    };
+
+    /// A node in a folder of its own: no processes, no cgroups, no network.
+    pub(in crate::pod) fn node(folder: &Path) -> Arc<Node> {
+        let (state, root) = (folder.join("run"), folder.join("lib"));
+        let images = Images::open(&folder.join("images"), &image::Config::default()).unwrap();
+        let network = Network::open(&network::Config::default(), &folder.join("leases")).unwrap();
+        let places = Places { state, root };
+        places.make().unwrap();
+        let boot_id = "this boot".to_owned();
+        Arc::new(Node::on(cgroups(), network, images, places, boot_id, Config::default()))
+    }
+
+    fn cgroups() -> cgroup::Manager {
+        cgroup::Manager::Fake
+    }
+
+    /// With the host's network, so that nothing is released anywhere.
+    pub(in crate::pod) fn pod_config(name: &str) -> PodConfig {
+        let mut config = PodConfig::default();
+        config.metadata.name = name.into();
+        config.namespaces.network = crate::model::NetworkMode::Node;
+        config
+    }
+
+    pub(in crate::pod) fn container(pod: &PodId, byte: u8, state: ContainerState) -> ContainerView {
+        let mut config = ContainerConfig::default();
+        config.metadata.attempt = byte.into();
+        ContainerView {
+            id: ContainerId::from_bytes([byte; 32]),
+            pod: pod.clone(),
+            config: Arc::new(config),
+            image_id: Digest::from_bytes([1; 32]),
+            image_ref: "ref".into(),
+            image_name: "name".into(),
+            state,
+            created_at: UnixNanos(byte.into()),
+            user: ResolvedUser::default(),
+            log_path: None,
+            resources: Resources::default(),
+            stop_signal: 15,
+        }
+    }
+
+    fn driver(node: &Arc<Node>, state: PodState, containers: &[(u8, ContainerState)]) -> Driver {
+        let id = PodId::from_bytes([0xab; 32]);
+        let folder = node.places.live(&id);
+        record::make_folder(&folder).unwrap();
+        record::make_folder(&node.places.known(&id)).unwrap();
+        let containers = containers
+            .iter()
+            .map(|(byte, state)| Container::new(container(&id, *byte, state.clone())))
+            .collect();
+        let config = Arc::new(pod_config("web"));
+        let (mut driver, reach) = Driver::new(Start {
+            pod: Pod {
+                node: Arc::clone(node),
+                id: id.clone(),
+                config: Arc::clone(&config),
+                created_at: UnixNanos(1),
+                folder,
+                cgroup: None,
+                line: Arc::default(),
+            },
+            state,
+            attachment: None,
+            supervisor_pid: 0,
+            containers,
+        });
+        driver.link = Link::Lost;
+        driver.publish();
+        node.names().hold(&config.metadata, id, reach);
+        driver
+    }
+
+    const RUNNING: ContainerState = ContainerState::Running { pid: u32::MAX, started_at: UnixNanos(5) };
+
+    fn exited(code: i32) -> Exit {
+        Exit { code, reason: ExitReason::Error, at: UnixNanos(9), message: String::new() }
+    }
+
+    fn id(byte: u8) -> ContainerId {
+        ContainerId::from_bytes([byte; 32])
+    }
+
+    fn asked<T>() -> (Reply<T>, oneshot::Receiver<Result<T, Error>>) {
+        oneshot::channel()
+    }
+
+    fn state_shown(node: &Node, byte: u8) -> ContainerState {
+        node.board.view().container(id(byte).as_str()).unwrap().state.clone()
+    }
+
+    #[tokio::test]
+    async fn a_stop_returns_when_the_exit_is_written_and_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let mut driver = driver(&node, PodState::Ready, &[(1, RUNNING)]);
+        let (reply, mut answer) = asked();
+        driver.answer(Call::Stop { id: id(1), grace: Duration::from_secs(60), reply }).await;
+        assert!(answer.try_recv().is_err());
+        driver.settle(Done::Event(Event::Exited { id: id(1), exit: exited(143) })).await;
+        answer.try_recv().unwrap().unwrap();
+        let expected = ContainerState::Exited { started_at: Some(UnixNanos(5)), exit: exited(143) };
+        assert_eq!(state_shown(&node, 1), expected);
+        let path = record::container_file(&driver.pod.folder, &id(1));
+        let written: record::ContainerRecord = store::get(&path).unwrap();
+        assert_eq!(written.made, Some(Made { state: expected, user: ResolvedUser::default() }));
+    }
+
+    #[tokio::test]
+    async fn stop_and_remove_of_what_is_not_there_succeed_and_start_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let gone = ContainerState::Exited { started_at: None, exit: exited(1) };
+        let mut driver = driver(&node, PodState::Ready, &[(1, gone)]);
+        for target in [1, 2] {
+            let (reply, mut answer) = asked();
+            driver.answer(Call::Stop { id: id(target), grace: Duration::ZERO, reply }).await;
+            answer.try_recv().unwrap().unwrap();
+        }
+        let (reply, mut answer) = asked();
+        driver.answer(Call::Remove { id: id(2), reply }).await;
+        answer.try_recv().unwrap().unwrap();
+        let (reply, mut answer) = asked();
+        driver.answer(Call::Start { id: id(2), reply }).await;
+        assert!(matches!(answer.try_recv().unwrap(), Err(Error::NoSuchContainer(_))));
+        let (reply, mut answer) = asked();
+        driver.answer(Call::Start { id: id(1), reply }).await;
+        assert!(matches!(answer.try_recv().unwrap(), Err(Error::WrongState { state: "exited", .. })));
+    }
+
+    #[tokio::test]
+    async fn a_dead_supervisor_ends_its_containers_and_then_its_pod() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let done = ContainerState::Exited { started_at: None, exit: exited(7) };
+        let mut driver = driver(&node, PodState::Ready, &[(1, RUNNING), (2, done.clone())]);
+        driver.settle(Done::SupervisorEnded).await;
+        let ContainerState::Exited { started_at, exit } = state_shown(&node, 1) else { panic!() };
+        assert_eq!(
+            (started_at, exit.code, exit.reason),
+            (Some(UnixNanos(5)), 137, ExitReason::SupervisorDied)
+        );
+        assert_eq!(state_shown(&node, 2), done);
+        assert!(!node.board.view().pods[0].ready);
+        let (reply, mut answer) = asked();
+        driver.answer(Call::StopPod { reply }).await;
+        driver.advance();
+        while driver.state != PodState::NotReady {
+            let done = driver.effects.next().await.unwrap();
+            driver.settle(done).await;
+            driver.advance();
+        }
+        answer.try_recv().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_removed_pod_leaves_no_file_no_name_and_no_view() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let mut driver = driver(&node, PodState::Ready, &[(1, RUNNING), (2, RUNNING)]);
+        driver.write_and_publish().await;
+        driver.settle(Done::SupervisorEnded).await;
+        let (reply, answer) = asked();
+        driver.answer(Call::RemovePod { reply }).await;
+        driver.serve().await;
+        answer.await.unwrap().unwrap();
+        assert_eq!(node.board.view().pods.len(), 0);
+        assert!(node.names().claim_of(&pod_config("web").metadata).is_none());
+        for pods in [node.places.live_pods(), node.places.known_pods()] {
+            assert_eq!(std::fs::read_dir(pods).unwrap().count(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failed_release_fails_the_stop_twice_and_is_owed_the_third_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let mut driver = driver(&node, PodState::Ready, &[]);
+        let failure = || {
+            let error = Error::Invalid("plugin is down".into());
+            Done::TornDown(Err(TearDownError { error, network_held: true, hopeless: false }))
+        };
+        for round in 1..=RELEASES_MAX {
+            let (reply, mut answer) = asked();
+            driver.answer(Call::StopPod { reply }).await;
+            driver.advance();
+            assert_eq!(driver.tear_down, TearDown::Running);
+            driver.settle(failure()).await;
+            assert_eq!(answer.try_recv().unwrap().is_ok(), round == RELEASES_MAX, "round {round}");
+        }
+        assert_eq!(driver.state, PodState::NotReady);
+        assert_eq!(owed::list(&node), [driver.pod.id.clone()]);
+    }
+
+    #[tokio::test]
+    async fn a_failed_start_is_an_exit_with_its_cause() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let mut driver = driver(&node, PodState::Ready, &[(1, ContainerState::Created { pid: u32::MAX })]);
+        let failure = Failure {
+            stage: Stage::Execve,
+            object: String::new(),
+            errno: 2,
+            path: "/bin/nope".into(),
+            text: String::new(),
+        };
+        // The init ends too, and may be reported first.
+        driver.settle(Done::Event(Event::Exited { id: id(1), exit: exited(255) })).await;
+        driver.settle(Done::Started(id(1), Err(failure.clone()))).await;
+        let ContainerState::Exited { started_at: None, exit } = state_shown(&node, 1) else { panic!() };
+        assert_eq!(
+            (exit.code, exit.reason, exit.message),
+            (128, ExitReason::StartError, failure.to_string())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_is_being_stopped_takes_no_container_and_starts_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let mut driver = driver(&node, PodState::Ready, &[(1, ContainerState::Created { pid: u32::MAX })]);
+        let (reply, _answer) = asked();
+        driver.answer(Call::StopPod { reply }).await;
+        let turn = node.creates.enter().await.unwrap();
+        let (reply, mut answer) = asked();
+        driver.answer(Call::Create { config: Box::default(), turn, reply }).await;
+        assert!(matches!(answer.try_recv().unwrap(), Err(Error::WrongState { state: "being stopped", .. })));
+        let (reply, mut answer) = asked();
+        driver.answer(Call::Start { id: id(1), reply }).await;
+        assert!(matches!(answer.try_recv().unwrap(), Err(Error::WrongState { state: "being stopped", .. })));
+    }
+
+    #[tokio::test]
+    async fn a_retried_create_gets_the_id_of_the_first_and_another_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let mut driver = driver(&node, PodState::Ready, &[(1, ContainerState::Created { pid: u32::MAX })]);
+        let config = (*driver.containers[0].view.config).clone();
+        let other = ContainerConfig { tty: true, ..config.clone() };
+        for (config, same) in [(config, true), (other, false)] {
+            let turn = node.creates.enter().await.unwrap();
+            let (reply, mut answer) = asked();
+            driver.answer(Call::Create { config: Box::new(config), turn, reply }).await;
+            assert_eq!(answer.try_recv().unwrap().ok(), same.then(|| id(1)));
+        }
+    }
+
+    #[tokio::test]
+    async fn facts_of_a_supervisor_win_over_what_was_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let created = ContainerState::Created { pid: 40 };
+        let mut driver =
+            driver(&node, PodState::Ready, &[(1, created.clone()), (2, RUNNING), (3, RUNNING), (4, created)]);
+        let fact = |byte, started_at, exit| ContainerFacts {
+            id: id(byte),
+            pid: 40,
+            user: ResolvedUser::default(),
+            started_at,
+            exit,
+        };
+        let at = Some(UnixNanos(5));
+        driver
+            .take_facts(vec![fact(1, at, None), fact(2, at, Some(exited(3))), fact(4, at, Some(exited(4)))])
+            .await;
+        assert_eq!(state_shown(&node, 1), ContainerState::Running { pid: 40, started_at: UnixNanos(5) });
+        assert_eq!(state_shown(&node, 2), ContainerState::Exited { started_at: at, exit: exited(3) });
+        let ContainerState::Exited { exit, .. } = state_shown(&node, 3) else { panic!() };
+        assert_eq!((exit.code, exit.reason), (255, ExitReason::Unknown));
+        assert_eq!(state_shown(&node, 4), ContainerState::Exited { started_at: at, exit: exited(4) });
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     future::Future,
     io,
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,7 +28,7 @@ use crate::{
     image::Image,
     model::{
         ContainerConfig, ContainerId, ContainerPlan, Digest, Exit, ExitReason, Failure, NetworkMode,
-        PodConfig, Security, UnixNanos,
+        PodConfig, UnixNanos,
     },
     network, spec,
     store::{self, Durability},
@@ -155,8 +156,8 @@ async fn keep_trying(pod: &Arc<Pod>, pid: u32) -> Done {
 /// supervisor still holds its containers.
 pub(super) async fn certainly_gone(pod: &Arc<Pod>, failure: &Failure, pid: u32) -> bool {
     use rustix::io::Errno;
-    let errno = Errno::from_raw_os_error(failure.errno);
-    if errno == Errno::CONNREFUSED || errno == Errno::NOENT {
+    // Numbers, because the failure came from another process and may hold any: `Errno` takes no others than its own.
+    if [Errno::CONNREFUSED, Errno::NOENT, Errno::SRCH].map(Errno::raw_os_error).contains(&failure.errno) {
         return true;
     }
     let alive = i32::try_from(pid).ok().and_then(Pid::from_raw).map(rustix::process::test_kill_process);
@@ -217,8 +218,7 @@ impl Making<'_> {
     async fn run(&self, id: &ContainerId, config: Arc<ContainerConfig>) -> Result<ContainerView, Error> {
         let record = self.intent(id, config);
         self.pod.node.images.retain(&self.image.id, id.as_str());
-        let writable = self.pod.node.images.writable(id.as_str());
-        self.write_intent(record.clone(), writable.clone()).await?;
+        let writable = self.write_intent(record.clone()).await?;
         let plan = self.plan(&record, writable).await?;
         let init = record::init_file(&self.pod.folder, id);
         record::put(init, InitRecord::from(&plan.process)).await?;
@@ -259,34 +259,30 @@ impl Making<'_> {
         }
     }
 
-    /// First on tmpfs, for a daemon that is killed; then on disk, for a machine that is; then the folder.
-    async fn write_intent(&self, record: ContainerRecord, writable: std::path::PathBuf) -> Result<(), Error> {
+    /// First on tmpfs, for a daemon that is killed; then on disk, for a machine that is; then the folder for
+    /// the writable layer, which is given back.
+    async fn write_intent(&self, record: ContainerRecord) -> Result<PathBuf, Error> {
         let live = record::container_file(&self.pod.folder, &record.id);
         let known = self.pod.node.places.known(&self.pod.id);
+        let images = self.pod.node.images.clone();
         let doing = Error::io("write the records of a container in", &self.pod.folder);
         let write = move || {
             store::put(&live, &record, Durability::Process)?;
             crate::failpoint!("container.intent-written");
             record::make_folder(&known)?;
             store::put(&record::container_file(&known, &record.id), &record, Durability::Process)?;
+            let writable = images.writable(record.id.as_str());
             record::make_folder(&writable)?;
             crate::failpoint!("container.writable-made");
-            Ok(())
+            Ok(writable)
         };
         blocking(write).await.map_err(doing)
     }
 
-    async fn plan(
-        &self,
-        record: &ContainerRecord,
-        writable: std::path::PathBuf,
-    ) -> Result<ContainerPlan, Error> {
-        let config =
-            ContainerConfig { resources: record.resources.clone(), ..ContainerConfig::clone(&record.config) };
-        let Security { seccomp, privileged, .. } = &config.security;
-        let seccomp = filter::program(seccomp, *privileged, spec::capabilities(&config)?).await?;
-        let pod =
-            PodConfig { hostname: files::hostname(&self.pod.config), ..PodConfig::clone(&self.pod.config) };
+    async fn plan(&self, record: &ContainerRecord, writable: PathBuf) -> Result<ContainerPlan, Error> {
+        let config = ContainerConfig { resources: record.resources.clone(), ..(*record.config).clone() };
+        // `build` knows no host, so the name is settled here.
+        let pod = PodConfig { hostname: files::hostname(&self.pod.config), ..(*self.pod.config).clone() };
         let mut plan = spec::build(&spec::Inputs {
             id: &record.id,
             pod: &pod,
@@ -295,7 +291,7 @@ impl Making<'_> {
             layers: &self.image.layers,
             writable,
             pod_dir: self.pod.folder.clone(),
-            seccomp,
+            seccomp: filter::program(&config).await?,
             held_capabilities: self.pod.node.held_capabilities,
         })?;
         plan.process.nofile = (self.pod.node.config.nofile_soft, self.pod.node.config.nofile_hard);
@@ -320,14 +316,14 @@ pub(super) fn kill_timer(id: ContainerId, at: Instant) -> Effect {
 }
 
 /// The stop signal. A supervisor that does not answer is passed over: the workload has a right to its grace.
-pub(super) fn signal(client: Option<Client>, id: ContainerId, signal: i32, pid: Option<u32>) -> Effect {
+pub(super) fn signal(client: Option<Client>, id: ContainerId, signal: i32, init: Option<Init>) -> Effect {
     Box::pin(async move {
         let sent = match &client {
             Some(client) => answered(client.signal(&id, signal)).await,
             None => false,
         };
         if let (false, Some(signal)) = (sent, Signal::from_named_raw(signal)) {
-            signal_directly(pid, signal);
+            signal_directly(init, signal).await;
         }
         crate::failpoint!("container.stop-signalled");
         Done::Nothing
@@ -339,7 +335,7 @@ pub(super) fn kill_round(
     pod: Arc<Pod>,
     client: Option<Client>,
     id: ContainerId,
-    pid: Option<u32>,
+    init: Option<Init>,
     round: u32,
 ) -> Effect {
     Box::pin(async move {
@@ -349,7 +345,7 @@ pub(super) fn kill_round(
         };
         if !asked || round > 0 {
             kill_directly(&pod, &id).await;
-            signal_directly(pid, Signal::KILL);
+            signal_directly(init, Signal::KILL).await;
         }
         crate::failpoint!("container.killed");
         time::sleep(KILL_CHECK).await;
@@ -391,13 +387,33 @@ async fn kill_directly(pod: &Arc<Pod>, id: &ContainerId) {
     }
 }
 
-/// To a process that cannot have been reaped: its parent, the supervisor, is not reading its mail.
-fn signal_directly(pid: Option<u32>, signal: Signal) {
-    let Some(pid) = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) else { return };
-    if let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        // It may have ended meanwhile, which is what was wanted.
-        let _ = rustix::process::pidfd_send_signal(process, signal);
-    }
+/// A container's init, as the daemon can find it without its supervisor's help.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Init {
+    pub(super) pid: u32,
+    /// The supervisor. A process with another parent is another process.
+    pub(super) parent: u32,
+}
+
+/// To an init whose supervisor does not answer. The pid may be somebody else's by now: so it is pinned first,
+/// then looked at, then signalled.
+async fn signal_directly(init: Option<Init>, signal: Signal) {
+    let Some(Init { pid, parent }) = init else { return };
+    let send = move || {
+        let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
+        let process = rustix::process::pidfd_open(process, PidfdFlags::empty())?;
+        if parent_of(&std::fs::read_to_string(format!("/proc/{pid}/status"))?) == Some(parent) {
+            rustix::process::pidfd_send_signal(process, signal)?;
+        }
+        Ok(())
+    };
+    // That it has ended meanwhile is what was wanted.
+    let _ = blocking(send).await;
+}
+
+/// Reads `PPid` out of `/proc/PID/status`.
+fn parent_of(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 async fn answered(call: impl Future<Output = Result<(), Failure>>) -> bool {
@@ -572,5 +588,25 @@ pub(super) async fn clear<C: Cgroup>(group: C) -> Result<(), Error> {
 pub(super) fn logged(doing: &'static str, result: io::Result<()>) {
     if let Err(error) = result {
         warn!(error = %chain(&error), "{doing} failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_read_from_the_kernels_own_words() {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert_eq!(parent_of(&status), Some(std::os::unix::process::parent_id()));
+        assert_eq!(parent_of("Name:\tPPid: 7\nPPid:\t12\n"), Some(12));
+        assert_eq!(parent_of(""), None);
+    }
+
+    #[tokio::test]
+    async fn a_process_of_another_parent_is_never_signalled() {
+        // Were it signalled, this test would be killed.
+        let pid = std::process::id();
+        signal_directly(Some(Init { pid, parent: pid }), Signal::KILL).await;
     }
 }

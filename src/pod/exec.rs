@@ -20,6 +20,7 @@ use super::{
 use crate::{
     model::{ContainerId, ProcessPlan},
     spec,
+    supervisor::Client,
 };
 
 /// Bytes of both streams together. The reply has to fit into the 16 MiB that the kubelet receives.
@@ -100,14 +101,7 @@ pub(super) async fn exec_sync(
     if command.is_empty() {
         return Err(Error::Invalid("the command is empty".into()));
     }
-    let client = match (&container.state, reach.line.client.load_full()) {
-        (ContainerState::Running { .. }, Some(client)) => client,
-        (ContainerState::Running { .. }, None) => {
-            return Err(wrong_state(id, "without a supervisor", "wait until it can be reached"));
-        }
-        (ContainerState::Created { .. }, _) => return Err(wrong_state(id, "created", "it must be running")),
-        (ContainerState::Exited { .. }, _) => return Err(wrong_state(id, "exited", "it must be running")),
-    };
+    let client = client_of(reach, container).await?;
     let _turn = node.execs.enter(id)?;
     let init = init_plan(node, reach, container).await?;
     let command = command.into_iter().map(String::into_bytes).collect();
@@ -134,8 +128,20 @@ pub(super) async fn exec_sync(
     Ok(ExecOutput { stdout, stderr, exit_code: exit.code })
 }
 
-fn wrong_state(id: &ContainerId, state: &'static str, wanted: &'static str) -> Error {
-    Error::WrongState { object: format!("container {id}"), state, wanted }
+/// The supervisor of a container that runs.
+///
+/// # Errors
+/// When it does not run, or its supervisor cannot be reached.
+pub(super) async fn client_of(reach: &Reach, container: &ContainerView) -> Result<Client, Error> {
+    let (state, wanted) = match container.state {
+        ContainerState::Running { .. } => match reach.line.client().await {
+            Some(client) => return Ok(client),
+            None => ("without a supervisor", "it is killed when that is gone for good"),
+        },
+        ContainerState::Created { .. } => ("created", "it must be running"),
+        ContainerState::Exited { .. } => ("exited", "it must be running"),
+    };
+    Err(Error::WrongState { object: format!("container {}", container.id), state, wanted })
 }
 
 /// What the container's init was planned as: kept by this daemon, or written by an earlier one.

@@ -14,7 +14,10 @@ use super::{
     error::{Error, chain},
     record::blocking,
 };
-use crate::{model::SeccompChoice, spec};
+use crate::{
+    model::{ContainerConfig, SeccompChoice},
+    spec,
+};
 
 /// Bytes of a Localhost profile. Docker's default profile, a large one, has 15 KiB.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
@@ -22,29 +25,23 @@ const PROFILE_BYTES_MAX: u64 = 1 << 20;
 /// A profile may lie on a file system that does not answer. The create fails then, and only it.
 const PROFILE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The program for `choice`; `None` is "no filter". `capabilities` are those that the process will have, one
-/// bit each: a profile allows more calls to who may make them.
+/// The program for the filter that the container asks for; `None` is "no filter".
 ///
 /// # Errors
 /// A Localhost profile that is missing, no plain file, too long, late or not a profile.
-pub(super) async fn program(
-    choice: &SeccompChoice,
-    privileged: bool,
-    capabilities: u64,
-) -> Result<Option<Arc<[u8]>>, Error> {
-    match choice {
-        _ if privileged => Ok(None),
+pub(super) async fn program(config: &ContainerConfig) -> Result<Option<Arc<[u8]>>, Error> {
+    match &config.security.seccomp {
+        _ if config.security.privileged => Ok(None),
         SeccompChoice::Unconfined => Ok(None),
-        SeccompChoice::RuntimeDefault => compile(None, capabilities).map(Some),
-        SeccompChoice::Localhost(path) => {
-            let bytes = profile(path).await?;
-            compile(Some(&bytes), capabilities).map(Some)
-        }
+        SeccompChoice::RuntimeDefault => compile(None, config).map(Some),
+        SeccompChoice::Localhost(path) => compile(Some(&profile(path).await?), config).map(Some),
     }
 }
 
-/// The one place that knows how a profile becomes a program; `None` is pintle's own profile.
-fn compile(profile: Option<&[u8]>, capabilities: u64) -> Result<Arc<[u8]>, Error> {
+/// The one place that knows how a profile becomes a program; `None` is pintle's own profile. Which calls a
+/// profile allows depends on the capabilities that the process will have.
+fn compile(profile: Option<&[u8]>, config: &ContainerConfig) -> Result<Arc<[u8]>, Error> {
+    let capabilities = spec::capabilities(config)?;
     match profile {
         None => Ok(spec::seccomp::default(capabilities)),
         Some(json) => {
@@ -104,7 +101,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_privileged_or_unconfined_container_has_no_filter() {
-        assert_eq!(program(&SeccompChoice::Unconfined, false, 0).await.unwrap(), None);
-        assert_eq!(program(&SeccompChoice::RuntimeDefault, true, 0).await.unwrap(), None);
+        let mut config = ContainerConfig::default();
+        config.security.seccomp = SeccompChoice::Unconfined;
+        assert_eq!(program(&config).await.unwrap(), None);
+        config.security.seccomp = SeccompChoice::RuntimeDefault;
+        config.security.privileged = true;
+        assert_eq!(program(&config).await.unwrap(), None);
     }
 }

@@ -52,7 +52,6 @@ mod view;
 
 pub use config::Config;
 pub use error::Error;
-pub use exec::ExecOutput;
 pub use node::Deps;
 pub use pods::Pods;
 pub use view::{ContainerState, ContainerView, PodView, View};

@@ -5,12 +5,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwapOption;
 use futures_util::future::{BoxFuture, Shared};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     admission::Admission, config::Config, driver::Call, error::Error, exec::Execs, names::Names,
@@ -54,12 +53,27 @@ pub(super) struct Reach {
 #[derive(Debug, Default)]
 pub(super) struct Line {
     /// `None` while the supervisor cannot be reached.
-    pub(super) client: ArcSwapOption<Client>,
+    client: watch::Sender<Option<Client>>,
     /// What each container's init was planned as; filled when first needed.
     inits: Mutex<HashMap<ContainerId, Arc<ProcessPlan>>>,
 }
 
+/// How long an exec waits for a supervisor that is being reached, as after a start of the daemon: as long as
+/// a supervisor may take to answer.
+const REACH_WAIT_MAX: Duration = Duration::from_secs(2);
+
 impl Line {
+    pub(super) fn set_client(&self, client: Option<Client>) {
+        self.client.send_replace(client);
+    }
+
+    /// `None` when it could not be reached in time.
+    pub(super) async fn client(&self) -> Option<Client> {
+        let mut changes = self.client.subscribe();
+        let reached = tokio::time::timeout(REACH_WAIT_MAX, changes.wait_for(Option::is_some)).await;
+        reached.ok()?.ok()?.clone()
+    }
+
     pub(super) fn init(&self, id: &ContainerId) -> Option<Arc<ProcessPlan>> {
         locked(&self.inits).get(id).cloned()
     }
@@ -76,7 +90,6 @@ impl Line {
 /// What all drivers share.
 #[derive(Debug)]
 pub(super) struct Node {
-    pub(super) zygote: Zygote,
     pub(super) cgroups: cgroup::Manager,
     pub(super) network: Network,
     pub(super) images: Images,
@@ -93,14 +106,26 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(deps: Deps) -> Self {
+    pub(super) fn new(deps: Deps) -> (Self, Zygote) {
         let Deps { zygote, cgroups, network, images, state_dir, root_dir, boot_id, config } = deps;
+        let places = Places { state: state_dir, root: root_dir };
+        (Self::on(cgroups, network, images, places, boot_id, config), zygote)
+    }
+
+    /// Without the process that new pods come from: recovery needs none.
+    pub(super) fn on(
+        cgroups: cgroup::Manager,
+        network: Network,
+        images: Images,
+        places: Places,
+        boot_id: String,
+        config: Config,
+    ) -> Self {
         Self {
-            zygote,
             cgroups,
             network,
             images,
-            places: Places { state: state_dir, root: root_dir },
+            places,
             boot_id,
             held_capabilities: crate::sys::privilege::held_capabilities().unwrap_or(u64::MAX),
             creates: Admission::new(config.creates_running(), config.creates_waiting_max),

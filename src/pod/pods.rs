@@ -6,17 +6,18 @@ use tokio::sync::oneshot;
 use super::{
     driver::{Call, Reply},
     error::Error,
-    exec::{ExecOutput, exec_sync},
+    exec::{ExecOutput, client_of, exec_sync},
     names::Claim,
     node::{Deps, Join, Node, Reach},
     owed, recover, run,
     state::PodState,
-    view::{ContainerState, ContainerView, PodView, View},
+    view::{ContainerView, PodView, View},
 };
 use crate::{
     image::Images,
     model::{ContainerConfig, ContainerId, PodConfig, PodId},
     network,
+    supervisor::Zygote,
     telemetry::task,
 };
 
@@ -27,23 +28,25 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Pods {
     node: Arc<Node>,
+    zygote: Arc<Zygote>,
 }
 
 impl Pods {
-    /// Reads the records of earlier daemons and takes their pods over. Lists are right when this returns;
-    /// asking the supervisors goes on behind.
+    /// Reads the records of earlier daemons and takes their pods over. When this returns, all are listed, as
+    /// their supervisors say; those of a supervisor that takes its time, as recorded.
     ///
     /// # Errors
     /// When the folders cannot be made or listed. A bad record is no error: it costs its own object.
     pub async fn start_up(deps: Deps) -> Result<Self, Error> {
-        let node = Arc::new(Node::new(deps));
+        let (node, zygote) = Node::new(deps);
+        let (node, zygote) = (Arc::new(node), Arc::new(zygote));
         let reader = Arc::clone(&node);
         let survey = tokio::task::spawn_blocking(move || recover::survey(&reader)).await;
         let survey =
             survey.map_err(|error| Error::Io { doing: "read the records".into(), source: error.into() })?;
-        recover::recover(&node, survey?);
+        recover::recover(&node, survey?).await;
         task::spawn("pod-networks-owed", owed::repay(Arc::clone(&node)));
-        Ok(Self { node })
+        Ok(Self { node, zygote })
     }
 
     /// RunPodSandbox. A retry of a call that is still at work waits for its result; one of a pod that is ready
@@ -75,7 +78,7 @@ impl Pods {
     fn begin_run(&self, config: PodConfig, turn: tokio::sync::OwnedSemaphorePermit) -> Join {
         let (sender, receiver) = oneshot::channel();
         let told = |result: Result<PodId, Error>| drop(sender.send(result.map_err(Arc::new)));
-        task::spawn("pod", run::run(Arc::clone(&self.node), config, turn, told));
+        task::spawn("pod", run::run(Arc::clone(&self.node), Arc::clone(&self.zygote), config, turn, told));
         let lost = || Err(Arc::new(Error::Invalid("the daemon is ending".into())));
         let join = receiver.then(move |result| future::ready(result.unwrap_or_else(|_| lost())));
         join.boxed().shared()
@@ -176,16 +179,7 @@ impl Pods {
     /// When the container does not run; then no file has been made.
     pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
         let (container, reach) = self.reach_container(id)?;
-        let state = match &container.state {
-            ContainerState::Running { .. } => match reach.line.client.load_full() {
-                Some(client) => return Ok(client.reopen_log(&container.id).await?),
-                None => "without a supervisor",
-            },
-            ContainerState::Created { .. } => "created",
-            ContainerState::Exited { .. } => "exited",
-        };
-        let object = format!("container {}", container.id);
-        Err(Error::WrongState { object, state, wanted: "it must be running" })
+        Ok(client_of(&reach, &container).await?.reopen_log(&container.id).await?)
     }
 
     /// Everything, for lists; never waits.
@@ -221,11 +215,6 @@ impl Pods {
         &self.node.images
     }
 
-    /// The defaults and limits in force; handlers are named in Status.
-    pub fn config(&self) -> &super::Config {
-        &self.node.config
-    }
-
     fn reach_pod(&self, id: &str) -> Result<Option<Reach>, Error> {
         let Some(pod) = known(self.pod(id))? else { return Ok(None) };
         Ok(self.node.names().reach(&pod.id))
@@ -242,7 +231,7 @@ impl Pods {
 fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(error) if matches!(error, Error::NoSuchPod(_) | Error::NoSuchContainer(_)) => Ok(None),
+        Err(Error::NoSuchPod(_) | Error::NoSuchContainer(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }

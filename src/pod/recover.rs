@@ -14,14 +14,20 @@
 //! | a damaged record | undone as far as it can be read |
 //! | a record of a later release | left alone, and reported |
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::{sync::Semaphore, task::JoinHandle};
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info, warn};
 
 use super::{
     container::{Container, exit},
-    driver::{Driver, Pod, Start},
+    driver::{Driver, Link, Pod, Start},
     effect::{certainly_gone, end_pod, erase_container, erase_pod_files, logged},
     error::{Error, chain},
     node::{Line, Node},
@@ -40,6 +46,13 @@ use crate::{
 
 /// Pods recovered at one time: enough to hide the waits, few enough to leave descriptors for requests.
 const RECOVERIES_MAX: usize = 32;
+
+/// How long the first requests may wait until it is known what runs: a supervisor answers in a millisecond or
+/// is in trouble.
+const TRUTH_MAX: Duration = Duration::from_millis(500);
+
+/// How long the first requests may wait for leftovers to be released.
+const SWEEP_MAX: Duration = Duration::from_secs(5);
 
 /// What the records say of one pod.
 #[derive(Debug)]
@@ -192,38 +205,72 @@ fn move_to_live(node: &Node, found: &mut Found) -> Result<(), Error> {
     write().map_err(Error::io("write the records of a pod in", &folder))
 }
 
-/// Makes the lists right, and leaves the rest to tasks. Ends as soon as the lists are right.
-pub(super) fn recover(node: &Arc<Node>, survey: Survey) {
-    let Survey { pods, damaged, foreign } = survey;
+/// Lists every pod, and has its driver ask its supervisor. Does not wait for one that takes its time.
+pub(super) async fn recover(node: &Arc<Node>, survey: Survey) {
+    info!(pods = survey.pods.len(), damaged = survey.damaged.len(), "recovering");
+    sweep(node, &survey).await;
+    let Survey { pods, damaged, foreign: _ } = survey;
     let turns = Arc::new(Semaphore::new(RECOVERIES_MAX));
-    let mut live: HashSet<PodId> = foreign;
-    let mut tasks = Vec::new();
-    info!(pods = pods.len(), damaged = damaged.len(), "recovering");
+    let mut known = Vec::new();
     for found in pods {
-        live.insert(found.record.id.clone());
-        let turns = Arc::clone(&turns);
         if found.record.state == PodState::Starting {
-            let node = Arc::clone(node);
-            tasks.push(task::spawn("pod-undo", async move {
+            let (node, turns) = (Arc::clone(node), Arc::clone(&turns));
+            task::spawn("pod-undo", async move {
                 let _turn = turns.acquire_owned().await;
                 undo_pod(&node, found).await;
-            }));
+            });
         } else {
-            tasks.push(recover_pod(node, found, turns));
+            known.push(recover_pod(node, found, Arc::clone(&turns)));
         }
     }
     for id in damaged {
         let (node, turns) = (Arc::clone(node), Arc::clone(&turns));
-        tasks.push(task::spawn("pod-undo", async move {
+        task::spawn("pod-undo", async move {
             let _turn = turns.acquire_owned().await;
             undo_damaged(&node, id).await;
-        }));
+        });
     }
-    task::spawn("pod-sweep", sweep(Arc::clone(node), live, tasks));
+    if tokio::time::timeout(TRUTH_MAX, join_all(known)).await.is_err() {
+        warn!("not every supervisor has answered yet; its containers are listed as recorded");
+    }
 }
 
-/// Publishes the pod as recorded and starts its driver. The handle ends when the truth is known.
-fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> JoinHandle<()> {
+/// Takes away what belongs to no pod. Before any request is served: a pod that is being made would look like
+/// one that is not there.
+async fn sweep(node: &Arc<Node>, survey: &Survey) {
+    let mut live: HashSet<PodId> = survey.pods.iter().map(|found| found.record.id.clone()).collect();
+    live.extend(survey.damaged.iter().chain(&survey.foreign).cloned());
+    let reader = Arc::clone(node);
+    live.extend(blocking(move || Ok(owed::list(&reader))).await.unwrap_or_default());
+    let reader = Arc::clone(node);
+    let keep = move || Ok(reader.images.keep_only(&recorded_containers(&reader)?));
+    match blocking(keep).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(error = %chain(&error), "could not remove writable layers of no container"),
+        Err(error) => warn!(%error, "could not list the containers; no writable layer is removed"),
+    }
+    match tokio::time::timeout(SWEEP_MAX, node.network.sweep(&live)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(error = %chain(&error), "could not release networks of no pod"),
+        Err(_) => warn!("releasing networks of no pod took too long; the next start goes on with it"),
+    }
+}
+
+/// Every container that has a record anywhere, readable or not. Blocking.
+fn recorded_containers(node: &Node) -> std::io::Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for pods in [node.places.live_pods(), node.places.known_pods()] {
+        for pod in record::pods_in(&pods)? {
+            all.extend(record::containers_in(&pods.join(pod.as_str()))?.into_iter().map(String::from));
+        }
+    }
+    Ok(all)
+}
+
+/// Publishes the pod as recorded and starts its driver, which first finds out what is true.
+///
+/// The receiver ends when the driver has found out.
+fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot::Receiver<()> {
     let Found { record, cgroup, containers, damaged, foreign } = found;
     node.seen_creation(record.created_at);
     let (mut made, mut undone) = (Vec::new(), damaged.into_iter().map(|id| (id, None)).collect::<Vec<_>>());
@@ -236,9 +283,8 @@ fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> JoinHan
             None => undone.push((container.id, Some(container.image_id))),
         }
     }
-    let pod = pod_of(node, &record, cgroup);
     let (driver, reach) = Driver::new(Start {
-        pod,
+        pod: pod_of(node, &record, cgroup),
         state: record.state,
         attachment: record.attachment.clone(),
         supervisor_pid: record.supervisor_pid,
@@ -246,17 +292,14 @@ fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> JoinHan
     });
     driver.publish();
     node.names().hold(&record.config.metadata, record.id.clone(), reach);
-    let (known, wait) = tokio::sync::oneshot::channel();
+    let (found_out, known) = oneshot::channel();
     task::spawn("pod", async move {
         let turn = turns.acquire_owned().await;
         let driver = find_truth(driver, record.supervisor_pid, undone, &foreign).await;
-        drop(turn);
-        let _ = known.send(());
+        drop((turn, found_out));
         driver.serve().await;
     });
-    task::spawn("pod-recovery", async move {
-        let _ = wait.await;
-    })
+    known
 }
 
 fn pod_of(node: &Arc<Node>, record: &PodRecord, cgroup: Option<cgroup::Handle>) -> Pod {
@@ -294,11 +337,11 @@ async fn find_truth(
         None => {}
         Some(Ok((client, mut facts))) => {
             facts.retain(|fact| !foreign.contains(&fact.id));
-            driver.link = super::driver::Link::Lost;
+            driver.link = Link::Lost;
             driver.supervisor_reached(client, facts).await;
         }
         Some(Err(failure)) if certainly_gone(&driver.pod, &failure, supervisor_pid).await => {
-            driver.link = super::driver::Link::Lost;
+            driver.link = Link::Lost;
             driver.supervisor_ended().await;
         }
         Some(Err(failure)) => {
@@ -383,51 +426,196 @@ async fn cgroup_by_name(node: &Arc<Node>, id: &PodId, config: &PodConfig) -> Opt
     }
 }
 
-/// When every pod is known: what belongs to none.
-async fn sweep(node: Arc<Node>, mut live: HashSet<PodId>, tasks: Vec<JoinHandle<()>>) {
-    for task in tasks {
-        let _ = task.await;
-    }
-    // Pods that are being made have a folder before they have an address.
-    let reader = Arc::clone(&node);
-    let list = move || {
-        let mut pods = owed::list(&reader);
-        pods.extend(record::pods_in(&reader.places.live_pods())?);
-        Ok(pods)
-    };
-    match blocking(list).await {
-        Ok(pods) => live.extend(pods),
-        // Without the whole list nothing may be released.
-        Err(error) => return warn!(%error, "could not list the pods; nothing is swept"),
-    }
-    if let Err(error) = node.network.sweep(&live).await {
-        warn!(error = %chain(&error), "could not release networks of no pod");
-    }
-    sweep_writable(&node).await;
-    info!("recovered");
-}
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Instant};
 
-/// Writable layers whose container is gone.
-async fn sweep_writable(node: &Arc<Node>) {
-    let folder = node.images.writables().to_owned();
-    let reader = Arc::clone(node);
-    let list = move || {
-        // The layers first: one made after this line is not among them.
-        let layers =
-            std::fs::read_dir(folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let layers: Vec<_> = layers.filter_map(|name| ContainerId::parse(&name).ok()).collect();
-        let mut owners = HashSet::new();
-        for pods in [reader.places.live_pods(), reader.places.known_pods()] {
-            for pod in record::pods_in(&pods)? {
-                owners.extend(record::containers_in(&pods.join(pod.as_str()))?);
+    use super::*;
+    use crate::{
+        model::UnixNanos,
+        pod::driver::tests::{container, node, pod_config},
+    };
+
+    fn pod(byte: u8, boot_id: &str, state: PodState) -> PodRecord {
+        PodRecord {
+            id: PodId::from_bytes([byte; 32]),
+            boot_id: boot_id.into(),
+            state,
+            config: Arc::new(pod_config(&format!("pod {byte}"))),
+            created_at: UnixNanos(byte.into()),
+            attachment: None,
+            // No process has this pid.
+            supervisor_pid: i32::MAX.cast_unsigned(),
+        }
+    }
+
+    fn put(node: &Node, record: &PodRecord, containers: &[ContainerRecord]) {
+        for folder in [node.places.live(&record.id), node.places.known(&record.id)] {
+            record::make_folder(&folder).unwrap();
+            store::put(&record::pod_file(&folder), record, Durability::Process).unwrap();
+            for container in containers {
+                let path = record::container_file(&folder, &container.id);
+                store::put(&path, container, Durability::Process).unwrap();
             }
         }
-        Ok(layers.into_iter().filter(|id| !owners.contains(id)).collect::<Vec<_>>())
-    };
-    for id in blocking(list).await.unwrap_or_default() {
-        match node.images.remove_writable(id.as_str()).await {
-            Ok(()) => info!(container = %id, "removed the writable layer of no container"),
-            Err(error) => warn!(container = %id, error = %chain(&error), "could not remove a writable layer"),
+    }
+
+    fn running(pod: &PodRecord, byte: u8) -> ContainerRecord {
+        let state = ContainerState::Running { pid: u32::MAX, started_at: UnixNanos(5) };
+        ContainerRecord::of(&container(&pod.id, byte, state))
+    }
+
+    fn intent(pod: &PodRecord, byte: u8) -> ContainerRecord {
+        ContainerRecord { made: None, ..running(pod, byte) }
+    }
+
+    async fn start(node: &Arc<Node>) {
+        recover(node, survey(node).unwrap()).await;
+    }
+
+    /// Waits on a level: the drivers find out the truth behind.
+    async fn wait_until(what: &str, ready: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !ready() {
+            assert!(Instant::now() < deadline, "timed out: {what}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    fn exits(node: &Node) -> Vec<(i32, ExitReason)> {
+        let view = node.board.view();
+        let states =
+            view.pods.iter().flat_map(|pod| &pod.containers).filter_map(|container| match &container.state {
+                ContainerState::Exited { exit, .. } => Some((exit.code, exit.reason)),
+                ContainerState::Created { .. } | ContainerState::Running { .. } => None,
+            });
+        states.collect()
+    }
+
+    fn folders(node: &Node) -> usize {
+        let count = |folder| fs::read_dir(folder).unwrap().count();
+        count(node.places.live_pods()) + count(node.places.known_pods())
+    }
+
+    #[tokio::test]
+    async fn a_pod_whose_supervisor_does_not_answer_is_listed_as_recorded() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let record = pod(1, "this boot", PodState::Ready);
+        put(&node, &record, &[running(&record, 1), running(&record, 2), intent(&record, 3)]);
+        let socket = node.places.live(&record.id).join("supervisor.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(socket).unwrap();
+        let began = Instant::now();
+        start(&node).await;
+        assert!(began.elapsed() < SWEEP_MAX, "the start waited for it");
+        let view = node.board.view();
+        assert_eq!((view.pods.len(), view.pods[0].ready, view.pods[0].containers.len()), (1, true, 2));
+        assert!(node.creation_time() > UnixNanos(3));
+    }
+
+    #[tokio::test]
+    async fn a_pod_without_its_supervisor_is_ended_and_its_unfinished_container_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let record = pod(1, "this boot", PodState::Ready);
+        put(&node, &record, &[running(&record, 1), intent(&record, 3)]);
+        start(&node).await;
+        wait_until("the pod is not ready", || !node.board.view().pods[0].ready).await;
+        wait_until("its container is ended", || exits(&node) == [(137, ExitReason::SupervisorDied)]).await;
+        let live = node.places.live(&record.id);
+        assert_eq!(record::containers_in(&live).unwrap(), [ContainerRecord::clone(&running(&record, 1)).id]);
+    }
+
+    #[tokio::test]
+    async fn after_a_reboot_pods_are_known_and_nothing_is_a_ghost() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let record = pod(1, "another boot", PodState::Starting);
+        put(&node, &record, &[intent(&record, 1), intent(&record, 2)]);
+        let end =
+            EndRecord { started_at: Some(UnixNanos(4)), exit: exit(3, ExitReason::Error, String::new()) };
+        let ended = record::end_file(&node.places.known(&record.id), &running(&record, 2).id);
+        store::put(&ended, &end, Durability::Process).unwrap();
+        fs::remove_dir_all(node.places.live_pods()).unwrap();
+        start(&node).await;
+        let expected = [(255, ExitReason::NodeReboot), (3, ExitReason::Error)];
+        assert_eq!((node.board.view().pods[0].ready, exits(&node)), (false, expected.to_vec()));
+        let stored = record::pod_file(&node.places.live(&record.id));
+        let state = || store::get::<PodRecord>(&stored).unwrap().state;
+        wait_until("it is torn down", || state() == PodState::NotReady).await;
+        // The next daemon of this boot sees the same.
+        let later = super::super::driver::tests::node(folder.path());
+        start(&later).await;
+        assert_eq!((later.board.view().pods[0].ready, exits(&later)), (false, expected.to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_state_folder_that_outlived_the_reboot_makes_no_difference() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let record = pod(1, "another boot", PodState::Ready);
+        put(&node, &record, &[running(&record, 1)]);
+        start(&node).await;
+        assert_eq!(exits(&node), [(255, ExitReason::NodeReboot)]);
+    }
+
+    #[tokio::test]
+    async fn an_unfinished_pod_is_undone_and_its_name_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let record = pod(1, "this boot", PodState::Starting);
+        put(&node, &record, &[]);
+        start(&node).await;
+        assert!(node.names().claim_of(&record.config.metadata).is_none());
+        wait_until("its folders are gone", || folders(&node) == 0).await;
+    }
+
+    #[tokio::test]
+    async fn a_bad_pod_record_costs_that_pod_only() {
+        let good = pod(2, "this boot", PodState::NotReady);
+        for bytes in [&b""[..], b"pintle-record 0001", b"\0\0\0\0"] {
+            let folder = tempfile::tempdir().unwrap();
+            let node = node(folder.path());
+            let bad = pod(1, "this boot", PodState::Ready);
+            put(&node, &bad, &[running(&bad, 1)]);
+            put(&node, &good, &[]);
+            fs::write(record::pod_file(&node.places.live(&bad.id)), bytes).unwrap();
+            start(&node).await;
+            wait_until("its folders are gone", || folders(&node) == 2).await;
+            let view = node.board.view();
+            assert_eq!(view.pods.iter().map(|pod| pod.id.clone()).collect::<Vec<_>>(), [good.id.clone()]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_container_record_costs_that_container_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let record = pod(1, "this boot", PodState::Ready);
+        put(&node, &record, &[running(&record, 1), running(&record, 2)]);
+        let live = node.places.live(&record.id);
+        let bad = record::container_file(&live, &running(&record, 1).id);
+        fs::write(&bad, "").unwrap();
+        start(&node).await;
+        let view = node.board.view();
+        assert_eq!(view.pods[0].containers.len(), 1);
+        assert_eq!(view.pods[0].containers[0].id, running(&record, 2).id);
+        wait_until("its record is gone", || !bad.exists()).await;
+    }
+
+    #[tokio::test]
+    async fn a_record_of_a_later_release_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        let record = pod(1, "this boot", PodState::Ready);
+        put(&node, &record, &[]);
+        let path = record::pod_file(&node.places.live(&record.id));
+        let head = "pintle-record 0002 00000002 ";
+        let sum = crc32c::crc32c(format!("{head}{{}}").as_bytes());
+        let text = format!("{head}{sum:08x}\n{{}}");
+        fs::write(&path, &text).unwrap();
+        start(&node).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!((node.board.view().pods.len(), fs::read_to_string(&path).unwrap()), (0, text));
     }
 }

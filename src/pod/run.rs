@@ -14,26 +14,27 @@ use super::{
     node::{Line, Node},
     owed,
     record::{self, PodRecord, blocking},
-    state::PodState,
+    state::{PodInput, PodState},
 };
 use crate::{
     cgroup,
     model::{NetworkMode, PodConfig, PodId, PodPlan, Resources},
     network::Attachment,
     store::{self, Durability},
-    supervisor::{Client, Ready},
+    supervisor::{Client, Ready, Zygote},
 };
 
 /// Makes the pod, answers, and drives it until it is removed. Runs as a task of its own: a caller that hangs
 /// up changes nothing. `told` is called once, when the pod can be listed or nothing is left of it.
 pub(super) async fn run(
     node: Arc<Node>,
+    zygote: Arc<Zygote>,
     config: PodConfig,
     turn: OwnedSemaphorePermit,
     told: impl FnOnce(Result<PodId, Error>),
 ) {
     let name = config.metadata.clone();
-    match bring_up(&node, config).await {
+    match bring_up(&node, &zygote, config).await {
         Ok(driver) => {
             drop(turn);
             told(Ok(driver.pod.id.clone()));
@@ -48,10 +49,11 @@ pub(super) async fn run(
     }
 }
 
-async fn bring_up(node: &Arc<Node>, config: PodConfig) -> Result<Driver, Error> {
+async fn bring_up(node: &Arc<Node>, zygote: &Zygote, config: PodConfig) -> Result<Driver, Error> {
     let id = PodId::from_bytes(random_bytes()?);
     let mut making = Making {
         node,
+        zygote,
         folder: node.places.live(&id),
         record: PodRecord {
             id,
@@ -83,6 +85,7 @@ enum Undo {
 
 struct Making<'a> {
     node: &'a Arc<Node>,
+    zygote: &'a Zygote,
     folder: PathBuf,
     record: PodRecord,
     undos: Vec<Undo>,
@@ -98,7 +101,8 @@ impl Making<'_> {
         self.record.attachment = self.attach(ready).await?;
         self.write_files().await?;
 
-        self.record.state = PodState::Ready;
+        let ready = self.record.state.step(PodInput::Started);
+        self.record.state = ready.map_err(|refusal| Error::refused("new pod", refusal))?;
         record::put(record::pod_file(&self.folder), self.record.clone()).await?;
         crate::failpoint!("pod.ready-written");
         Ok(self.driver(cgroup, client))
@@ -138,7 +142,7 @@ impl Making<'_> {
             sysctls: sysctls(config),
             shm_bytes: self.node.config.shm_bytes(),
         };
-        let (client, ready) = self.node.zygote.spawn(&self.record.id, &self.folder, &plan, cgroup).await?;
+        let (client, ready) = self.zygote.spawn(&self.record.id, &self.folder, &plan, cgroup).await?;
         self.undos.push(Undo::Supervisor(client.clone()));
         crate::failpoint!("pod.supervisor-spawned");
         Ok((client, ready))
