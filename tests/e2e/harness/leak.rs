@@ -4,10 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use super::{folders::below, node::Node, wait::wait_for};
+use super::{KUBELETS, folders::below, node::Node, wait::wait_for};
 
 /// Enough to see what kind of thing was left.
 const LINES_SHOWN: usize = 40;
@@ -64,14 +64,15 @@ fn mounts(node: &Node) -> Vec<String> {
     own.chain(machine.map(|place| format!("mount on the machine {place}"))).collect()
 }
 
-/// Cgroups below the node's, in any hierarchy.
+/// Cgroups below the node's, in any hierarchy, but those that are the kubelet's.
 fn cgroups(node: &Node) -> Vec<String> {
-    let folders = node.folders().cgroups();
-    folders
-        .iter()
-        .flat_map(|folder| below(folder))
-        .map(|folder| format!("cgroup {}", folder.display()))
-        .collect()
+    let mut found = Vec::new();
+    for top in node.folders().cgroups() {
+        let kubelets = top.join(KUBELETS);
+        let own = |folder: &PathBuf| *folder != kubelets && folder.parent() != Some(&kubelets);
+        found.extend(below(&top).into_iter().filter(own));
+    }
+    found.iter().map(|folder| format!("cgroup {}", folder.display())).collect()
 }
 
 /// Network interfaces of pods, and named network namespaces.
