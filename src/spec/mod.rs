@@ -30,7 +30,10 @@ mod security;
 
 use std::{path::PathBuf, sync::Arc};
 
-pub use self::build::build;
+pub use self::{
+    build::build,
+    security::{MASKED_PATHS, READONLY_PATHS},
+};
 use crate::model::{ContainerConfig, ContainerId, ImageConfig, PodConfig, ProcessPlan, RootfsLayers};
 
 /// Why a container cannot be as asked. All but [`Error::Oci`] and [`Error::NoFilter`] are the caller's to mend.
