@@ -2,12 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, mem,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
-use super::{KUBELETS, folders::below, node::Node, wait::wait_for};
+use super::{
+    KUBELETS,
+    folders::below,
+    node::Node,
+    wait::{wait_for, wait_until},
+};
+
+/// Longer than the pauses in a start.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
 
 /// Enough to see what kind of thing was left.
 const LINES_SHOWN: usize = 40;
@@ -19,8 +29,15 @@ pub(crate) struct Baseline {
 }
 
 impl Baseline {
+    /// Looks until two looks agree: a daemon that has just started still makes folders for itself.
     pub(crate) fn of(node: &Node) -> Self {
-        Self { idle: idle_lines(node) }
+        let mut idle = idle_lines(node);
+        wait_until("the node is idle", || {
+            thread::sleep(BETWEEN_LOOKS);
+            let before = mem::replace(&mut idle, idle_lines(node));
+            before == idle
+        });
+        Self { idle }
     }
 
     /// Waits for things to settle: a process or a cgroup is gone a moment after its pod.
