@@ -33,7 +33,8 @@ pub const MASKED_PATHS: [&str; 12] = [
 ];
 
 /// Not to be written: settings of the whole machine.
-pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const READONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Masked or read-only paths in one request at most; a kubelet sends some ten.
 const PATHS_MAX: usize = 1000;

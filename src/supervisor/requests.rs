@@ -202,7 +202,8 @@ impl Pod {
         if self.anchor.is_none() {
             let pid = helper::anchor()?;
             let path = format!("/proc/{pid}/ns/pid");
-            let namespace = File::open(&path).map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))?;
+            let namespace =
+                File::open(&path).map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))?;
             self.anchor = Some((pid, namespace.into()));
         }
         let namespace = self.anchor.as_ref().map(|(_, namespace)| namespace.try_clone());
@@ -221,7 +222,8 @@ impl Supervisor {
                 self.pod.as_mut().ok_or_else(no_pod)?.shared_pid_namespace().map(Some)
             }
             PidMode::Target(target) => {
-                let running = |one: &&Container| one.id.as_str() == target && matches!(one.phase, Phase::Running);
+                let running =
+                    |one: &&Container| one.id.as_str() == target && matches!(one.phase, Phase::Running);
                 let found = self.containers.values().find(running).ok_or_else(|| {
                     let text = "the target container is not running in this pod";
                     Failure::new(Stage::NotFound, target.as_str(), text)
