@@ -16,6 +16,7 @@ use super::{
     name::{Meaning, Name},
     tree::{self, Tree, Was},
 };
+use crate::failpoint;
 
 /// What one file takes at least on disk, for the sum that is shown as the layer's size; bytes.
 const DISK_BLOCK_BYTES: u64 = 4096;
@@ -55,6 +56,9 @@ pub(in crate::image) fn unpack(
             return Err(LayerError::Limit { what: "number of files in a layer", limit: ENTRIES_MAX });
         }
         layer.add(&entry, archive)?;
+        if layer.count == 1 {
+            failpoint!("image.layer-half"); // something of it is on disk, and not all
+        }
     }
     archive.drain()?;
     layer.finish()
