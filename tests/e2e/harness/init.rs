@@ -69,7 +69,7 @@ impl Namespaces {
         let mut said = [0; 6];
         unshare.stdout.take().unwrap().read_exact(&mut said).expect("the node's first process starts");
         assert_eq!(&said, b"ready\n");
-        let pid = only_child(unshare.id()).expect("unshare has one child");
+        let pid = only_child(&mut unshare).expect("unshare has one child");
         Self { unshare, life: Some(life), pid }
     }
 
@@ -124,10 +124,14 @@ impl Drop for Namespaces {
     }
 }
 
-/// The one child of a process, once it is there: `nsenter` and `unshare` fork before they execute.
-pub(crate) fn only_child(parent: u32) -> Option<u32> {
-    let children =
-        || fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    wait_until("the program is forked", || !children().is_empty());
-    children().split_whitespace().next()?.parse().ok()
+/// The one child of a process, once it is there: `nsenter` and `unshare` fork before they execute. `None` if it
+/// has come and gone.
+pub(crate) fn only_child(parent: &mut Child) -> Option<u32> {
+    let list = format!("/proc/{0}/task/{0}/children", parent.id());
+    let mut children = String::new();
+    wait_until("the program is forked", || {
+        children = fs::read_to_string(&list).unwrap_or_default();
+        !children.is_empty() || !matches!(parent.try_wait(), Ok(None))
+    });
+    children.split_whitespace().next()?.parse().ok()
 }

@@ -240,8 +240,8 @@ impl Node {
             command.env("PINTLE_FAILPOINT_TRACE", trace);
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let nsenter = command.spawn().expect("run nsenter");
-        let pid = only_child(nsenter.id()).expect("nsenter has one child");
+        let mut nsenter = command.spawn().expect("run nsenter");
+        let Some(pid) = only_child(&mut nsenter) else { return false };
         *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(Daemon { nsenter, pid });
         let mut lives = true;
         wait_until("the daemon answers", || {

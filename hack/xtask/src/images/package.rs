@@ -9,8 +9,7 @@ use std::{
 use super::Result;
 
 /// Packages whose files the images hold, one a line.
-pub(crate) const NAMES: &str =
-    "busybox-static\ndash\nlibc6\nlibcrypt1\nlibpcre2-8-0\nlibssl3\nzlib1g\nnginx\nutil-linux";
+pub(crate) const NAMES: &str = "busybox\nlibc6\nlibcrypt1\nlibpcre2-8-0\nlibssl3\nzlib1g\nnginx\nutil-linux";
 
 /// How often a download is tried: a mirror may refuse for a moment.
 const DOWNLOAD_TRIES: u32 = 3;

@@ -36,10 +36,10 @@ pub(crate) fn write(packages: &Packages, scratch: &Path, registry: &mut Registry
     write_unpacking(&base, registry)
 }
 
-/// busybox, a shell, and the users that tests ask for.
+/// busybox, its libraries, and the users that tests ask for.
 ///
-/// Each program is a hard link, so that one can be masked alone. The shell is not busybox's: that one runs
-/// its own `ls` even where `/bin/ls` is masked.
+/// Each program is a hard link, so that one can be masked alone. Not Debian's busybox-static: the shell in
+/// there runs its own `ls` even where `/bin/ls` is masked.
 pub(crate) fn busybox(packages: &Packages) -> Result<Layer> {
     let mut tar = Tar::new();
     for folder in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "usr", "var"] {
@@ -49,11 +49,10 @@ pub(crate) fn busybox(packages: &Packages) -> Result<Layer> {
     tar.symlink("var/run", "/run")?;
     tar.file("etc/passwd", 0o644, PASSWD.as_bytes())?;
     tar.file("etc/group", 0o644, GROUP.as_bytes())?;
-    libraries(&mut tar, packages, &packages.library_folder()?, &["libc.so.6"])?;
+    libraries(&mut tar, packages, &packages.library_folder()?, &["libc.so.6", "libresolv.so.2"])?;
     tar.file("bin/busybox", 0o755, &packages.read("bin/busybox")?)?;
-    tar.file("bin/sh", 0o755, &packages.read("bin/dash")?)?;
     // busybox's httpd would hide the one of the image of that name.
-    let others = ["busybox", "httpd", "sh"];
+    let others = ["busybox", "httpd"];
     for applet in packages.applets()?.iter().filter(|name| !others.contains(&name.as_str())) {
         tar.hardlink(&format!("bin/{applet}"), "bin/busybox")?;
     }
