@@ -14,6 +14,7 @@ tests![
     a_reference_that_is_none_is_refused,
     a_message_over_the_limit_is_refused_and_the_next_is_served,
     what_a_registry_serves_must_be_what_it_says,
+    a_layer_that_ends_early_is_told_as_such,
     a_layer_cannot_write_outside_its_image,
     an_image_cannot_lead_the_runtime_onto_the_node,
     sharing_mounts_of_what_is_not_shared_is_refused,
@@ -201,13 +202,20 @@ fn a_message_over_the_limit_is_refused_and_the_next_is_served() {
 fn what_a_registry_serves_must_be_what_it_says() {
     let node = Node::start();
     let codes = [Code::DataLoss, Code::FailedPrecondition, Code::NotFound, Code::Unknown];
-    for way in ["other-bytes", "truncated", "diff-id", "missing-blob"] {
+    for way in ["other-bytes", "diff-id", "missing-blob"] {
         let reference = format!("registry.test/broken/{way}:1");
-        assert_refused(way, node.try_pull(&reference), &codes, "sha256:");
+        assert_refused(way, node.try_pull(&reference), &codes, &reference);
     }
     let images = node.cri().list_images(v1::ListImagesRequest::default()).unwrap().images;
     assert_eq!(images, []);
     node.pull(BUSYBOX);
+    node.assert_clean();
+}
+
+fn a_layer_that_ends_early_is_told_as_such() {
+    let node = Node::start();
+    let codes = [Code::DataLoss, Code::FailedPrecondition, Code::Unavailable, Code::Unknown];
+    assert_refused("truncated", node.try_pull("registry.test/broken/truncated:1"), &codes, "truncated");
     node.assert_clean();
 }
 

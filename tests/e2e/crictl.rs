@@ -1,12 +1,16 @@
 //! The operator's client, of the version that `hack/tools` pins.
 
-use std::fs;
+use std::{fs, io::Write as _, process::Stdio};
 
 use serde_json::{Value, json};
 
 use crate::harness::{BUSYBOX, KUBELETS, Node, client, runner::tests, wait_until};
 
-tests![a_pod_is_led_through_its_life_by_crictl, what_crictl_shows_is_what_it_was_told];
+tests![
+    a_pod_is_led_through_its_life_by_crictl,
+    what_crictl_shows_is_what_it_was_told,
+    a_streamed_exec_speaks_and_listens,
+];
 
 /// Runs crictl on the node and answers with what it prints.
 #[track_caller]
@@ -57,7 +61,6 @@ fn a_pod_is_led_through_its_life_by_crictl() {
     assert_eq!(crictl(&node, ["ps", "--quiet", "--no-trunc"]), container);
     wait_until("it speaks", || crictl(&node, ["logs", &container]) == "started");
     assert_eq!(crictl(&node, ["exec", "--sync", &container, "echo", "synchronous"]), "synchronous");
-    assert_eq!(crictl(&node, ["exec", &container, "echo", "streamed"]), "streamed");
 
     crictl(&node, ["stop", "--timeout", "10", &container]);
     assert_eq!(json_of(&crictl(&node, ["inspect", &container]))["status"]["exitCode"], 0);
@@ -90,5 +93,19 @@ fn what_crictl_shows_is_what_it_was_told() {
     let conditions = shown["status"]["conditions"].as_array().expect("conditions");
     assert!(conditions.iter().all(|condition| condition["status"] == true), "{conditions:?}");
     assert!(crictl(&node, ["version"]).contains("RuntimeApiVersion:  v1"));
+    node.assert_clean();
+}
+
+fn a_streamed_exec_speaks_and_listens() {
+    let node = Node::start();
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+
+    assert_eq!(crictl(&node, ["exec", &container.id, "echo", "streamed"]), "streamed");
+    let mut command = node.command(client("crictl"));
+    command.args(["--runtime-endpoint", &node.endpoint(), "exec", "--interactive", &container.id, "cat"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut running = command.spawn().unwrap();
+    running.stdin.take().unwrap().write_all(b"heard\n").unwrap();
+    assert_eq!(running.wait_with_output().unwrap().stdout, b"heard\n");
     node.assert_clean();
 }

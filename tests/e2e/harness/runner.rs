@@ -24,6 +24,24 @@ pub(crate) struct Test {
     pub(crate) run: fn(),
 }
 
+/// Stories of what is not built yet, and what each waits for. One that passes must be taken off this list.
+const WAITING: [(&str, &str); 5] = [
+    ("bad_input::a_layer_that_ends_early_is_told_as_such", "a resumed download that the registry refuses"),
+    ("container::limits_are_set_and_can_be_changed", "UpdateContainerResources"),
+    ("container::statistics_count_what_was_used", "container statistics"),
+    ("crictl::a_streamed_exec_speaks_and_listens", "streaming"),
+    ("network::a_host_port_leads_to_the_pod_until_it_is_stopped", "host ports"),
+];
+
+/// How a test went.
+#[derive(Debug)]
+enum Verdict {
+    Passed,
+    Failed(String),
+    /// It failed, as it must until the feature is there.
+    Waits(&'static str),
+}
+
 /// The functions as tests, each named after its module and itself.
 macro_rules! tests {
     ($($test:ident),* $(,)?) => {
@@ -54,26 +72,35 @@ pub(crate) fn run(tests: impl Iterator<Item = Test>) -> ExitCode {
     }
     println!("running {} tests", chosen.len());
     let queue = Mutex::new(chosen);
-    let failed = Mutex::new(Vec::new());
-    let passed = Mutex::new(0_usize);
+    let verdicts = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Some(test) = next(&queue) {
-                    match run_one(test) {
-                        Ok(()) => *lock(&passed) += 1,
-                        Err(cause) => lock(&failed).push((test.short_name(), cause)),
-                    }
+                    let verdict = run_one(test);
+                    lock(&verdicts).push((test.short_name(), verdict));
                 }
             });
         }
     });
-    let (passed, failed) = (*lock(&passed), lock(&failed));
-    for (name, cause) in failed.iter() {
-        println!("\n---- {name}\n{cause}");
+    report(&lock(&verdicts))
+}
+
+/// Says why each failed test did, and the count of all.
+fn report(verdicts: &[(&str, Verdict)]) -> ExitCode {
+    let (mut passed, mut failed, mut waiting) = (0, 0, 0);
+    for (name, verdict) in verdicts {
+        match verdict {
+            Verdict::Passed => passed += 1,
+            Verdict::Waits(_) => waiting += 1,
+            Verdict::Failed(cause) => {
+                failed += 1;
+                println!("\n---- {name}\n{cause}");
+            }
+        }
     }
-    println!("\n{passed} passed, {} failed", failed.len());
-    if failed.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("\n{passed} passed, {failed} failed, {waiting} skipped");
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn next(queue: &Mutex<VecDeque<Test>>) -> Option<Test> {
@@ -81,13 +108,26 @@ fn next(queue: &Mutex<VecDeque<Test>>) -> Option<Test> {
 }
 
 /// On a thread of its own, so that its panic message carries its name.
-fn run_one(test: Test) -> Result<(), String> {
-    let started = Instant::now();
-    let spawned = thread::Builder::new().name(test.short_name().into()).spawn(test.run);
+fn run_one(test: Test) -> Verdict {
+    let (name, started) = (test.short_name(), Instant::now());
+    let spawned = thread::Builder::new().name(name.into()).spawn(test.run);
     let outcome = spawned.expect("start a thread").join().map_err(|panic| text_of(panic.as_ref()));
-    let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
-    println!("test {} ... {verdict} ({})", test.short_name(), seconds(started.elapsed()));
-    outcome
+    let feature = WAITING.iter().find(|(waiting, _)| *waiting == name).map(|(_, feature)| *feature);
+    let verdict = match (outcome, feature) {
+        (Ok(()), None) => Verdict::Passed,
+        (Ok(()), Some(feature)) => {
+            Verdict::Failed(format!("it passes: {feature} is there, so it waits no more"))
+        }
+        (Err(_), Some(feature)) => Verdict::Waits(feature),
+        (Err(cause), None) => Verdict::Failed(cause),
+    };
+    let word = match &verdict {
+        Verdict::Passed => "ok".to_owned(),
+        Verdict::Failed(_) => "FAILED".to_owned(),
+        Verdict::Waits(feature) => format!("waits for {feature}"),
+    };
+    println!("test {name} ... {word} ({})", seconds(started.elapsed()));
+    verdict
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {
