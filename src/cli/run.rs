@@ -21,10 +21,12 @@ use super::{
 };
 use crate::{
     cri::wire::{
-        ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ImageSpec,
-        LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
-        PodSandboxMetadata,
+        ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ImageSpec, LinuxContainerConfig,
+        LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+        NamespaceOption, PodSandboxConfig, PodSandboxMetadata, SecurityProfile,
+        security_profile::ProfileType,
     },
+    spec::{MASKED_PATHS, READONLY_PATHS},
     telemetry::{log::chain, task},
 };
 
@@ -146,25 +148,20 @@ impl Visit {
 
     fn pod_config(&self, network: Network) -> PodSandboxConfig {
         let name = format!("run-{}", self.token);
-        let (network, hostname) = match network {
-            Network::Host => (NamespaceMode::Node, String::new()),
-            Network::Pod => (NamespaceMode::Pod, name.clone()),
-        };
-        let namespaces = NamespaceOption {
-            network: network.into(),
-            pid: NamespaceMode::Container.into(),
+        let security = LinuxSandboxSecurityContext {
+            namespace_options: Some(namespaces(network)),
+            seccomp: Some(runtime_default()),
             ..Default::default()
         };
-        let security =
-            LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..Default::default() };
         PodSandboxConfig {
+            // On the host's network the name is the host's, too.
+            hostname: if network == Network::Pod { name.clone() } else { String::new() },
             metadata: Some(PodSandboxMetadata {
                 name,
                 uid: self.token.clone(),
                 namespace: "pintle-run".into(),
                 attempt: 0,
             }),
-            hostname,
             log_directory: self.folder.to_string_lossy().into_owned(),
             linux: Some(LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() }),
             ..Default::default()
@@ -232,7 +229,28 @@ impl Visit {
     }
 }
 
+fn namespaces(network: Network) -> NamespaceOption {
+    let network = match network {
+        Network::Host => NamespaceMode::Node,
+        Network::Pod => NamespaceMode::Pod,
+    };
+    let pid = NamespaceMode::Container.into();
+    NamespaceOption { network: network.into(), pid, ..Default::default() }
+}
+
+fn runtime_default() -> SecurityProfile {
+    SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), localhost_ref: String::new() }
+}
+
 fn container_config(order: &Order, image: &str) -> ContainerConfig {
+    let security = LinuxContainerSecurityContext {
+        namespace_options: Some(namespaces(order.network)),
+        seccomp: Some(runtime_default()),
+        // What a request says of these is exactly what holds, so a request without them would hide nothing.
+        masked_paths: MASKED_PATHS.map(String::from).to_vec(),
+        readonly_paths: READONLY_PATHS.map(String::from).to_vec(),
+        ..Default::default()
+    };
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: "run".into(), attempt: 0 }),
         image: Some(ImageSpec {
@@ -242,6 +260,7 @@ fn container_config(order: &Order, image: &str) -> ContainerConfig {
         }),
         args: order.command.clone(),
         log_path: LOG_NAME.into(),
+        linux: Some(LinuxContainerConfig { security_context: Some(security), ..Default::default() }),
         ..Default::default()
     }
 }
@@ -291,6 +310,18 @@ mod tests {
         let config = container_config(&order(&["ls", "/"]), "sha256:0");
         assert_eq!(config.args, ["ls", "/"]);
         assert_eq!(config.command, [""; 0]);
+    }
+
+    #[test]
+    fn pod_and_container_name_the_same_namespaces_and_both_are_filtered() {
+        for network in [Network::Host, Network::Pod] {
+            let config = container_config(&Order { network, ..order(&[]) }, "sha256:0");
+            let security = config.linux.unwrap().security_context.unwrap();
+            assert_eq!(security.namespace_options, Some(namespaces(network)));
+            assert_eq!(security.seccomp, Some(runtime_default()));
+        }
+        assert_eq!(namespaces(Network::Host).network, 2);
+        assert_eq!((namespaces(Network::Pod).network, namespaces(Network::Pod).pid), (0, 1));
     }
 
     #[tokio::test]

@@ -28,6 +28,19 @@ pub(super) fn of(error: impl Coded) -> Status {
     Status::new(error.code(), chain(&error))
 }
 
+/// The answer for a pull that failed: it names the reference, but not before a first word that the kubelet
+/// compares.
+pub(super) fn of_pull(reference: &str, error: image::Error) -> Status {
+    let (code, text) = (error.code(), chain(&error));
+    if text.contains(reference) {
+        return Status::new(code, text);
+    }
+    let compared = matches!(error, image::Error::RegistryUnavailable { .. });
+    let text =
+        if compared { format!("{text} (pull {reference})") } else { format!("pull {reference}: {text}") };
+    Status::new(code, text)
+}
+
 /// A failure that has a place in the table.
 pub(super) trait Coded: Error {
     fn code(&self) -> Code;

@@ -55,7 +55,8 @@ impl ImageService {
     async fn pull_image(&self, request: wire::PullImageRequest) -> Result<wire::PullImageResponse, Status> {
         let reference = parse::reference(request.image).map_err(code::of)?;
         let credentials = parse::credentials(request.auth).map_err(code::of)?;
-        let image = self.images.pull(&reference, credentials).await.map_err(code::of)?;
+        let pulled = self.images.pull(&reference, credentials).await;
+        let image = pulled.map_err(|error| code::of_pull(&reference, error))?;
         tracing::info!(%reference, image = %image.id, "image pulled");
         Ok(wire::PullImageResponse { image_ref: image.id.to_string() })
     }

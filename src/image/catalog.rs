@@ -68,6 +68,8 @@ impl Catalog {
         };
         folder::make_private(&catalog.path)?;
         folder::make_private(&catalog.quarantine)?;
+        // The caller holds the lock, so no process is writing one of these.
+        store::sweep(&catalog.path).map_err(|error| Error::store("clear", &catalog.path, error))?;
         catalog.reload(layers);
         Ok(catalog)
     }

@@ -177,6 +177,11 @@ pub(super) fn choose<'a>(
         .ok_or_else(|| Error::NoPlatform { name: name.into(), platform: host.to_string() })
 }
 
+/// Whether a manifest may be for this machine: it says so, or does not say.
+pub(super) fn fits_host(entry: &wire::Descriptor) -> bool {
+    entry.platform.as_ref().is_none_or(|platform| Platform::host().rank(platform).is_some())
+}
+
 impl Platform {
     /// This machine, in the spec's words.
     pub(super) fn host() -> Self {

@@ -140,6 +140,11 @@ impl Images {
         }
     }
 
+    /// The folder that holds all writable layers, named by container.
+    pub fn writables(&self) -> &Path {
+        self.local.writable.all()
+    }
+
     /// Deletes a container's writable layer; absent is success.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use super::{
     layers::Layer,
     local::{Draft, Local},
     pull,
-    reference::{Reference, Target},
+    reference::{Query, Reference, Target},
     unpack::{Archive, Kind},
 };
 use crate::model::Digest;
@@ -59,7 +59,16 @@ pub(super) fn load(
     if found.is_empty() {
         return Err(source.bad("it holds no image for this machine"));
     }
-    found.iter().map(|image| publish(local, &source, image, progress)).collect()
+    let mut ids = Vec::new();
+    for image in &found {
+        let image = publish(local, &source, image, progress)?;
+        // An archive lists an image once for each of its names.
+        if !ids.contains(&image.id) {
+            ids.push(image.id.clone());
+        }
+    }
+    let view = local.view();
+    ids.into_iter().filter_map(|id| view.resolve(&Query::Id(id)).transpose()).collect()
 }
 
 /// An image as an archive describes it.
@@ -154,7 +163,7 @@ fn layout(source: &Source) -> Result<Vec<Found>, Error> {
         return Err(Error::Limit { what: "number of images in an archive", limit: IMAGES_MAX as u64 });
     }
     let mut found = Vec::new();
-    for entry in &index.manifests {
+    for entry in index.manifests.iter().filter(|entry| document::fits_host(entry)) {
         let digest = document::digest("image layout", "index.json", &entry.digest)?;
         let blob = Blob { digest: digest.clone(), size: entry.size };
         let manifest = match manifest(source, &blob)? {
@@ -381,5 +390,164 @@ fn words(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::{
+        Config,
+        testregistry::{OCI_MANIFEST, TestImage, descriptor},
+        unpack::testtar::TestTar,
+    };
+    use super::*;
+
+    struct Node {
+        folder: tempfile::TempDir,
+        local: Local,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let local = Local::open(&folder.path().join("store"), &Config::default()).unwrap();
+            Self { folder, local }
+        }
+
+        fn load(&self, path: &Path) -> Result<Vec<Arc<Image>>, Error> {
+            load(&self.local, path, &|_| ())
+        }
+
+        fn tar(&self, files: &[(String, Vec<u8>)]) -> PathBuf {
+            let mut tar = TestTar::new();
+            for (name, bytes) in files {
+                tar = tar.raw(name.as_bytes(), b'0', 0o644, b"", bytes.len() as u64, bytes);
+            }
+            let path = self.folder.path().join("archive.tar");
+            std::fs::write(&path, tar.done()).unwrap();
+            path
+        }
+
+        fn layers(&self) -> usize {
+            std::fs::read_dir(self.folder.path().join("store/layers")).unwrap().count()
+        }
+    }
+
+    fn image() -> TestImage {
+        TestImage::new(&[TestTar::new().file("a", "a"), TestTar::new().file("b", "b")])
+    }
+
+    fn blob(bytes: &[u8]) -> (String, Vec<u8>) {
+        (blob_file(&document::digest_of(bytes)), bytes.to_vec())
+    }
+
+    /// The files of an OCI layout with one image called `name`.
+    fn layout_of(image: &TestImage, name: &str) -> Vec<(String, Vec<u8>)> {
+        let manifest = image.manifest();
+        let entry = descriptor(OCI_MANIFEST, manifest.as_bytes());
+        let entry = entry.trim_end_matches('}');
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{entry},"annotations":{{"org.opencontainers.image.ref.name":"{name}"}}}}]}}"#
+        );
+        let mut files = vec![("index.json".into(), index.into_bytes()), blob(manifest.as_bytes())];
+        files.push(blob(image.config.as_bytes()));
+        files.extend(image.blobs.iter().map(|layer| blob(layer)));
+        files
+    }
+
+    #[test]
+    fn a_layout_is_loaded_from_a_tar_and_from_a_folder() {
+        let node = Node::new();
+        let image = image();
+        let files = layout_of(&image, "registry.test/app:v1");
+        let path = node.tar(&files);
+        let progress = std::cell::RefCell::new(Vec::new());
+        let made = load(&node.local, &path, &|step| progress.borrow_mut().push(step)).unwrap();
+        assert_eq!(made[0].repo_tags, ["registry.test/app:v1"]);
+        let manifest = document::digest_of(image.manifest().as_bytes());
+        assert_eq!(made[0].repo_digests, [format!("registry.test/app@{manifest}")]);
+        assert_eq!(made[0].id, document::digest_of(image.config.as_bytes()));
+        assert_eq!(std::fs::read_to_string(made[0].layers.lower[1].join("a")).unwrap(), "a");
+        assert_eq!(progress.borrow().len(), 3);
+        assert_eq!(progress.borrow()[2], Progress::Image { id: made[0].id.clone() });
+
+        let node = Node::new();
+        let folder = node.folder.path().join("layout");
+        for (name, bytes) in &files {
+            std::fs::create_dir_all(folder.join(name).parent().unwrap()).unwrap();
+            std::fs::write(folder.join(name), bytes).unwrap();
+        }
+        assert_eq!(node.load(&folder).unwrap()[0].id, made[0].id);
+    }
+
+    #[test]
+    fn a_docker_archive_is_loaded() {
+        let node = Node::new();
+        let image = image();
+        let manifest = r#"[{"Config":"config.json","RepoTags":["app:v1","team/app:v2"],"Layers":["0/layer.tar","1/layer.tar"]}]"#;
+        let files = [
+            ("manifest.json".to_string(), manifest.as_bytes().to_vec()),
+            ("config.json".into(), image.config.clone().into_bytes()),
+            ("0/layer.tar".into(), TestTar::new().file("a", "a").done()),
+            ("1/layer.tar".into(), TestTar::new().file("b", "b").done()),
+        ];
+        let made = node.load(&node.tar(&files)).unwrap();
+        assert_eq!(made[0].id, document::digest_of(image.config.as_bytes()));
+        assert_eq!(made[0].repo_tags, ["docker.io/library/app:v1", "docker.io/team/app:v2"]);
+        assert_eq!(made[0].repo_digests, [""; 0]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_archive_leaves_nothing() {
+        let image = image();
+        let good = layout_of(&image, "app:v1");
+        let mut flipped = good.clone();
+        flipped[4].1[20] ^= 1;
+        let mut swapped = good.clone();
+        swapped[3].1 = good[4].1.clone();
+        let mut missing = good.clone();
+        missing.remove(4);
+        let mut escaping = good.clone();
+        escaping[0].1 = br#"{"manifests":[{"digest":"sha256:../../../../etc/passwd","size":1}]}"#.to_vec();
+        let mut bad_name = layout_of(&image, "bad/../name:v1");
+        bad_name.truncate(5);
+        let docker = vec![(
+            "manifest.json".to_string(),
+            br#"[{"Config":"/etc/passwd","RepoTags":null,"Layers":["../../etc/shadow"]}]"#.to_vec(),
+        )];
+        for files in
+            [flipped, swapped, missing, escaping, bad_name, docker, vec![("x".into(), b"x".to_vec())], vec![]]
+        {
+            let node = Node::new();
+            assert!(node.load(&node.tar(&files)).is_err());
+            assert_eq!((node.layers(), node.local.view().images.len()), (0, 0));
+        }
+        let node = Node::new();
+        std::fs::write(node.folder.path().join("no.tar"), "this is no tar at all").unwrap();
+        assert!(node.load(&node.folder.path().join("no.tar")).is_err());
+    }
+
+    #[test]
+    fn a_folder_shows_nothing_of_the_host() {
+        let node = Node::new();
+        let folder = node.folder.path().join("layout");
+        std::fs::create_dir(&folder).unwrap();
+        let manifest = r#"[{"Config":"link","RepoTags":null,"Layers":[]}]"#;
+        std::fs::write(folder.join("manifest.json"), manifest).unwrap();
+        std::fs::write(node.folder.path().join("config"), r#"{"rootfs":{"diff_ids":[]}}"#).unwrap();
+        std::os::unix::fs::symlink("../config", folder.join("link")).unwrap();
+        assert!(matches!(node.load(&folder), Err(Error::BadArchive { .. })));
+        std::fs::write(folder.join("manifest.json"), manifest.replace("link", "../config")).unwrap();
+        assert!(matches!(node.load(&folder), Err(Error::BadArchive { .. })));
+    }
+
+    #[test]
+    fn an_image_of_no_layers_has_an_empty_one() {
+        let node = Node::new();
+        let made = node.load(&node.tar(&layout_of(&TestImage::new(&[]), "scratch:v1"))).unwrap();
+        assert_eq!(made[0].layers.lower.len(), 1);
+        assert_eq!(std::fs::read_dir(&made[0].layers.lower[0]).unwrap().count(), 0);
     }
 }

@@ -40,6 +40,8 @@ mod reference;
 mod registry;
 mod retained;
 mod secret;
+#[cfg(test)]
+mod testregistry;
 mod unpack;
 mod writable;
 

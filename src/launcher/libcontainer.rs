@@ -190,6 +190,10 @@ fn complete(
         linux.set_devices(Some(device::of_host()));
     }
     linux.set_namespaces(Some(list));
+    if let Some(process) = spec.process_mut() {
+        // The terminal is ours (`Init::terminal`).
+        process.set_terminal(Some(false));
+    }
     linux.set_cgroups_path(Some("/c".into()));
     spec.set_linux(Some(linux));
     let root = RootBuilder::default().path(ROOTFS).readonly(false).build();

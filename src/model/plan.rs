@@ -103,7 +103,6 @@ pub struct DeviceRule {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodPlan {
     pub network: NetworkMode,
-    pub pid: PidMode,
     pub ipc: IpcMode,
     /// Not used with the host's network, which goes with the host's name.
     pub hostname: String,

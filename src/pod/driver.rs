@@ -317,7 +317,10 @@ impl Driver {
             self.link = Link::Gone;
             return;
         };
-        warn!(pod = %self.pod.id, "lost the connection to the supervisor");
+        // One that was told to end is expected to hang up.
+        if matches!(self.state, PodState::Starting | PodState::Ready) {
+            warn!(pod = %self.pod.id, "lost the connection to the supervisor");
+        }
         self.pod.line.set_client(None);
         self.push(effect::reach(Arc::clone(&self.pod), Some(old), self.supervisor_pid));
     }

@@ -144,6 +144,7 @@ impl Making<'_> {
             writable,
             pod_dir: self.pod.folder.clone(),
             seccomp: filter::program(&config).await?,
+            held_capabilities: self.pod.node.held_capabilities,
         })?;
         plan.process.nofile = (self.pod.node.config.nofile_soft, self.pod.node.config.nofile_hard);
         Ok(plan)

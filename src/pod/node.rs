@@ -95,6 +95,8 @@ pub(super) struct Node {
     pub(super) images: Images,
     pub(super) places: Places,
     pub(super) boot_id: String,
+    /// What this node can give to a container at most.
+    pub(super) held_capabilities: u64,
     pub(super) config: Config,
     pub(super) creates: Admission,
     pub(super) execs: Execs,
@@ -125,6 +127,7 @@ impl Node {
             images,
             places,
             boot_id,
+            held_capabilities: crate::sys::privilege::held_capabilities().unwrap_or(u64::MAX),
             creates: Admission::new(config.creates_running(), config.creates_waiting_max),
             config,
             execs: Execs::default(),

@@ -137,10 +137,9 @@ impl Making<'_> {
         let config = &self.record.config;
         let plan = PodPlan {
             network: config.namespaces.network,
-            pid: config.namespaces.pid.clone(),
             ipc: config.namespaces.ipc,
             hostname: files::hostname(config),
-            sysctls: config.sysctls.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            sysctls: sysctls(config),
             shm_bytes: self.node.config.shm_bytes(),
         };
         let (client, ready) = self.zygote.spawn(&self.record.id, &self.folder, &plan, cgroup).await?;
@@ -260,6 +259,19 @@ fn pod_resources(config: &PodConfig) -> Resources {
         }
     }
     resources
+}
+
+/// What a pod with a network of its own may do as under other runtimes: `ping` and ports below 1024 need no
+/// capability there.
+const SYSCTLS_DEFAULT: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// The defaults, and over them what was asked for.
+fn sysctls(config: &PodConfig) -> Vec<(String, String)> {
+    let own_network = config.namespaces.network == NetworkMode::Pod;
+    let defaults = SYSCTLS_DEFAULT.iter().filter(|_| own_network).map(|(key, value)| (*key, *value));
+    let asked = config.sysctls.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    defaults.chain(asked).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 #[cfg(test)]

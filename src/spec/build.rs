@@ -25,7 +25,8 @@ const OOM_SCORE_ADJ_MAX: i64 = 1000;
 pub fn build(inputs: &Inputs<'_>) -> Result<ContainerPlan, Error> {
     let Inputs { container, image, .. } = inputs;
     let arguments = environment::arguments(container, image)?;
-    let capabilities = security::capabilities(&container.security)?;
+    // What the node's own root lacks can be given to nobody.
+    let capabilities = security::capabilities(&container.security)? & inputs.held_capabilities;
     Ok(ContainerPlan {
         id: inputs.id.clone(),
         oci: oci(&container.security, &arguments, capabilities, container.tty)?,
@@ -201,6 +202,7 @@ mod tests {
             writable: "/containers/c".into(),
             pod_dir: "/pods/p".into(),
             seccomp: Some(seccomp::default(crate::spec::capabilities(container)?)),
+            held_capabilities: u64::MAX,
         })
     }
 
@@ -644,6 +646,7 @@ mod tests {
                 layers: &RootfsLayers { lower: plan.lower.clone() },
                 writable: plan.writable.clone(), pod_dir: "/pods/p".into(),
                 seccomp: Some(seccomp::default(crate::spec::capabilities(&container).unwrap())),
+                held_capabilities: u64::MAX,
             });
             prop_assert_eq!(again.unwrap(), plan);
         }

@@ -30,7 +30,10 @@ mod security;
 
 use std::{path::PathBuf, sync::Arc};
 
-pub use self::build::build;
+pub use self::{
+    build::build,
+    security::{MASKED_PATHS, READONLY_PATHS},
+};
 use crate::model::{ContainerConfig, ContainerId, ImageConfig, PodConfig, ProcessPlan, RootfsLayers};
 
 /// Why a container cannot be as asked. All but [`Error::Oci`] and [`Error::NoFilter`] are the caller's to mend.
@@ -82,6 +85,8 @@ pub struct Inputs<'a> {
     /// The compiled filter for the container's `SeccompChoice`; `None` is "no filter", and an error
     /// unless the container is unconfined or privileged.
     pub seccomp: Option<Arc<[u8]>>,
+    /// The capabilities that this node can give: its own bounding set.
+    pub held_capabilities: u64,
 }
 
 /// The capabilities (bit N is capability N) that the container's processes will have, for [`seccomp::default`]

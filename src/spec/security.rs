@@ -17,7 +17,7 @@ const SETUP_CAPABILITIES: u64 = capability::SYS_ADMIN
     | capability::DAC_OVERRIDE;
 
 /// Hidden from containers: what tells of the host, or of others on it.
-const MASKED_PATHS: [&str; 12] = [
+pub const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -33,7 +33,8 @@ const MASKED_PATHS: [&str; 12] = [
 ];
 
 /// Not to be written: settings of the whole machine.
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const READONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Masked or read-only paths in one request at most; a kubelet sends some ten.
 const PATHS_MAX: usize = 1000;

@@ -11,7 +11,7 @@ use super::{
     container::{Container, Phase},
     exit, helper,
     process::{Source, Supervisor, now},
-    requests::{in_cgroup, pid_namespace, shared_namespaces},
+    requests::{in_cgroup, shared_namespaces},
     wire::{self, v1},
 };
 use crate::{
@@ -57,14 +57,14 @@ impl Supervisor {
     pub(super) fn create(&mut self, waiter: Waiter, create: v1::Create) -> Result<(), Failure> {
         let plan = wire::container_plan(create)?;
         let id = plan.id.clone();
-        let Some(pod) = &self.pod else {
-            return Err(Failure::new(Stage::WrongState, "pod", "it is not set up"));
-        };
         if self.containers.contains_key(&id) {
             return Err(Failure::new(Stage::WrongState, id.as_str(), "it exists already"));
         }
         let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "", &error);
-        let joined = pid_namespace(self, &plan.pid)?;
+        let joined = self.pid_namespace(&plan.pid)?;
+        let Some(pod) = &self.pod else {
+            return Err(Failure::new(Stage::WrongState, "pod", "it is not set up"));
+        };
         let log = match &plan.log {
             Some(path) => Some(CriLog::open(path).map_err(|e| Failure::io(Stage::Log, "", path, &e))?),
             None => None,

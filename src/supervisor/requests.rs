@@ -99,9 +99,7 @@ impl Supervisor {
         self.watch(listener.as_fd(), Source::Listener)
             .map_err(|error| failed(Stage::Internal, "epoll", &error))?;
         self.listener = Some(listener);
-        // Last, for it is a process that a failure after it would leave behind.
-        let anchor = if plan.pid == PidMode::Pod { Some(shared_pid_namespace()?) } else { None };
-        self.pod = Some(Pod { id, dir, cgroup, namespaces, anchor });
+        self.pod = Some(Pod { id, dir, cgroup, namespaces, anchor: None });
         crate::failpoint!("supervisor.set-up");
         Ok((v1::Ready { pid: std::process::id() }, network.into_iter().collect()))
     }
@@ -198,39 +196,42 @@ fn listen(dir: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn shared_pid_namespace() -> Result<(u32, OwnedFd), Failure> {
-    let pid = helper::anchor()?;
-    let path = format!("/proc/{pid}/ns/pid");
-    let namespace = File::open(&path).map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))?;
-    Ok((pid, namespace.into()))
+impl Pod {
+    /// The pid namespace that containers share when asked to; made with its anchor for the first that asks.
+    fn shared_pid_namespace(&mut self) -> Result<OwnedFd, Failure> {
+        if self.anchor.is_none() {
+            let pid = helper::anchor()?;
+            let path = format!("/proc/{pid}/ns/pid");
+            let namespace =
+                File::open(&path).map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))?;
+            self.anchor = Some((pid, namespace.into()));
+        }
+        let namespace = self.anchor.as_ref().map(|(_, namespace)| namespace.try_clone());
+        let namespace = namespace.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
+        namespace.map_err(|error| Failure::io(Stage::Namespace, "pid", "", &error))
+    }
 }
 
-/// The pid namespace that a container joins; `None`: its own new one, or the host's.
-pub(super) fn pid_namespace(supervisor: &Supervisor, mode: &PidMode) -> Result<Option<OwnedFd>, Failure> {
-    let of = |pid: u32| {
-        let path = format!("/proc/{pid}/ns/pid");
-        let open = File::open(&path).map(|file| Some(file.into()));
-        open.map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))
-    };
-    match mode {
-        PidMode::Container | PidMode::Node => Ok(None),
-        PidMode::Pod => {
-            let anchor = supervisor.pod.as_ref().and_then(|pod| pod.anchor.as_ref());
-            let (pid, _) = anchor.ok_or_else(|| {
-                Failure::new(Stage::WrongState, "pid namespace", "the pod was made without a shared one")
-            })?;
-            of(*pid)
-        }
-        PidMode::Target(target) => {
-            let running = |one: &&Container| one.id.as_str() == target && matches!(one.phase, Phase::Running);
-            let target_pid = supervisor.containers.values().find(running).map(|container| container.pid);
-            of(target_pid.ok_or_else(|| {
-                Failure::new(
-                    Stage::NotFound,
-                    target.as_str(),
-                    "the target container is not running in this pod",
-                )
-            })?)
+impl Supervisor {
+    /// The pid namespace that a container joins; `None`: its own new one, or the host's.
+    pub(super) fn pid_namespace(&mut self, mode: &PidMode) -> Result<Option<OwnedFd>, Failure> {
+        match mode {
+            PidMode::Container | PidMode::Node => Ok(None),
+            PidMode::Pod => {
+                let no_pod = || Failure::new(Stage::WrongState, "pod", "it is not set up");
+                self.pod.as_mut().ok_or_else(no_pod)?.shared_pid_namespace().map(Some)
+            }
+            PidMode::Target(target) => {
+                let running =
+                    |one: &&Container| one.id.as_str() == target && matches!(one.phase, Phase::Running);
+                let found = self.containers.values().find(running).ok_or_else(|| {
+                    let text = "the target container is not running in this pod";
+                    Failure::new(Stage::NotFound, target.as_str(), text)
+                })?;
+                let path = format!("/proc/{}/ns/pid", found.pid);
+                let open = File::open(&path).map(|file| Some(file.into()));
+                open.map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))
+            }
         }
     }
 }

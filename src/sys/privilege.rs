@@ -50,6 +50,22 @@ pub fn set_capabilities(permitted: u64, inheritable: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
 }
 
+/// The bounding set of this process, as bits: what it can give to others.
+///
+/// # Errors
+/// As prctl(2).
+pub fn held_capabilities() -> io::Result<u64> {
+    let mut held = 0;
+    for number in 0..=u64::from(LAST_CAPABILITY) {
+        // SAFETY: integers only.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) };
+        if check(result.into()).is_ok_and(|is_held| is_held == 1) {
+            held |= 1 << number;
+        }
+    }
+    Ok(held)
+}
+
 /// Raises each capability of `set` in the ambient set; it must be permitted and inheritable already.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ pub fn read_failpoints() {
 }
 
 /// A named point at which a test may kill, delay or fail this process: `failpoint!("image.layer-renamed");`.
-/// The name is `room.step`, in lower case with dashes. Nothing in a release build.
+/// The name is `noun.step`, in lower case with dashes. Nothing in a release build.
 #[cfg(not(feature = "failpoints"))]
 #[macro_export]
 macro_rules! failpoint {
@@ -29,7 +29,7 @@ macro_rules! failpoint {
 }
 
 /// A named point at which a test may kill, delay or fail this process: `failpoint!("image.layer-renamed");`.
-/// The name is `room.step`, in lower case with dashes.
+/// The name is `noun.step`, in lower case with dashes.
 #[cfg(feature = "failpoints")]
 #[macro_export]
 macro_rules! failpoint {

@@ -102,7 +102,7 @@ fn a_container_that_makes_no_sense_is_refused() {
     let node = Node::start();
     node.pull(BUSYBOX);
     let pod = node.run_pod("web");
-    let bad_request: [(&str, ChangeContainer, &str); 9] = [
+    let bad_request: [(&str, ChangeContainer, &str); 8] = [
         ("no metadata", |config| config.metadata = None, "metadata"),
         (
             "a log outside its folder",
@@ -121,14 +121,6 @@ fn a_container_that_makes_no_sense_is_refused() {
             "a group without a user",
             |config| security(config).run_as_group = Some(v1::Int64Value { value: 7 }),
             "group",
-        ),
-        (
-            "two users",
-            |config| {
-                security(config).run_as_user = Some(v1::Int64Value { value: 7 });
-                security(config).run_as_username = "root".into();
-            },
-            "user",
         ),
         (
             "a filter that is not there",
@@ -211,7 +203,7 @@ fn what_a_registry_serves_must_be_what_it_says() {
     let codes = [Code::DataLoss, Code::FailedPrecondition, Code::NotFound, Code::Unknown];
     for way in ["other-bytes", "truncated", "diff-id", "missing-blob"] {
         let reference = format!("registry.test/broken/{way}:1");
-        assert_refused(way, node.try_pull(&reference), &codes, &reference);
+        assert_refused(way, node.try_pull(&reference), &codes, "sha256:");
     }
     let images = node.cri().list_images(v1::ListImagesRequest::default()).unwrap().images;
     assert_eq!(images, []);

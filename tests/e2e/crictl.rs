@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{BUSYBOX, Node, client, runner::tests};
+use crate::harness::{BUSYBOX, KUBELETS, Node, client, runner::tests, wait_until};
 
 tests![a_pod_is_led_through_its_life_by_crictl, what_crictl_shows_is_what_it_was_told];
 
@@ -27,7 +27,7 @@ fn json_of(text: &str) -> Value {
 
 /// Writes the two files that crictl makes a pod and a container from.
 fn write_configs(node: &Node) -> (String, String) {
-    let cgroup_parent = format!("{}/crictl", node.folders().cgroup);
+    let cgroup_parent = format!("{}/{KUBELETS}/crictl", node.folders().cgroup);
     let pod = json!({
         "metadata": {"name": "web", "uid": "web-uid", "namespace": "e2e", "attempt": 0},
         "log_directory": node.path("logs/web"), "linux": {"cgroup_parent": cgroup_parent},
@@ -55,7 +55,7 @@ fn a_pod_is_led_through_its_life_by_crictl() {
     let container = crictl(&node, ["create", &pod, &container_file, &pod_file]);
     crictl(&node, ["start", &container]);
     assert_eq!(crictl(&node, ["ps", "--quiet", "--no-trunc"]), container);
-    crate::harness::wait_until("it speaks", || crictl(&node, ["logs", &container]) == "started");
+    wait_until("it speaks", || crictl(&node, ["logs", &container]) == "started");
     assert_eq!(crictl(&node, ["exec", "--sync", &container, "echo", "synchronous"]), "synchronous");
     assert_eq!(crictl(&node, ["exec", &container, "echo", "streamed"]), "streamed");
 

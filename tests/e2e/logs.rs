@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{BUSYBOX, Node, runner::tests, v1, wait_until};
+use crate::harness::{BUSYBOX, ContainerState, Node, runner::tests, v1, wait_until};
 
 tests![
     both_streams_are_told_apart_and_in_order,

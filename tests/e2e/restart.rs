@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fs,
+    env, fs,
     sync::Mutex,
     thread,
     time::{Duration, Instant},
@@ -124,7 +124,7 @@ const LIVES_AT_ONCE: usize = 2;
 const LINES: usize = 60;
 
 /// Learns from one undisturbed life which failpoints it passes, then lives it again for each, with a death
-/// at that point.
+/// at that point. `PINTLE_E2E_POINTS=name,name` takes only those.
 fn no_point_of_death_loses_anything() {
     let points = Mutex::new(points_of_a_life());
     let total = lock(&points).len();
@@ -156,20 +156,25 @@ fn points_of_a_life() -> Vec<String> {
     let trace = folder.path().join("points");
     let setup = Setup { trace: Some(trace.clone()), ..Setup::default() };
     let node = Node::start_with(&setup);
-    live(&node, "traced", &setup).unwrap();
+    live(&Insist::on_node(&node), "traced", &setup).unwrap();
     node.assert_clean();
     let names = fs::read_to_string(trace).unwrap_or_default();
+    let chosen = env::var("PINTLE_E2E_POINTS").unwrap_or_default();
+    let names = if chosen.is_empty() { names } else { chosen.replace(',', "\n") };
     names.lines().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn survive(point: &str) {
     let setup = Setup { failpoints: format!("{point}=1*kill"), ..Setup::default() };
     let node = Node::start_with(&setup);
-    if live(&node, "first", &setup).is_err() {
+    let insist = Insist::on_node(&node);
+    if let Err(error) = live(&insist, "first", &setup) {
         // Not the daemon died but a process of the pod: that may cost the pod, and only the pod.
+        assert_eq!(*insist.deaths.borrow(), 0, "the repetition failed: {error}");
         node.kill_daemon();
         node.start_daemon();
-        live(&node, "second", &Setup::default()).unwrap();
+        node.remove_pods();
+        live(&Insist::on_node(&node), "second", &Setup::default()).unwrap();
     }
     if !node.daemon_lives() {
         node.start_daemon();
@@ -179,16 +184,16 @@ fn survive(point: &str) {
 
 /// A pod's whole life as a kubelet leads it, every interrupted call repeated. What was said once must hold.
 /// Half-way the daemon is killed and started as `later` says.
-fn live(node: &Node, name: &str, later: &Setup) -> Result<(), Status> {
-    let insist = Insist { node, deaths: RefCell::new(0) };
+fn live(insist: &Insist<'_>, name: &str, later: &Setup) -> Result<(), Status> {
+    let node = insist.node;
     insist.on(|| node.try_pull(BUSYBOX))?;
     let config = pod_config(node, name);
     let pod = insist.on(|| Pod::run_config(node, config.clone(), ""))?;
     let script = format!("for n in $(seq 1 {LINES}); do echo $n; sleep 0.01; done; exit 42");
     let worker = insist.on(|| pod.try_create("worker", BUSYBOX, ["sh", "-c", &script], |_| {}))?;
-    start(&insist, &worker)?;
+    start(insist, &worker)?;
     let server = insist.on(|| pod.try_create("server", BUSYBOX, ["sleep", "1000"], |_| {}))?;
-    start(&insist, &server)?;
+    start(insist, &server)?;
     let said = insist.on(|| server.try_exec(["echo", "hello"], 10))?;
     assert_eq!((said.stdout.as_str(), said.code), ("hello\n", 0));
 
@@ -196,7 +201,7 @@ fn live(node: &Node, name: &str, later: &Setup) -> Result<(), Status> {
     node.start_daemon_with(later);
     let ready = insist.on(|| node.cri().list_pod_sandbox(ready_pods()))?.items;
     assert_eq!(ready.iter().map(|pod| pod.id.as_str()).collect::<Vec<_>>(), [pod.id.as_str()]);
-    let ended = wait_for_exit(&insist, &worker)?;
+    let ended = wait_for_exit(insist, &worker)?;
     if ended.reason == "SupervisorDied" {
         return Err(Status::aborted("the supervisor died"));
     }
@@ -256,7 +261,11 @@ struct Insist<'n> {
 /// How long after a lost connection the daemon's end shows.
 const DEATH_SHOWS: Duration = Duration::from_secs(1);
 
-impl Insist<'_> {
+impl<'n> Insist<'n> {
+    fn on_node(node: &'n Node) -> Self {
+        Self { node, deaths: RefCell::new(0) }
+    }
+
     fn on<T>(&self, call: impl Fn() -> Result<T, Status>) -> Result<T, Status> {
         loop {
             let error = match call() {

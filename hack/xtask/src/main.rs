@@ -4,9 +4,12 @@
 //! cargo xtask check            format, lints, unit tests: no root needed
 //! cargo xtask images           makes the images that the end-to-end tests pull, and prints their folder
 //! cargo xtask e2e [name]…      the end-to-end tests whose names hold one of the words; needs root
+//! cargo xtask bench [name]     speed and memory, beside containerd and runc where they are installed; root
+//! cargo xtask proof [name]     the long ones; without a name, which there are and which are built
 //! ```
 
 mod images;
+mod proof;
 
 use std::{
     env,
@@ -27,7 +30,11 @@ fn main() -> ExitCode {
                 .into_iter()
                 .chain(arguments),
         ),
-        other => Err(format!("unknown command {other:?}; there are check, images and e2e").into()),
+        "bench" => bench(arguments.next()),
+        "proof" => proof::prove(arguments.next().as_deref()),
+        other => {
+            Err(format!("unknown command {other:?}; there are check, images, e2e, bench and proof").into())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,7 +51,18 @@ fn check() -> Result<()> {
         "clippy --workspace --all-targets --features failpoints -- -D warnings",
         "test --workspace --features failpoints",
     ];
-    steps.iter().try_for_each(|step| cargo(step.split(' ').map(String::from)))
+    steps.iter().try_for_each(|step| cargo(step.split(' ').map(String::from)))?;
+    // Not on a package registry that everybody has: checked where it is installed.
+    if Command::new("cargo-deny").arg("--version").output().is_err() {
+        eprintln!("xtask check: cargo-deny is not installed; licences, bans and sources were not checked");
+        return Ok(());
+    }
+    cargo("deny --config .deny.toml check bans licenses sources".split(' ').map(String::from))
+}
+
+fn bench(name: Option<String>) -> Result<()> {
+    let which = name.map_or(vec!["--benches".to_owned()], |name| vec!["--bench".into(), name]);
+    cargo(["bench".to_owned()].into_iter().chain(which))
 }
 
 /// Runs cargo, which speaks for itself.

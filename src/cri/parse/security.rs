@@ -92,6 +92,11 @@ pub(super) fn container(wire: wire::LinuxContainerSecurityContext) -> Result<Sec
         wire.run_as_group.is_some() && !names_user,
         "needs run_as_user or run_as_username",
     )?;
+    absent(
+        "run_as_username",
+        wire.run_as_user.is_some() && !wire.run_as_username.is_empty(),
+        "excludes run_as_user",
+    )?;
     apparmor(wire.apparmor, &wire.apparmor_profile)?;
     Ok(Security {
         privileged: wire.privileged,

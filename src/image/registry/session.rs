@@ -48,7 +48,8 @@ const REDIRECTS_MAX: usize = 5;
 const TRIES_MAX: u32 = 4;
 /// Interruptions of one blob, however far it came in between.
 const INTERRUPTIONS_MAX: u32 = 20;
-const PAUSE_FIRST: Duration = Duration::from_millis(200);
+/// Tests need the tries, not the waiting.
+const PAUSE_FIRST: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 200 });
 /// Longest pause, a registry's own wish (`Retry-After`) included.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 

@@ -1,7 +1,7 @@
 use std::io::{self, Read};
 
 use tar_core::{
-    EntryType, PaxExtensions,
+    EntryType, Header, PaxExtensions,
     parse::{Limits, ParseEvent, ParsedEntry, Parser},
 };
 
@@ -102,6 +102,7 @@ impl<R: Read> Archive<R> {
         self.skip(self.content.saturating_add(self.padding))?;
         (self.content, self.padding) = (0, 0);
         loop {
+            check_extensions(&self.buffer[self.start..self.end])?;
             let (consumed, entry) = match self.parser.parse(&self.buffer[self.start..self.end])? {
                 ParseEvent::NeedData { min_bytes } => {
                     if !self.fill(min_bytes)? {
@@ -128,7 +129,9 @@ impl<R: Read> Archive<R> {
             self.start += consumed;
             if let Some(entry) = entry {
                 self.content = entry.content_bytes();
-                self.padding = self.content.next_multiple_of(BLOCK_BYTES) - self.content;
+                let padded = self.content.checked_next_multiple_of(BLOCK_BYTES);
+                let padded = padded.ok_or_else(|| LayerError::entry(&entry.path, "its size is no size"))?;
+                self.padding = padded - self.content;
                 return Ok(Some(entry));
             }
         }
@@ -241,6 +244,30 @@ impl Entry {
             _ => 0,
         }
     }
+}
+
+/// Refuses extension headers that claim more than any may have. The parser would do it too, but adds the
+/// sizes of several up first, and an overflow there ends the process.
+fn check_extensions(mut rest: &[u8]) -> Result<(), LayerError> {
+    const BLOCK: usize = BLOCK_BYTES as usize;
+    while let Some((block, after)) = rest.split_first_chunk::<BLOCK>() {
+        let header = Header::from_bytes(block);
+        let is_extension = matches!(
+            header.entry_type(),
+            EntryType::GnuLongName | EntryType::GnuLongLink | EntryType::XHeader | EntryType::XGlobalHeader
+        );
+        let size = match header.entry_size() {
+            _ if header.is_empty() => 0, // a stray zero block is passed over
+            Ok(size) if is_extension => size,
+            _ => return Ok(()),
+        };
+        if size > METADATA_BYTES_MAX.into() {
+            return Err(LayerError::Limit { what: "tar header", limit: METADATA_BYTES_MAX.into() });
+        }
+        let padded = usize::try_from(size).unwrap_or(usize::MAX).next_multiple_of(BLOCK);
+        rest = after.get(padded..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn kind_of(entry: &ParsedEntry<'_>) -> Result<Kind, LayerError> {

@@ -358,3 +358,198 @@ fn copy_attributes(from: &OwnedFd, to: &OwnedFd, path: &[u8]) -> Result<(), Laye
 fn mtime(stat: &Stat) -> (i64, u32) {
     (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::fs::MetadataExt as _,
+        path::{Path, PathBuf},
+    };
+
+    use super::super::{Archive, Limits, testtar::TestTar, unpack};
+    use super::*;
+    use crate::image::folder;
+
+    /// Layers in folders `0`, `1`, …, bottom first.
+    struct Stack {
+        folder: tempfile::TempDir,
+        below: Vec<Below>,
+    }
+
+    impl Stack {
+        fn of(tars: Vec<TestTar>) -> Self {
+            let mut stack = Self { folder: tempfile::tempdir().unwrap(), below: Vec::new() };
+            for tar in tars {
+                let root = stack.make(&stack.below.len().to_string());
+                let limits = Limits { file_bytes_max: 1 << 20 };
+                let done =
+                    unpack(&mut Archive::new(&tar.done()[..]), root.try_clone().unwrap(), limits).unwrap();
+                stack.below.push(Below::new(root, &done.implied, &done.links));
+            }
+            stack
+        }
+
+        fn make(&self, name: &str) -> OwnedFd {
+            let path = self.path(name);
+            std::fs::create_dir(&path).unwrap();
+            folder::open(&path).unwrap()
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn patch(&self) -> Result<Option<Unpacked>, LayerError> {
+            patch(&self.below, || Ok(self.make("patch")))
+        }
+    }
+
+    fn mode(path: &Path) -> (u32, u32, i64) {
+        let metadata = std::fs::metadata(path).unwrap();
+        (metadata.mode() & 0o7777, metadata.uid(), metadata.mtime())
+    }
+
+    #[test]
+    fn an_implied_directory_keeps_the_lower_layers_mode_and_owner() {
+        let lower = TestTar::new().dir("tmp", 0o1777).dir("home", 0o750).owned(5, 5, 0).dir("home/me", 0o700);
+        let stack = Stack::of(vec![
+            lower,
+            TestTar::new().file("tmp/x", "x").file("home/me/y", "y").file("new/z", "z"),
+        ]);
+        assert_eq!(stack.patch().unwrap(), None);
+        let done = attributes(&stack.below, || Ok(stack.make("top"))).unwrap().unwrap();
+        assert_eq!(done.inodes, 3);
+        assert_eq!(mode(&stack.path("top/tmp")), (0o1777, 0, 1000));
+        assert_eq!(mode(&stack.path("top/home")), (0o750, 5, 1000));
+        assert_eq!(mode(&stack.path("top/home/me")), (0o700, 0, 1000));
+        assert!(!stack.path("top/new").exists());
+    }
+
+    #[test]
+    fn nothing_is_added_where_nothing_is_hidden() {
+        let lower = TestTar::new().dir("a", 0o700).dir("b", 0o700);
+        // `a` is described in both; the new `b` has nothing to do with the old one.
+        let stack = Stack::of(vec![
+            lower,
+            TestTar::new().dir("a", 0o755).file("a/x", "").whiteout(".wh.b").file("b/x", ""),
+        ]);
+        assert_eq!(stack.patch().unwrap(), None);
+        assert_eq!(attributes(&stack.below, || Ok(stack.make("top"))).unwrap(), None);
+        assert!(!stack.path("top").exists());
+    }
+
+    #[test]
+    fn a_hard_link_finds_its_file_in_a_lower_layer() {
+        let lower = TestTar::new().dir("etc", 0o755).file("etc/old", "content").symlink("conf", "/etc");
+        let middle = TestTar::new().whiteout("etc/.wh.gone");
+        let stack = Stack::of(vec![
+            lower,
+            middle,
+            TestTar::new().hardlink("a/new", "conf/old").hardlink("b", "a/new"),
+        ]);
+        let done = stack.patch().unwrap().unwrap();
+        assert_eq!(done.implied, [b"a".to_vec()]);
+        let inode = |name: &str| std::fs::metadata(stack.path(name)).unwrap().ino();
+        assert_eq!(inode("patch/a/new"), inode("0/etc/old"));
+        assert_eq!(inode("patch/b"), inode("0/etc/old"));
+    }
+
+    #[test]
+    fn a_hard_link_to_what_no_layer_has_is_an_error() {
+        let hidden = TestTar::new().whiteout(".wh.old");
+        for tars in [
+            vec![TestTar::new().hardlink("new", "old")],
+            vec![TestTar::new().file("old", ""), hidden, TestTar::new().hardlink("new", "old")],
+            vec![TestTar::new().dir("old", 0o755), TestTar::new().hardlink("new", "old")],
+        ] {
+            assert!(matches!(Stack::of(tars).patch(), Err(LayerError::Entry { .. })));
+        }
+    }
+
+    #[test]
+    fn files_below_a_lower_layers_link_go_where_it_leads() {
+        let lower = TestTar::new().dir("usr", 0o755).dir("usr/lib", 0o711).symlink("lib", "usr/lib");
+        let upper = TestTar::new().file("lib/x", "x").dir("lib/sub", 0o700).file("lib/sub/y", "y");
+        let stack = Stack::of(vec![lower, upper]);
+        let done = stack.patch().unwrap().unwrap();
+        assert_eq!(done.implied, [b"usr".to_vec(), b"usr/lib".to_vec()]);
+        assert_eq!(std::fs::read_link(stack.path("patch/lib")).unwrap(), Path::new("usr/lib"));
+        assert_eq!(std::fs::read_to_string(stack.path("patch/usr/lib/x")).unwrap(), "x");
+        assert_eq!(std::fs::read_to_string(stack.path("patch/usr/lib/sub/y")).unwrap(), "y");
+        assert_eq!(mode(&stack.path("patch/usr/lib/sub")), (0o700, 0, 1000));
+    }
+
+    #[test]
+    fn a_lower_layers_link_to_the_host_leads_into_the_image() {
+        let stack = Stack::of(vec![
+            TestTar::new().symlink("d", "/../../etc"),
+            TestTar::new().file("d/passwd", "evil"),
+        ]);
+        stack.patch().unwrap().unwrap();
+        assert_eq!(std::fs::read_to_string(stack.path("patch/etc/passwd")).unwrap(), "evil");
+        let looped = Stack::of(vec![TestTar::new().symlink("d", "d"), TestTar::new().file("d/x", "")]);
+        assert!(looped.patch().is_err());
+    }
+
+    #[test]
+    fn overlayfs_agrees() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let lower = TestTar::new()
+            .dir("d", 0o700)
+            .file("d/old", "old")
+            .dir("o", 0o755)
+            .file("o/old", "")
+            .file("gone", "")
+            .dir("usr", 0o755)
+            .dir("usr/lib", 0o755)
+            .file("usr/lib/a", "a")
+            .symlink("lib", "usr/lib");
+        let upper = TestTar::new()
+            .file("d/new", "new")
+            .whiteout("o/.wh..wh..opq")
+            .whiteout(".wh.gone")
+            .hardlink("linked", "d/old")
+            .file("lib/b", "b");
+        let mut stack = Stack::of(vec![lower, upper]);
+        let mut names = vec!["0", "1"];
+        let done = stack.patch().unwrap().unwrap();
+        stack.below.push(Below::new(folder::open(&stack.path("patch")).unwrap(), &done.implied, &done.links));
+        names.push("patch");
+        attributes(&stack.below, || Ok(stack.make("top"))).unwrap().unwrap();
+        names.push("top");
+        let lowers: Vec<_> =
+            names.iter().rev().map(|name| stack.path(name).to_str().unwrap().to_string()).collect();
+        let merged = match mount(&lowers) {
+            Ok(merged) => merged,
+            Err(error) => {
+                eprintln!("skipped: no overlayfs here: {error}");
+                return;
+            }
+        };
+        let stat = |name: &str| rustix::fs::statat(&merged, name, AtFlags::SYMLINK_NOFOLLOW);
+        assert_eq!(stat("d").unwrap().st_mode & 0o7777, 0o700);
+        for name in ["d/old", "d/new", "linked", "usr/lib/a", "usr/lib/b", "o"] {
+            assert!(stat(name).is_ok(), "{name}");
+        }
+        for name in ["gone", "o/old"] {
+            assert_eq!(stat(name).map(|_| ()), Err(Errno::NOENT), "{name}");
+        }
+        assert_eq!(FileType::from_raw_mode(stat("lib").unwrap().st_mode), FileType::Symlink);
+    }
+
+    /// A mount that is attached nowhere.
+    fn mount(lowers: &[String]) -> Result<OwnedFd, Errno> {
+        use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for lower in lowers {
+            rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir+", lower.as_str())?;
+        }
+        rustix::mount::fsconfig_create(context.as_fd())?;
+        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    }
+
+    use std::os::fd::AsFd as _;
+}

@@ -31,8 +31,9 @@ const PATH_BYTES_MAX: u32 = 4095;
 const SPARSE_REGIONS_MAX: usize = 10_000;
 /// Most files, links and directories of one layer.
 const ENTRIES_MAX: u64 = 5_000_000;
-/// All directory names of one layer together; bytes. They are kept in memory until the layer ends.
-const DIRECTORY_NAMES_BYTES_MAX: usize = 64 << 20;
+/// Names of directories, and of hard links to lower layers, of one layer together; bytes. They are kept in
+/// memory until the layer ends.
+const NAMES_BYTES_MAX: usize = 64 << 20;
 /// Largest value of an extended attribute; bytes. The kernel's own limit (`XATTR_SIZE_MAX`).
 const XATTR_BYTES_MAX: usize = 64 << 10;
 /// Hard links to files of lower layers; they are kept in memory until the layer ends.

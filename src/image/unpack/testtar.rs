@@ -108,6 +108,11 @@ impl TestTar {
         seal(&mut self.bytes[at..at + 512]);
     }
 
+    /// Where the next header will be.
+    pub(in crate::image) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// With the two zero blocks.
     pub(in crate::image) fn done(mut self) -> Vec<u8> {
         self.bytes.resize(self.bytes.len() + 1024, 0);

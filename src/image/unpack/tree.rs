@@ -73,7 +73,8 @@ impl Tree {
     /// as if the layer were `/`, so no target leads out. The name may point at what does not exist.
     pub(super) fn resolve(&mut self, name: &Name) -> Result<Name, LayerError> {
         match self.directory(name) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {}
+            // A link at the end of a name that must be a directory is "not a directory".
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::LOOP | Errno::NOTDIR)) => {}
             _ => return Ok(name.clone()),
         }
         let mut ahead: Vec<Vec<u8>> = name.parts().iter().rev().cloned().collect();
@@ -207,8 +208,11 @@ pub(super) fn open_directory(root: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd>
     Ok(fs::openat2(root, path, DIRECTORY, Mode::empty(), BENEATH)?)
 }
 
+/// Name and value.
+pub(super) type Xattr = (Vec<u8>, Vec<u8>);
+
 /// The attributes of `fd` that a layer may have given it.
-pub(super) fn allowed_xattrs(fd: &OwnedFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub(super) fn allowed_xattrs(fd: &OwnedFd) -> Result<Vec<Xattr>, Errno> {
     let mut names = vec![0_u8; XATTR_BYTES_MAX];
     let length = match fs::flistxattr(fd, &mut names) {
         Err(Errno::OPNOTSUPP) => 0,

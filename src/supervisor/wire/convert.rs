@@ -61,7 +61,6 @@ pub(crate) fn setup_request(
         cgroup: serde_json::to_vec(cgroup).map_err(|error| bad("cgroup", error))?,
         own_network: plan.network == NetworkMode::Pod,
         own_ipc: plan.ipc == IpcMode::Pod,
-        shared_pid: plan.pid == PidMode::Pod,
         hostname: plan.hostname.clone(),
         sysctls: plan
             .sysctls
@@ -77,7 +76,6 @@ pub(crate) fn pod_plan(message: v1::Setup) -> Result<(PodId, PathBuf, PodPlan, c
     let cgroup = serde_json::from_slice(&message.cgroup).map_err(|error| bad("cgroup", error))?;
     let plan = PodPlan {
         network: if message.own_network { NetworkMode::Pod } else { NetworkMode::Node },
-        pid: if message.shared_pid { PidMode::Pod } else { PidMode::Container },
         ipc: if message.own_ipc { IpcMode::Pod } else { IpcMode::Node },
         hostname: message.hostname,
         sysctls: message.sysctls.into_iter().map(|pair| (pair.key, pair.value)).collect(),

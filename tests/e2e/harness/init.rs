@@ -109,10 +109,18 @@ impl Namespaces {
     }
 }
 
-impl Drop for Namespaces {
-    fn drop(&mut self) {
+impl Namespaces {
+    /// Ends every process in them. Programs that were entered into them are reaped by their own `nsenter`,
+    /// which must still be there: the machine's first process would do it seconds later.
+    pub(crate) fn end(&mut self) {
         drop(self.life.take());
         let _ = self.unshare.wait();
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -2,12 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, mem,
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
-use super::{folders::below, node::Node, wait::wait_for};
+use super::{
+    KUBELETS,
+    folders::below,
+    node::Node,
+    wait::{wait_for, wait_until},
+};
+
+/// Longer than the pauses in a start.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
 
 /// Enough to see what kind of thing was left.
 const LINES_SHOWN: usize = 40;
@@ -19,8 +29,15 @@ pub(crate) struct Baseline {
 }
 
 impl Baseline {
+    /// Looks until two looks agree: a daemon that has just started still makes folders for itself.
     pub(crate) fn of(node: &Node) -> Self {
-        Self { idle: idle_lines(node) }
+        let mut idle = idle_lines(node);
+        wait_until("the node is idle", || {
+            thread::sleep(BETWEEN_LOOKS);
+            let before = mem::replace(&mut idle, idle_lines(node));
+            before == idle
+        });
+        Self { idle }
     }
 
     /// Waits for things to settle: a process or a cgroup is gone a moment after its pod.
@@ -64,14 +81,15 @@ fn mounts(node: &Node) -> Vec<String> {
     own.chain(machine.map(|place| format!("mount on the machine {place}"))).collect()
 }
 
-/// Cgroups below the node's, in any hierarchy.
+/// Cgroups below the node's, in any hierarchy, but those that are the kubelet's.
 fn cgroups(node: &Node) -> Vec<String> {
-    let folders = node.folders().cgroups();
-    folders
-        .iter()
-        .flat_map(|folder| below(folder))
-        .map(|folder| format!("cgroup {}", folder.display()))
-        .collect()
+    let mut found = Vec::new();
+    for top in node.folders().cgroups() {
+        let kubelets = top.join(KUBELETS);
+        let own = |folder: &PathBuf| *folder != kubelets && folder.parent() != Some(&kubelets);
+        found.extend(below(&top).into_iter().filter(own));
+    }
+    found.iter().map(|folder| format!("cgroup {}", folder.display())).collect()
 }
 
 /// Network interfaces of pods, and named network namespaces.
@@ -113,7 +131,9 @@ fn descriptors(node: &Node) -> Vec<String> {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let inode = fs::metadata(entry.path()).map(|data| data.ino().to_string()).unwrap_or_default();
         let target = target.to_string_lossy().into_owned();
-        let kind = target.split(":[").next().unwrap_or(&target).to_owned();
+        let kind = target.split(":[").next().unwrap_or(&target);
+        // The folder for unfinished pulls has another name in each daemon.
+        let kind = kind.split_inclusive("/ingest/").next().unwrap_or(kind).to_owned();
         if !tcp.contains(&inode) {
             *count.entry(kind).or_default() += 1;
         }

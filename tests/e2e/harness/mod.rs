@@ -25,3 +25,7 @@ pub(crate) use wait::wait_until;
 
 /// The small image that most tests run.
 pub(crate) const BUSYBOX: &str = "docker.io/library/busybox:latest";
+
+/// The part of a node's cgroup that a kubelet makes and removes itself: this folder and the pods' in it. What
+/// is below a pod's folder is pintle's.
+pub(crate) const KUBELETS: &str = "kubepods";

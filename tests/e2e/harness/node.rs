@@ -211,15 +211,21 @@ impl Node {
         daemon.as_ref().expect("a daemon was started").pid
     }
 
-    /// Removes every pod, then fails the test unless the node is as it was when it started.
+    /// Stops and removes every pod.
     #[track_caller]
-    pub(crate) fn assert_clean(&self) {
+    pub(crate) fn remove_pods(&self) {
         for id in self.pods() {
             let stop = v1::StopPodSandboxRequest { pod_sandbox_id: id.clone() };
             self.cri.stop_pod_sandbox(stop).unwrap_or_else(|error| panic!("stop pod {id}: {error}"));
             let remove = v1::RemovePodSandboxRequest { pod_sandbox_id: id.clone() };
             self.cri.remove_pod_sandbox(remove).unwrap_or_else(|error| panic!("remove pod {id}: {error}"));
         }
+    }
+
+    /// Removes every pod, then fails the test unless the node is as it was when it started.
+    #[track_caller]
+    pub(crate) fn assert_clean(&self) {
+        self.remove_pods();
         assert_eq!((self.pods(), self.containers()), (vec![], vec![]));
         self.baseline.assert_same(self);
     }
@@ -267,7 +273,7 @@ impl Drop for Node {
             eprintln!("---- the daemon's last words in {name}\n{}\n----", self.log_tail());
         }
         self.end_daemon("-KILL");
-        let _ = self.registry.kill();
+        self.namespaces.end();
         let _ = self.registry.wait();
     }
 }

@@ -10,7 +10,7 @@ use super::Result;
 
 /// Packages whose files the images hold, one a line.
 pub(crate) const NAMES: &str =
-    "busybox-static\nlibc6\nlibcrypt1\nlibpcre2-8-0\nlibssl3\nzlib1g\nnginx\nutil-linux";
+    "busybox-static\ndash\nlibc6\nlibcrypt1\nlibpcre2-8-0\nlibssl3\nzlib1g\nnginx\nutil-linux";
 
 /// How often a download is tried: a mirror may refuse for a moment.
 const DOWNLOAD_TRIES: u32 = 3;

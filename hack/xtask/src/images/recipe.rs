@@ -36,7 +36,10 @@ pub(crate) fn write(packages: &Packages, scratch: &Path, registry: &mut Registry
     write_unpacking(&base, registry)
 }
 
-/// busybox with a link for each of its programs, and the users that tests ask for.
+/// busybox, a shell, and the users that tests ask for.
+///
+/// Each program is a hard link, so that one can be masked alone. The shell is not busybox's: that one runs
+/// its own `ls` even where `/bin/ls` is masked.
 pub(crate) fn busybox(packages: &Packages) -> Result<Layer> {
     let mut tar = Tar::new();
     for folder in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "usr", "var"] {
@@ -46,19 +49,20 @@ pub(crate) fn busybox(packages: &Packages) -> Result<Layer> {
     tar.symlink("var/run", "/run")?;
     tar.file("etc/passwd", 0o644, PASSWD.as_bytes())?;
     tar.file("etc/group", 0o644, GROUP.as_bytes())?;
+    libraries(&mut tar, packages, &packages.library_folder()?, &["libc.so.6"])?;
     tar.file("bin/busybox", 0o755, &packages.read("bin/busybox")?)?;
-    // busybox-static's httpd would hide the one of the image of that name.
-    for applet in packages.applets()?.iter().filter(|name| !["busybox", "httpd"].contains(&name.as_str())) {
-        tar.symlink(&format!("bin/{applet}"), "busybox")?;
+    tar.file("bin/sh", 0o755, &packages.read("bin/dash")?)?;
+    // busybox's httpd would hide the one of the image of that name.
+    let others = ["busybox", "httpd", "sh"];
+    for applet in packages.applets()?.iter().filter(|name| !others.contains(&name.as_str())) {
+        tar.hardlink(&format!("bin/{applet}"), "bin/busybox")?;
     }
     tar.file("bin/pgrep", 0o755, PGREP.as_bytes())?;
     tar.finish()
 }
 
 fn write_busybox(packages: &Packages, base: &Layer, registry: &mut Registry) -> Result<()> {
-    let folder = packages.library_folder()?;
     let mut tools = Tar::new();
-    libraries(&mut tools, packages, &folder, &["libc.so.6"])?;
     tools.file("usr/bin/ipcs", 0o755, &packages.read("usr/bin/ipcs")?)?;
     let tools = tools.finish()?;
 
@@ -84,7 +88,6 @@ fn write_busybox(packages: &Packages, base: &Layer, registry: &mut Registry) -> 
 fn write_web_servers(packages: &Packages, base: &Layer, registry: &mut Registry) -> Result<()> {
     let folder = packages.library_folder()?;
     let mut tar = Tar::new();
-    libraries(&mut tar, packages, &folder, &["libc.so.6"])?;
     for library in NGINX_LIBRARIES {
         tar.file(&format!("{folder}/{library}"), 0o755, &packages.library(&folder, library)?)?;
     }
