@@ -36,7 +36,8 @@ pub(super) fn of_pull(reference: &str, error: image::Error) -> Status {
         return Status::new(code, text);
     }
     let compared = matches!(error, image::Error::RegistryUnavailable { .. });
-    let text = if compared { format!("{text} (pull {reference})") } else { format!("pull {reference}: {text}") };
+    let text =
+        if compared { format!("{text} (pull {reference})") } else { format!("pull {reference}: {text}") };
     Status::new(code, text)
 }
 
