@@ -24,6 +24,7 @@ pub enum Fork {
 ///
 /// # Errors
 /// As fork(2); also `EBUSY` when there is more than one thread.
+#[expect(clippy::disallowed_methods, reason = "the one wrapper that may")]
 pub fn fork() -> io::Result<Fork> {
     debug_assert_eq!(thread_count(), Some(1), "fork with more than one thread");
     // SAFETY: there is one thread, so no lock can be held by another across the fork.
@@ -83,7 +84,8 @@ macro_rules! bitflags_lite {
         pub struct $name(i32);
 
         impl $name {
-            $(#[expect(missing_docs, reason = "named as in namespaces(7)")] pub const $flag: Self = Self($value);)*
+            $(/// As in namespaces(7).
+            pub const $flag: Self = Self($value);)*
             /// None.
             pub const NONE: Self = Self(0);
 
