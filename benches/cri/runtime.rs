@@ -15,8 +15,16 @@ use super::{
     image::{archive, run},
 };
 
-#[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_debug_implementations, reason = "generated")]
 pub(crate) mod v1 {
+    //! The messages, compiled for this program from `proto/runtime/v1/api.proto`.
+    #![allow(
+        clippy::allow_attributes_without_reason,
+        clippy::all,
+        dead_code,
+        missing_debug_implementations,
+        reason = "generated code"
+    )]
+
     tonic::include_proto!("runtime.v1");
 
     /// Written by hand, because it holds secrets; this program has none.

@@ -75,7 +75,7 @@ impl Coded for pod::Error {
 impl Coded for image::Error {
     fn code(&self) -> Code {
         match self {
-            Self::NoSuchImage(_) | Self::NotInRegistry { .. } => Code::NotFound,
+            Self::NotInRegistry { .. } => Code::NotFound,
             Self::BadReference { .. } | Self::AmbiguousPrefix(_) | Self::BadArchive { .. } => {
                 Code::InvalidArgument
             }
@@ -177,7 +177,6 @@ mod tests {
                 "command timed out after 1s",
             ),
             (network::Error::NotConfigured.into(), Code::Unavailable, NO_NETWORK),
-            (image::Error::NoSuchImage("b".into()).into(), Code::NotFound, "image b is not here"),
             (failure(Stage::Deadline).into(), Code::DeadlineExceeded, "deadline exceeded: c1"),
             (failure(Stage::Connection).into(), Code::Unavailable, "lost connection to supervisor c1"),
             (failure(Stage::WrongState).into(), Code::FailedPrecondition, "wrong state c1"),

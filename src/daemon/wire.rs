@@ -43,7 +43,7 @@ pub(super) struct Rooms {
 pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     let cgroups = cgroup::Manager::detect(&config.cgroup).map_err(Error::Cgroup)?;
     let cgroup_driver = cgroups.driver();
-    info!(driver = ?cgroup_driver, "cgroups");
+    info!(found = %cgroups.describe().to_string().trim_end(), "cgroups");
     let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
     let network = Network::open(&config.network, &config.root.join("network")).map_err(Error::Network)?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;

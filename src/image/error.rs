@@ -7,9 +7,6 @@ use crate::model::Digest;
 /// Cheap to clone, because callers that share one pull share its failure.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing local goes by this reference.
-    #[error("image {0} is not here")]
-    NoSuchImage(String),
     /// The text is no reference at all. The request is wrong, not the world.
     #[error("bad image reference {reference:?}: {why}")]
     BadReference { reference: String, why: &'static str },

@@ -140,11 +140,6 @@ impl Images {
         }
     }
 
-    /// The folder that holds all writable layers, named by container.
-    pub fn writables(&self) -> &Path {
-        self.local.writable.all()
-    }
-
     /// Deletes a container's writable layer; absent is success.
     ///
     /// # Errors

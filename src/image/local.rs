@@ -474,7 +474,7 @@ mod tests {
         assert_eq!(std::fs::metadata(path.join("upper")).unwrap().mode() & 0o7777, 0o755);
         std::fs::write(path.join("upper/data"), vec![1; 100_000]).unwrap();
         std::fs::create_dir_all(path.join("work/work")).unwrap();
-        std::fs::set_permissions(path.join("work/work"), std::os::unix::fs::PermissionsExt::from_mode(0))
+        std::fs::set_permissions(path.join("work/work"), std::os::unix::fs::PermissionsExt::from_mode(0o000))
             .unwrap();
         node.local.usage(); // takes the sample
         let usage = node.local.usage().1;

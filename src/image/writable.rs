@@ -65,11 +65,6 @@ impl Writable {
         Ok(path)
     }
 
-    /// The folder of all containers' folders.
-    pub(super) fn all(&self) -> &Path {
-        &self.path
-    }
-
     /// Where a container's folder is or would be.
     pub(super) fn folder(&self, container: &str) -> Result<PathBuf, Error> {
         if is_plain(container) {

@@ -298,7 +298,7 @@ impl Executor for Init {
 
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
         // Before anything of the image is looked at by path: `/proc/self/fd/N` must lead nowhere.
-        let closed = process::close_all_but(&mut vec![self.report.as_raw()]);
+        let closed = process::close_all_but(&mut [self.report.as_raw()]);
         if closed.is_err() || !self.report.wait_for_go() {
             process::exit_now(0);
         }

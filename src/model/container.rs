@@ -76,11 +76,3 @@ pub struct DeviceMapping {
     /// Any of `r`, `w`, `m`.
     pub permissions: String,
 }
-
-/// A range of user or group ids (CRI `IDMapping`).
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct IdMapping {
-    pub container_id: u32,
-    pub host_id: u32,
-    pub length: u32,
-}

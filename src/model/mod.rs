@@ -15,7 +15,7 @@ mod resources;
 pub mod signal;
 mod time;
 
-pub use container::{ContainerConfig, ContainerMetadata, DeviceMapping, IdMapping, Mount, Propagation};
+pub use container::{ContainerConfig, ContainerMetadata, DeviceMapping, Mount, Propagation};
 pub use exit::{Exit, ExitReason};
 pub use failure::{Failure, Stage};
 pub use id::{BadId, ContainerId, PodId};

@@ -4,8 +4,8 @@
 //! not die) is an effect, polled by this same task beside the mailbox. So a stop is decided while a create
 //! hangs, and no state is ever shared or locked. Each decision is written before the next one is taken.
 //!
-//! This file has the loop and what concerns the pod as a whole; `container.rs` the containers' half;
-//! `effect.rs` what takes time.
+//! This file has the loop and what concerns the pod as a whole; `container.rs` and `stop.rs` the containers'
+//! half; `effect.rs` and `make.rs` what takes time.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -4,33 +4,26 @@
 use std::{
     future::Future,
     io,
-    path::PathBuf,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal};
-use tokio::{sync::OwnedSemaphorePermit, time};
+use tokio::time;
 use tracing::warn;
 
 use super::{
     container::exit,
     driver::Pod,
     error::{Error, chain},
-    files, filter,
-    record::{self, ContainerRecord, EndRecord, InitRecord, Made, blocking},
-    signal::stop_signal,
-    view::{ContainerState, ContainerView},
+    record::{self, EndRecord, blocking},
+    view::ContainerView,
 };
 use crate::{
     cgroup,
-    image::Image,
-    model::{
-        ContainerConfig, ContainerId, ContainerPlan, Digest, Exit, ExitReason, Failure, NetworkMode,
-        PodConfig, UnixNanos,
-    },
-    network, spec,
+    model::{ContainerId, Digest, Exit, ExitReason, Failure, NetworkMode, UnixNanos},
+    network,
     store::{self, Durability},
     supervisor::{self, Client, ContainerFacts, Event},
 };
@@ -168,136 +161,7 @@ pub(super) async fn certainly_gone(pod: &Arc<Pod>, failure: &Failure, pid: u32) 
     matches!(blocking(move || Ok(handle.populated())).await, Ok(Ok(false)))
 }
 
-// ---- making a container ----
-
-pub(super) fn make(
-    pod: Arc<Pod>,
-    client: Client,
-    id: ContainerId,
-    config: Arc<ContainerConfig>,
-    turn: OwnedSemaphorePermit,
-) -> Effect {
-    Box::pin(async move {
-        let made = match pod.node.images.find(&config.image) {
-            None => Err(Error::NoSuchImage(config.image.clone())),
-            Some(image) => {
-                let made = Making { pod: &pod, client: &client, image: &image }.run(&id, config).await;
-                if made.is_err() {
-                    undo_make(&pod, Some(&client), &id, &image.id).await;
-                }
-                made
-            }
-        };
-        drop(turn);
-        Done::Made(id, made.map(Box::new))
-    })
-}
-
-/// For a container that was made while its pod was being stopped.
-pub(super) fn unmake(pod: Arc<Pod>, client: Option<Client>, id: ContainerId, image: Digest) -> Effect {
-    Box::pin(async move {
-        undo_make(&pod, client.as_ref(), &id, &image).await;
-        Done::Unmade(id)
-    })
-}
-
-async fn undo_make(pod: &Arc<Pod>, client: Option<&Client>, id: &ContainerId, image: &Digest) {
-    if let Err(error) = erase_container(pod, client, id, Some(image)).await {
-        // Its records stay, as an intent: the next start undoes it again.
-        warn!(pod = %pod.id, container = %id, error = %chain(&error), "could not undo a failed create");
-    }
-}
-
-struct Making<'a> {
-    pod: &'a Arc<Pod>,
-    client: &'a Client,
-    image: &'a Image,
-}
-
-impl Making<'_> {
-    async fn run(&self, id: &ContainerId, config: Arc<ContainerConfig>) -> Result<ContainerView, Error> {
-        let record = self.intent(id, config);
-        self.pod.node.images.retain(&self.image.id, id.as_str());
-        let writable = self.write_intent(record.clone()).await?;
-        let plan = self.plan(&record, writable).await?;
-        let init = record::init_file(&self.pod.folder, id);
-        record::put(init, InitRecord::from(&plan.process)).await?;
-        self.pod.line.keep_init(id, Arc::new(plan.process.clone()));
-        let facts = self.client.create(&plan).await?;
-        crate::failpoint!("container.created");
-        let state = ContainerState::Created { pid: facts.pid };
-        Ok(record.view(Made { state, user: facts.user }))
-    }
-
-    fn intent(&self, id: &ContainerId, config: Arc<ContainerConfig>) -> ContainerRecord {
-        let (pod, image) = (self.pod, self.image);
-        let mut resources = config.resources.clone();
-        if resources.pids_max == 0 {
-            resources.pids_max = pod.node.config.pids_max;
-        }
-        let named = [&config.user_specified_image, &config.image].into_iter().find(|name| !name.is_empty());
-        let image_name = match (config.user_specified_image.as_str(), image.repo_tags.first()) {
-            ("", Some(tag)) => tag.clone(),
-            (_, Some(_) | None) => named.cloned().unwrap_or_else(|| image.id.to_string()),
-        };
-        let logged = !config.log_path.is_empty() && !pod.config.log_directory.is_empty();
-        ContainerRecord {
-            id: id.clone(),
-            pod: pod.id.clone(),
-            image_id: image.id.clone(),
-            image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
-            image_name,
-            created_at: pod.node.creation_time(),
-            log_path: logged.then(|| {
-                let path = std::path::Path::new(&pod.config.log_directory).join(&config.log_path);
-                path.to_string_lossy().into_owned()
-            }),
-            resources,
-            stop_signal: stop_signal(config.stop_signal, &image.config.stop_signal),
-            config,
-            made: None,
-        }
-    }
-
-    /// First on tmpfs, for a daemon that is killed; then on disk, for a machine that is; then the folder for
-    /// the writable layer, which is given back.
-    async fn write_intent(&self, record: ContainerRecord) -> Result<PathBuf, Error> {
-        let live = record::container_file(&self.pod.folder, &record.id);
-        let known = self.pod.node.places.known(&self.pod.id);
-        let images = self.pod.node.images.clone();
-        let doing = Error::io("write the records of a container in", &self.pod.folder);
-        let write = move || {
-            store::put(&live, &record, Durability::Process)?;
-            crate::failpoint!("container.intent-written");
-            record::make_folder(&known)?;
-            store::put(&record::container_file(&known, &record.id), &record, Durability::Process)?;
-            let writable = images.writable(record.id.as_str());
-            record::make_folder(&writable)?;
-            crate::failpoint!("container.writable-made");
-            Ok(writable)
-        };
-        blocking(write).await.map_err(doing)
-    }
-
-    async fn plan(&self, record: &ContainerRecord, writable: PathBuf) -> Result<ContainerPlan, Error> {
-        let config = ContainerConfig { resources: record.resources.clone(), ..(*record.config).clone() };
-        // `build` knows no host, so the name is settled here.
-        let pod = PodConfig { hostname: files::hostname(&self.pod.config), ..(*self.pod.config).clone() };
-        let mut plan = spec::build(&spec::Inputs {
-            id: &record.id,
-            pod: &pod,
-            container: &config,
-            image: &self.image.config,
-            layers: &self.image.layers,
-            writable,
-            pod_dir: self.pod.folder.clone(),
-            seccomp: filter::program(&config).await?,
-            held_capabilities: self.pod.node.held_capabilities,
-        })?;
-        plan.process.nofile = (self.pod.node.config.nofile_soft, self.pod.node.config.nofile_hard);
-        Ok(plan)
-    }
-}
+// ---- starting and stopping a container ----
 
 pub(super) fn start(client: Client, id: ContainerId) -> Effect {
     Box::pin(async move {
@@ -305,8 +169,6 @@ pub(super) fn start(client: Client, id: ContainerId) -> Effect {
         Done::Started(id, result)
     })
 }
-
-// ---- stopping a container ----
 
 pub(super) fn kill_timer(id: ContainerId, at: Instant) -> Effect {
     Box::pin(async move {

@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn resolv_conf_says_what_was_asked() {
         let text = resolv_conf(&dns(&["10.0.0.10", "fd00::a"], &["a.local", "b"], &["ndots:5"])).unwrap();
-        assert_eq!(text, "nameserver 10.0.0.10\nnameserver fd00::a\nsearch a.local b\noptions ndots:5\n");
+        assert_eq!(text, "search a.local b\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5\n");
         assert_eq!(resolv_conf(&dns(&["10.0.0.10"], &[], &[])).unwrap(), "nameserver 10.0.0.10\n");
     }
 

@@ -39,6 +39,7 @@ mod error;
 mod exec;
 mod files;
 mod filter;
+mod make;
 mod names;
 mod node;
 mod owed;
@@ -48,6 +49,7 @@ mod recover;
 mod run;
 mod signal;
 mod state;
+mod stop;
 mod view;
 
 pub use config::Config;

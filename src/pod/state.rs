@@ -277,7 +277,7 @@ mod tests {
                 let Ok(next) = state.step(all[input]) else { continue };
                 stopped |= next == PodState::Stopping;
                 prop_assert!(!(stopped && next == PodState::Ready));
-                prop_assert!(!(next == PodState::NotReady && !stopped));
+                prop_assert!(next != PodState::NotReady || stopped);
                 state = next;
             }
         }

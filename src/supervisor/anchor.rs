@@ -53,7 +53,7 @@ fn close_off() -> io::Result<()> {
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
-    process::close_all_but(&mut Vec::new())?;
+    process::close_all_but(&mut [])?;
     privilege::forbid_inspection()?;
     privilege::limit_capabilities(0)?;
     privilege::set_capabilities(0, 0)?;

@@ -151,7 +151,7 @@ pub(super) fn anchor() -> Result<u32, Failure> {
     let (ours, theirs) = report_pair().map_err(|error| failed("socketpair", &error))?;
     let made = match process::fork().map_err(|error| failed("fork", &error))? {
         Fork::Child => {
-            let _ = process::close_all_but(&mut vec![theirs.as_raw()]);
+            let _ = process::close_all_but(&mut [theirs.as_raw()]);
             let made = process::unshare(Namespaces::PID).and_then(|()| process::fork_sibling());
             match made {
                 Ok(Fork::Child) => super::anchor::execute(&theirs),

@@ -62,7 +62,7 @@ impl Zygote {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let program = tokio::task::spawn_blocking(memfd::sealed_self).await??;
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
-        command.arg("zygote").env_clear().current_dir("/");
+        command.arg("zygote").env_clear().envs(crate::telemetry::failpoint_environment()).current_dir("/");
         // What outlives the daemon must not hold the daemon's output open.
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         let child = tokio::process::Command::from(command).spawn()?;

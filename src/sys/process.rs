@@ -1,7 +1,6 @@
 //! Making processes and entering namespaces.
 
 use std::{
-    convert::Infallible,
     ffi::CStr,
     io,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
@@ -25,10 +24,10 @@ pub enum Fork {
 ///
 /// # Errors
 /// As fork(2); also `EBUSY` when there is more than one thread.
+#[expect(clippy::disallowed_methods, reason = "the one wrapper that may")]
 pub fn fork() -> io::Result<Fork> {
     debug_assert_eq!(thread_count(), Some(1), "fork with more than one thread");
     // SAFETY: there is one thread, so no lock can be held by another across the fork.
-    #[expect(clippy::disallowed_methods, reason = "the one wrapper that may")]
     let pid = unsafe { libc::fork() };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -85,7 +84,8 @@ macro_rules! bitflags_lite {
         pub struct $name(i32);
 
         impl $name {
-            $(#[expect(missing_docs, reason = "named as in namespaces(7)")] pub const $flag: Self = Self($value);)*
+            $(/// As in namespaces(7).
+            pub const $flag: Self = Self($value);)*
             /// None.
             pub const NONE: Self = Self(0);
 
@@ -258,7 +258,7 @@ impl<'a> NullTerminated<'a> {
 ///
 /// # Errors
 /// As close_range(2).
-pub fn close_all_but(keep: &mut Vec<i32>) -> io::Result<()> {
+pub fn close_all_but(keep: &mut [i32]) -> io::Result<()> {
     keep.sort_unstable();
     let mut first: u32 = 3;
     for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3) {
@@ -274,9 +274,6 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: closes descriptors whose owners, by the contract above, are never used again.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
-
-/// Never returns; for APIs that want a result.
-pub type Never = Infallible;
 
 pub(super) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -21,6 +21,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
+    ffi::OsString,
     fs::{File, OpenOptions},
     io::{self, Write as _},
     path::PathBuf,
@@ -39,6 +40,9 @@ use rustix::{
 
 /// Exit code when the scripts cannot be read: a test that kills nothing must not pass.
 const EXIT_BAD_SCRIPT: i32 = 64;
+
+const SCRIPTS: &str = "PINTLE_FAILPOINTS";
+const TRACE: &str = "PINTLE_FAILPOINT_TRACE";
 
 static POINTS: OnceLock<Points> = OnceLock::new();
 
@@ -75,12 +79,17 @@ enum Action {
 /// Reads both variables; the first call counts. A script that cannot be read ends the process.
 pub fn read() {
     POINTS.get_or_init(|| {
-        let scripts = parse(&env::var("PINTLE_FAILPOINTS").unwrap_or_default()).unwrap_or_else(|error| {
-            eprintln!("PINTLE_FAILPOINTS: {error}");
+        let scripts = parse(&env::var(SCRIPTS).unwrap_or_default()).unwrap_or_else(|error| {
+            eprintln!("{SCRIPTS}: {error}");
             std::process::exit(EXIT_BAD_SCRIPT)
         });
-        Points { scripts, trace: env::var_os("PINTLE_FAILPOINT_TRACE").map(|path| Trace::open(path.into())) }
+        Points { scripts, trace: env::var_os(TRACE).map(|path| Trace::open(path.into())) }
     });
+}
+
+/// Both variables, where they are set.
+pub(super) fn environment() -> Vec<(&'static str, OsString)> {
+    [SCRIPTS, TRACE].into_iter().filter_map(|name| Some((name, env::var_os(name)?))).collect()
 }
 
 /// Passes the point `name`; an `error` is printed here, for this place cannot fail.

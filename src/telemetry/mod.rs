@@ -20,6 +20,15 @@ pub fn read_failpoints() {
     failpoint::read();
 }
 
+/// What a process that is executed with an empty environment must be given for [`read_failpoints`]. Empty
+/// without the feature `failpoints`.
+pub fn failpoint_environment() -> Vec<(&'static str, std::ffi::OsString)> {
+    #[cfg(feature = "failpoints")]
+    return failpoint::environment();
+    #[cfg(not(feature = "failpoints"))]
+    return Vec::new();
+}
+
 /// A named point at which a test may kill, delay or fail this process: `failpoint!("image.layer-renamed");`.
 /// The name is `noun.step`, in lower case with dashes. Nothing in a release build.
 #[cfg(not(feature = "failpoints"))]
