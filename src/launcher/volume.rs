@@ -11,7 +11,7 @@ use std::{
 use rustix::fs::{CWD, FileType};
 
 use crate::{
-    model::{DeviceNode, Failure, Propagation, Stage, Volume},
+    model::{Failure, Propagation, Stage, Volume},
     sys::{
         mount::{self, Change, PeerGroup},
         path::{self, Make},
@@ -66,18 +66,6 @@ pub(super) fn open(volume: &Volume) -> Result<Tree, Failure> {
     Tree::new(tree, &volume.target).map_err(|error| failed(&error))
 }
 
-/// Opens a host device as a tree of one file; its cgroup rule says what may be done with it.
-///
-/// # Errors
-/// Stage `Device`, naming the host's path.
-pub(super) fn open_device(device: &DeviceNode) -> Result<Tree, Failure> {
-    let failed =
-        |error: &io::Error| Failure::io(Stage::Device, device.target.as_str(), &device.source, error);
-    let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };
-    let tree = mount::detached(CWD, &device.source, private).map_err(|error| failed(&error))?;
-    Tree::new(tree, &device.target).map_err(|error| failed(&error))
-}
-
 /// Puts the trees in their places, in their order, inside the root this process has.
 ///
 /// # Errors
@@ -86,6 +74,11 @@ pub(super) fn attach_all(root: BorrowedFd<'_>, trees: &[Tree]) -> Result<(), Fai
     for tree in trees {
         let failed = |error: &io::Error| Failure::io(Stage::MountTarget, "", &tree.target, error);
         let target = path::make_in_root(root, Path::new(&tree.target), tree.kind).map_err(|e| failed(&e))?;
+        // Those that may be are known by their names; a link of the image must not lead to another.
+        let by_link = !tree.target.starts_with("/proc/");
+        if by_link && path::is_in_proc(target.as_fd()).map_err(|error| failed(&error))? {
+            return Err(failed(&io::Error::other("a link leads it into /proc")));
+        }
         mount::attach(tree.fd.as_fd(), target.as_fd()).map_err(|error| failed(&error))?;
     }
     for tree in trees.iter().filter(|tree| tree.read_only_last) {
