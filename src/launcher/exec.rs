@@ -6,9 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::{
     finish::{Identity, finish},
-    libcontainer::Stdio,
+    libcontainer::{Stdio, own_null},
     report::{Report, Reporter},
 };
+use rustix::fs::{Mode, OFlags};
+
 use crate::{
     model::{Failure, ProcessPlan, Stage},
     sys::process::{self, Fork, Namespaces},
@@ -59,7 +61,11 @@ pub fn exec(exec: &Exec<'_>) -> Result<u32, Failure> {
 
 fn standard_streams(stdio: &Stdio) -> std::io::Result<()> {
     rustix::process::setsid()?;
-    rustix::stdio::dup2_stdin(&stdio.stdin)?;
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    match own_null(root.as_fd()) {
+        Some(null) => rustix::stdio::dup2_stdin(null)?,
+        None => rustix::stdio::dup2_stdin(&stdio.stdin)?,
+    }
     rustix::stdio::dup2_stdout(&stdio.stdout)?;
     rustix::stdio::dup2_stderr(&stdio.stderr)?;
     Ok(())

@@ -7,7 +7,7 @@ use std::{
     fmt,
     io::{self, Write as _},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStringExt,
         unix::net::UnixStream,
     },
@@ -22,7 +22,7 @@ use libcontainer::{
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, FileType, Mode, OFlags},
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags},
 };
 
@@ -80,15 +80,13 @@ pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
     for volume in &plan.volumes {
         trees.push(volume::open(volume)?);
     }
-    for device in &plan.devices {
-        trees.push(volume::open_device(device)?);
-    }
+    let devices = plan.devices.iter().map(device::look).collect::<Result<Vec<_>, _>>()?;
     let root = rootfs::overlay(&plan.lower, &plan.writable)?;
     rootfs::guard(&root)?;
     let identity = user::resolve(&root, &plan.process.user, &plan.process.image_user)?;
     report.send(&Report::Identity(identity.clone()));
     if let Some(stdio) = &stdio {
-        // So that the process may open /dev/stdout again, whoever it is.
+        // Pipes of this container alone. So that the process may open /dev/stdout again, whoever it is.
         let owner = rustix::fs::Uid::from_raw(identity.user.uid);
         for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
             let _ = rustix::fs::fchown(fd, Some(owner), None);
@@ -106,10 +104,14 @@ pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
         Ok(())
     };
     in_template().map_err(|error| Failure::io(Stage::Rootfs, "template", "", &error))?;
+    for (number, device) in devices.iter().enumerate() {
+        trees.push(device.make(&Path::new(BUNDLE).join(format!("device-{number}")))?);
+    }
 
     let spec = complete(plan, namespaces, pid_namespace.as_ref())?;
     let executor = Init {
         plan: Rc::new(plan.process.clone()),
+        no_input: !plan.stdin && !plan.process.tty,
         identity: Rc::new(identity),
         trees: trees.into(),
         readonly_rootfs: plan.readonly_rootfs,
@@ -191,6 +193,8 @@ fn complete(
     }
     linux.set_namespaces(Some(list));
     if let Some(process) = spec.process_mut() {
+        // Ours are `plan.process`; libcontainer's copy would only have to fit into its bundle.
+        process.set_args(Some(vec!["init".into()]));
         // The terminal is ours (`Init::terminal`).
         process.set_terminal(Some(false));
     }
@@ -235,6 +239,8 @@ fn cgroups(views: &[(String, PathBuf)], writable: bool) -> Result<Vec<Tree>, Fai
 #[derive(Clone)]
 struct Init {
     plan: Rc<ProcessPlan>,
+    /// Standard input is the container's own `/dev/null`.
+    no_input: bool,
     identity: Rc<Identity>,
     trees: Rc<[Tree]>,
     readonly_rootfs: bool,
@@ -246,12 +252,18 @@ impl Init {
     fn furnish(&self) -> Result<(), Failure> {
         let io = |error: rustix::io::Errno| Failure::io(Stage::Rootfs, "", "/", &error.into());
         let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(io)?;
+        // Of the fresh `/dev`, before a volume may cover it.
+        let of_dev = |error: io::Error| Failure::io(Stage::Launch, "terminal", "", &error);
+        if self.plan.tty {
+            self.terminal(&root).map_err(of_dev)?;
+        } else if self.no_input
+            && let Some(null) = own_null(root.as_fd())
+        {
+            rustix::stdio::dup2_stdin(null).map_err(|error| of_dev(error.into()))?;
+        }
         volume::attach_all(root.as_fd(), &self.trees)?;
         make_in_root(root.as_fd(), Path::new(&self.plan.cwd), Make::Directory)
             .map_err(|error| Failure::io(Stage::WorkingDir, "", &self.plan.cwd, &error))?;
-        if self.plan.tty {
-            self.terminal(&root).map_err(|error| Failure::io(Stage::Launch, "terminal", "", &error))?;
-        }
         if self.readonly_rootfs {
             let change = Change { read_only: true, ..Change::default() };
             crate::sys::mount::change(root.as_fd(), change)
@@ -280,6 +292,18 @@ impl Init {
         rustix::stdio::dup2_stderr(&slave)?;
         self.report.send_terminal(&master)
     }
+}
+
+/// The container's `/dev/null`, if that is what is there: a container may have put anything in its place.
+pub(super) fn own_null(root: BorrowedFd<'_>) -> Option<OwnedFd> {
+    /// Documentation/admin-guide/devices.txt
+    const NULL: (u32, u32) = (1, 3);
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+    let null = open_in_root(root, Path::new("/dev/null"), flags).ok()?;
+    let found = rustix::fs::fstat(&null).ok()?;
+    let is_device = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice;
+    let number = (rustix::fs::major(found.st_rdev), rustix::fs::minor(found.st_rdev));
+    (is_device && number == NULL).then_some(null)
 }
 
 impl Executor for Init {

@@ -33,9 +33,10 @@ pub(super) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-/// Opens `/dev/null`.
-pub(super) fn null() -> io::Result<OwnedFd> {
-    Ok(fs::File::options().read(true).write(true).open("/dev/null")?.into())
+/// An input that is at its end: a pipe nobody can write to. Never the host's `/dev/null`, whose owner and mode
+/// whoever holds it could change; the launcher puts the container's own in its place.
+pub(super) fn no_input() -> io::Result<OwnedFd> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?.0)
 }
 
 /// Forks the helper that makes a container; gives its pid.
@@ -64,6 +65,7 @@ pub(super) fn create(
         cgroup.create(&plan.resources, &device_rules(plan)?).map_err(in_cgroup)?;
         crate::failpoint!("supervisor.container-cgroup-made");
         cgroup.join(0).map_err(in_cgroup)?;
+        process::set_oom_score(plan.process.oom_score_adj);
         let launch = Launch {
             plan,
             namespaces,
@@ -77,7 +79,7 @@ pub(super) fn create(
 }
 
 /// Forks the helper that runs a process in a container; gives its pid.
-pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container) -> io::Result<u32> {
+pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container, oom_score_adj: i64) -> io::Result<u32> {
     let keep = [
         exec.init.as_raw_fd(),
         exec.stdio.stdin.as_raw_fd(),
@@ -92,6 +94,7 @@ pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container) -> io::Result<u32> 
         };
         leaf.create(&crate::model::Resources::default(), &[]).map_err(in_cgroup)?;
         leaf.join(0).map_err(in_cgroup)?;
+        process::set_oom_score(oom_score_adj);
         launcher::exec(&Exec { plan, identity, init, namespaces, own_cgroup_namespace, stdio, report })
     })
 }

@@ -114,6 +114,16 @@ pub fn limit_open_files(soft: u64, hard: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
+/// Raises the soft limit of open files to the hard one: a helper holds one for each volume and layer.
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn raise_open_files() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let hard = getrlimit(Resource::Nofile).maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard })?)
+}
+
 /// Size of one `struct sock_filter`.
 const INSTRUCTION_BYTES: usize = 8;
 

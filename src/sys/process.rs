@@ -76,6 +76,16 @@ pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// Waits until the process behind a pidfd has ended, at most for `limit`; it is not reaped.
+pub fn wait_for_end(pidfd: &OwnedFd, limit: std::time::Duration) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let limit = rustix::time::Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit));
+}
+
 /// A minimal set of flags; `bitflags` would be a dependency for one type.
 macro_rules! bitflags_lite {
     ($(#[$doc:meta])* $name:ident { $($flag:ident = $value:expr,)* }) => {
@@ -169,6 +179,12 @@ pub fn set_hostname(name: &str) -> io::Result<()> {
 pub fn adopt_orphans() -> io::Result<()> {
     // SAFETY: integers only.
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.into()).map(drop)
+}
+
+/// Sets this process's score for the kernel's choice of whom to kill when memory runs out, -1000 to 1000
+/// (proc(5), `oom_score_adj`). Best effort: lowering it needs CAP_SYS_RESOURCE, which the node may not have.
+pub fn set_oom_score(score: i64) {
+    let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
 }
 
 /// How a child ended.
