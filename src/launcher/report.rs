@@ -45,8 +45,8 @@ impl Reporter {
 
     /// Sends one report; that nobody listens is not an error here (the reader's end decides).
     pub fn send(&self, report: &Report) {
-        if let Ok(bytes) = serde_json::to_vec(report) {
-            let _ = (&self.0).write(&bytes[..bytes.len().min(REPORT_BYTES_MAX)]);
+        if let Ok(bytes) = encode(report) {
+            let _ = (&self.0).write(&bytes);
         }
     }
 
@@ -107,8 +107,57 @@ impl Reporter {
     }
 }
 
+/// A report as it travels. Half of one would be none: a failure that is told in too many words would be taken
+/// for a start that worked, so its words are cut.
+fn encode(report: &Report) -> serde_json::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(report)?;
+    if bytes.len() <= REPORT_BYTES_MAX {
+        return Ok(bytes);
+    }
+    serde_json::to_vec(&match report {
+        Report::Failed(failure) => Report::Failed(Failure {
+            object: cut(&failure.object),
+            path: cut(&failure.path),
+            text: cut(&failure.text),
+            ..failure.clone()
+        }),
+        Report::Trace(line) => Report::Trace(cut(line)),
+        Report::Identity(_) | Report::Made { .. } | Report::Terminal => {
+            Report::Failed(Failure::new(Stage::Internal, "report", format!("{} bytes", bytes.len())))
+        }
+    })
+}
+
+fn cut(text: &str) -> String {
+    /// Escaped, a character takes twelve bytes at most; three of these fit into one report.
+    const CHARS_MAX: usize = 400;
+    let mut short: String = text.chars().take(CHARS_MAX).collect();
+    if short.len() < text.len() {
+        short.push('\u{2026}');
+    }
+    short
+}
+
 impl std::os::fd::AsFd for Reporter {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_arrives_however_long_its_words() {
+        let long = "\u{1}".repeat(100_000);
+        let failure =
+            Failure { path: long.clone(), errno: 36, ..Failure::new(Stage::Execve, &*long, &*long) };
+        let bytes = encode(&Report::Failed(failure)).unwrap();
+        assert!(bytes.len() <= REPORT_BYTES_MAX, "{} bytes", bytes.len());
+        let Report::Failed(told) = serde_json::from_slice(&bytes).unwrap() else { panic!("not a failure") };
+        assert_eq!((told.stage, told.errno, told.text.chars().count()), (Stage::Execve, 36, 401));
+        let short = Report::Trace("short".into());
+        assert_eq!(serde_json::from_slice::<Report>(&encode(&short).unwrap()).unwrap(), short);
     }
 }

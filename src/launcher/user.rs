@@ -9,8 +9,11 @@ use crate::model::{Failure, GroupsPolicy, ResolvedUser, Stage, UserChoice};
 
 /// Bytes of passwd and group that are read at most.
 const DATABASE_BYTES_MAX: u64 = 10 * 1024 * 1024;
-/// Supplementary groups at most (`NGROUPS_MAX` of Linux).
-const GROUPS_MAX: usize = 65_536;
+/// Supplementary groups at most. Linux takes 65,536, but they must fit into a report, and whoever is in more is
+/// no user of an image. More are an error: a group that is left out may be one that files deny something.
+const GROUPS_MAX: usize = 1_000;
+/// Bytes of a home directory at most: a path.
+const HOME_BYTES_MAX: usize = 4_095;
 
 /// Resolves `choice` (and `image_user` where it names nobody) in the root file system `root`.
 ///
@@ -92,9 +95,13 @@ fn lookup(passwd: &str, group: &str, choice: &UserChoice, image_user: &str) -> R
     }
     let mut seen = std::collections::HashSet::new();
     all.retain(|gid| seen.insert(*gid));
-    all.truncate(GROUPS_MAX);
+    if all.len() > GROUPS_MAX {
+        let text = format!("{} groups, and at most {GROUPS_MAX} are possible", all.len());
+        return Err(Failure::new(Stage::User, format!("{wanted:?}"), text));
+    }
     let home = account.map_or("/", |account| account.home);
-    let home = if home.starts_with('/') { home.to_owned() } else { "/".to_owned() };
+    let is_path = home.starts_with('/') && home.len() <= HOME_BYTES_MAX && !home.contains(char::is_control);
+    let home = if is_path { home.to_owned() } else { "/".to_owned() };
     Ok(Identity { user: ResolvedUser { uid, gid, groups: all }, home })
 }
 
