@@ -262,12 +262,12 @@ impl Client {
     ) -> Result<(u64, oneshot::Receiver<(Result<Answer, Failure>, Vec<OwnedFd>)>), Failure> {
         let sequence = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (tell, answer) = oneshot::channel();
-        self.shared.pending().as_mut().ok_or_else(lost)?.insert(sequence, tell);
         let fds_count = u32::try_from(fds.len()).unwrap_or(0);
         let frame = wire::encode(&v1::Request { sequence, fds: fds_count, call: Some(call) }, fds);
         if frame.bytes.len() > wire::FRAME_BYTES_MAX {
             return Err(Failure::new(Stage::Limit, "request", format!("{} bytes", frame.bytes.len())));
         }
+        self.shared.pending().as_mut().ok_or_else(lost)?.insert(sequence, tell);
         self.send(frame).await.map_err(|error| Failure::io(Stage::Connection, "", "", &error))?;
         Ok((sequence, answer))
     }

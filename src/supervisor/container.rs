@@ -16,7 +16,9 @@ use crate::{
 pub(super) enum Phase {
     /// A helper is at it.
     Making {
+        /// 0 once it was reaped.
         helper: u32,
+        launch: u64,
         waiter: Waiter,
         deadline: Instant,
         failure: Option<Failure>,

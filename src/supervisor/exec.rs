@@ -30,7 +30,9 @@ const GONE_PAUSE: Duration = Duration::from_micros(500);
 pub(super) struct Exec {
     pub(super) waiter: Waiter,
     container: ContainerId,
+    /// 0 once it was reaped.
     pub(super) helper: u32,
+    pub(super) launch: u64,
     /// Host pid, once the helper has told it.
     pub(super) pid: Option<u32>,
     /// `None` when its end was seen: then execve has worked, or `failure` says why not.
@@ -40,6 +42,13 @@ pub(super) struct Exec {
     timed_out: bool,
     ended: Option<Ended>,
     failure: Option<Failure>,
+}
+
+impl Exec {
+    /// Its process was reaped.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
 }
 
 impl Supervisor {
@@ -56,23 +65,33 @@ impl Supervisor {
         let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "exec", &error);
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let leaf = container.cgroup.exec_leaf(number);
+        let (identity, score) = (container.identity.clone(), container.oom_score_adj);
         let run = launcher::Exec {
             plan: &plan,
-            identity: &container.identity,
+            identity: &identity,
             init: init.try_clone().map_err(failed)?,
             namespaces: container.namespaces,
             own_cgroup_namespace: container.own_cgroup_namespace,
-            stdio: Stdio { stdin: helper::null().map_err(failed)?, stdout, stderr },
+            stdio: Stdio { stdin: helper::no_input().map_err(failed)?, stdout, stderr },
             report: their_report,
         };
-        let helper = helper::exec(run, &leaf).map_err(failed)?;
         self.next_exec += 1;
+        // Before the fork: a process that nobody listens to would be nobody's.
         let token = self.watch(report.as_fd(), Source::ExecReport(number)).map_err(failed)?;
+        let launch = self.next_launch();
+        let helper = match helper::exec(run, &leaf, score) {
+            Ok(helper) => helper,
+            Err(error) => {
+                self.unwatch(report.as_fd(), token);
+                return Err(failed(error));
+            }
+        };
         let timeout = (exec.timeout_ms > 0).then(|| Duration::from_millis(exec.timeout_ms));
         let exec = Exec {
             waiter,
             container: id,
             helper,
+            launch,
             pid: None,
             report: Some((token, report)),
             leaf,
@@ -92,7 +111,8 @@ impl Supervisor {
             match report.receive() {
                 Ok(Some((Report::Made { pid }, _))) => {
                     exec.pid = Some(pid);
-                    if let Some(ended) = self.claim(pid) {
+                    let launch = exec.launch;
+                    if let Some(ended) = self.claim(pid, launch) {
                         self.exec_ended(number, ended);
                     }
                 }
@@ -141,7 +161,8 @@ impl Supervisor {
         let Some(exec) = self.execs.remove(&number) else { return };
         self.remove_leaf(&exec.container, exec.leaf);
         let answer = match (exec.failure, exec.ended) {
-            (_, Some(_)) if exec.timed_out => Ok((128 + 9, true)),
+            // Also when the time was up before there was a process.
+            _ if exec.timed_out => Ok((128 + 9, true)),
             (Some(failure), _) => Err(failure),
             (None, Some(ended)) => Ok((ended.code(), false)),
             (None, None) => Err(Failure::new(Stage::Internal, "exec", "its end was not seen")),
@@ -153,7 +174,11 @@ impl Supervisor {
     /// What an exec left running in the background stays, and so does its leaf, until a later look or the end
     /// of the container.
     fn remove_leaf(&mut self, id: &ContainerId, leaf: cgroup::Container) {
-        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(container) = self.containers.get_mut(id) else {
+            // Its helper may have made it while the container was removed.
+            let _ = leaf.remove();
+            return;
+        };
         let mut leaves = std::mem::take(&mut container.busy_leaves);
         leaves.push(leaf);
         leaves.retain(|leaf| leaf.populated().unwrap_or(true) || leaf.remove().is_err());
@@ -170,7 +195,15 @@ impl Supervisor {
 
     fn kill_exec_tree(&mut self, number: u64) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        let killed = exec.leaf.kill();
+        // The helper first: what it has forked by then is in the leaf, and after that it forks nothing.
+        if exec.pid.is_none() && exec.helper != 0 {
+            let _ = crate::sys::process::kill(exec.helper);
+        }
+        let _ = exec.leaf.kill();
+        if let (Some(pid), None) = (exec.pid, exec.ended) {
+            // A privileged one may have left its cgroup; it must go, or nobody is ever answered.
+            let _ = crate::sys::process::kill(pid);
+        }
         crate::failpoint!("supervisor.exec-killed");
         // A killed process needs some microseconds to be gone; only one in the kernel's hands needs long.
         for _ in 0..GONE_LOOKS_MAX {
@@ -178,15 +211,6 @@ impl Supervisor {
                 break;
             }
             std::thread::sleep(GONE_PAUSE);
-        }
-        if killed.is_err() {
-            // Without its cgroup at least the process itself must go, or nobody is ever answered.
-            if let Some(pid) = exec.pid {
-                let _ = crate::sys::process::kill(pid);
-            }
-        }
-        if exec.pid.is_none() && exec.helper != 0 {
-            let _ = crate::sys::process::kill(exec.helper);
         }
         self.settle_exec(number);
     }

@@ -15,7 +15,7 @@ use super::{
     wire::{self, v1},
 };
 use crate::{
-    launcher::{Report, Stdio},
+    launcher::{Report, Reporter, Stdio},
     logs::{CriLog, Stream},
     model::{ContainerId, ContainerPlan, Failure, Stage},
     store::{self, Durability},
@@ -27,6 +27,9 @@ use v1::reply::Result as Answer;
 /// How long a helper may take. A local create takes milliseconds; a volume on a dead server takes for ever,
 /// and the kubelet gives a create two minutes.
 const CREATE_MAX: Duration = Duration::from_secs(60);
+/// How long a killed helper may take to be gone; only one that hangs in the kernel takes longer than some
+/// microseconds, and that one has made its cgroup long ago.
+const HELPER_DEATH_MAX: Duration = Duration::from_millis(100);
 /// Bytes of libcontainer's error lines that go with a failure.
 const TRACE_BYTES_MAX: usize = 4 * 1024;
 
@@ -44,7 +47,7 @@ fn streams(plan: &ContainerPlan) -> io::Result<(Option<Stdio>, Option<OurEnds>)>
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         (read, Some(write))
     } else {
-        (helper::null()?, None)
+        (helper::no_input()?, None)
     };
     let (out_read, stdout) = helper::output_pipe()?;
     let (err_read, stderr) = helper::output_pipe()?;
@@ -57,6 +60,9 @@ impl Supervisor {
     pub(super) fn create(&mut self, waiter: Waiter, create: v1::Create) -> Result<(), Failure> {
         let plan = wire::container_plan(create)?;
         let id = plan.id.clone();
+        if !self.shutdown.is_empty() {
+            return Err(Failure::new(Stage::WrongState, "pod", "it is being shut down"));
+        }
         if self.containers.contains_key(&id) {
             return Err(Failure::new(Stage::WrongState, id.as_str(), "it exists already"));
         }
@@ -74,19 +80,33 @@ impl Supervisor {
         let cgroup = pod.cgroup.container(&id);
         let helper = helper::create(&plan, &pod.namespaces, joined.as_ref(), &cgroup, theirs, their_report)
             .map_err(failed)?;
-        let phase = Phase::Making { helper, waiter, deadline: Instant::now() + CREATE_MAX, failure: None };
-        let mut container = Container::new(&plan, shared_namespaces(pod), cgroup, phase);
+        let deadline = Instant::now() + CREATE_MAX;
+        let shared = shared_namespaces(pod);
+        let launch = self.next_launch();
+        let phase = Phase::Making { helper, launch, waiter, deadline, failure: None };
+        let mut container = Container::new(&plan, shared, cgroup, phase);
         container.log = log;
-        let token = self.watch(report.as_fd(), Source::Report(id.clone())).map_err(failed)?;
-        container.report = Some((token, report));
-        if let Some(ours) = ours {
-            container.stdin = ours.stdin;
-            for (stream, fd) in ours.outputs {
-                let token = self.watch(fd.as_fd(), Source::Output(id.clone(), stream)).map_err(failed)?;
-                container.outputs.push((token, stream, fd));
-            }
+        self.containers.insert(id.clone(), container);
+        if let Err(error) = self.listen_to(&id, report, ours) {
+            // From here on there is something to take back, and the answer goes out with that.
+            self.abandon(&id, Failure::io(Stage::Internal, id.as_str(), "epoll", &error));
         }
-        self.containers.insert(id, container);
+        Ok(())
+    }
+
+    /// Watches what a container that is being made has to say.
+    fn listen_to(&mut self, id: &ContainerId, report: Reporter, ours: Option<OurEnds>) -> io::Result<()> {
+        let token = self.watch(report.as_fd(), Source::Report(id.clone()))?;
+        let mut outputs = Vec::with_capacity(2);
+        let (stdin, streams) = ours.map_or((None, None), |ours| (ours.stdin, Some(ours.outputs)));
+        for (stream, fd) in streams.into_iter().flatten() {
+            outputs.push((self.watch(fd.as_fd(), Source::Output(id.clone(), stream))?, stream, fd));
+        }
+        if let Some(container) = self.containers.get_mut(id) {
+            container.report = Some((token, report));
+            container.stdin = stdin;
+            container.outputs = outputs;
+        }
         Ok(())
     }
 
@@ -154,9 +174,12 @@ impl Supervisor {
 
     /// Its init exists and waits at the barrier.
     fn made(&mut self, id: &ContainerId, pid: u32) {
-        let ended = self.claim(pid);
+        let Some(Phase::Making { waiter, launch, .. }) = self.containers.get(id).map(|one| &one.phase) else {
+            return;
+        };
+        let (waiter, launch) = (*waiter, *launch);
+        let ended = self.claim(pid, launch);
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Phase::Making { waiter, .. } = container.phase else { return };
         let pidfd = match (process::pidfd(pid), ended) {
             (Ok(pidfd), None) => pidfd,
             _ => {
@@ -223,8 +246,11 @@ impl Supervisor {
     pub(super) fn abandon(&mut self, id: &ContainerId, failure: Failure) {
         let Some(container) = self.containers.get(id) else { return };
         let Phase::Making { helper, waiter, .. } = container.phase else { return };
-        // It may hang before it has joined the container's cgroup.
-        let _ = process::kill(helper);
+        // It may not have joined the container's cgroup yet; once it is dead it makes nothing more.
+        if let Ok(helper) = process::pidfd(helper) {
+            let _ = rustix::process::pidfd_send_signal(&helper, rustix::process::Signal::KILL);
+            process::wait_for_end(&helper, HELPER_DEATH_MAX);
+        }
         let _ = container.cgroup.kill();
         let removed = container.cgroup.remove();
         let failure = match removed {

@@ -62,6 +62,15 @@ pub(super) struct Pod {
     pub(super) anchor: Option<(u32, OwnedFd)>,
 }
 
+/// The end of a process that no report has named yet.
+#[derive(Clone, Copy, Debug)]
+struct Unclaimed {
+    pid: u32,
+    ended: Ended,
+    /// The last launch before it was reaped.
+    launch: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Supervisor {
     epoll: OwnedFd,
@@ -74,8 +83,11 @@ pub(super) struct Supervisor {
     pub(super) containers: BTreeMap<ContainerId, Container>,
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) next_exec: u64,
-    unclaimed: Vec<(u32, Ended)>,
-    pub(super) shutdown: Option<Waiter>,
+    /// Counts what was forked, so that an end is not taken for that of a later process of the same number.
+    launches: u64,
+    unclaimed: Vec<Unclaimed>,
+    /// Those who wait for the end of the pod.
+    pub(super) shutdown: Vec<Waiter>,
     buffer: Vec<u8>,
 }
 
@@ -95,8 +107,9 @@ impl Supervisor {
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             next_exec: 1,
+            launches: 0,
             unclaimed: Vec::new(),
-            shutdown: None,
+            shutdown: Vec::new(),
             buffer: vec![0; OUTPUT_BYTES],
         };
         let token = this.token(Source::Signals);
@@ -132,15 +145,15 @@ impl Supervisor {
     }
 
     fn is_done(&mut self) -> bool {
-        if self.pod.is_none() {
-            return self.connections.is_empty();
+        if self.shutdown.is_empty() {
+            return self.pod.is_none() && self.connections.is_empty();
         }
-        let Some(waiter) = self.shutdown else { return false };
-        let alive = self.containers.values().any(|container| container.exit().is_none());
-        if alive {
+        if self.containers.values().any(|container| container.exit().is_none()) {
             return false;
         }
-        self.answer(waiter, Ok(v1::reply::Result::Done(v1::Done {})));
+        for waiter in std::mem::take(&mut self.shutdown) {
+            self.answer(waiter, Ok(v1::reply::Result::Done(v1::Done {})));
+        }
         if let Some((pid, _)) = self.pod.as_ref().and_then(|pod| pod.anchor.as_ref()) {
             let _ = process::kill(*pid);
         }
@@ -221,15 +234,22 @@ impl Supervisor {
         }
         let token = self.watch(connection.socket.as_fd(), Source::Connection)?;
         self.connections.insert(token, connection);
-        Ok(())
+        // What did not fit into the socket goes out later.
+        self.rewatch(token)
     }
 
     fn disconnect(&mut self, token: u64) {
         if let Some(connection) = self.connections.remove(&token) {
             self.unwatch(connection.socket.as_fd(), token);
         }
-        // An exec belongs to the caller that waits for it; a container does not.
+        // An exec and a create belong to the caller that waits for them; a container does not.
         self.kill_execs_of(token);
+        let is_theirs = |one: &&Container| matches!(&one.phase, Phase::Making { waiter, .. } if waiter.connection == token);
+        let unfinished: Vec<_> =
+            self.containers.values().filter(is_theirs).map(|one| one.id.clone()).collect();
+        for id in unfinished {
+            self.abandon(&id, Failure::new(Stage::Connection, id.as_str(), "who asked for it is gone"));
+        }
     }
 
     fn serve(&mut self, token: u64, flags: epoll::EventFlags) {
@@ -321,8 +341,10 @@ impl Supervisor {
         let Some(index) = container.outputs.iter().position(|(_, of, _)| *of == stream) else { return };
         for _ in 0..READS_PER_TURN {
             match rustix::io::read(&container.outputs[index].2, &mut self.buffer) {
-                // A terminal says EIO when its last user is gone.
-                Ok(0) | Err(rustix::io::Errno::IO) => {
+                Err(rustix::io::Errno::AGAIN) => return,
+                Err(rustix::io::Errno::INTR) => {}
+                // A terminal says EIO when its last user is gone. Whatever else it says, it will say again.
+                Ok(0) | Err(_) => {
                     let (token, _, fd) = container.outputs.swap_remove(index);
                     if let Some(log) = &mut container.log {
                         log.finish(stream, SystemTime::now());
@@ -336,8 +358,6 @@ impl Supervisor {
                         log.append(stream, &self.buffer[..length], SystemTime::now());
                     }
                 }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
             }
         }
     }
@@ -369,11 +389,18 @@ impl Supervisor {
             self.helper_ended(&id, ended);
             return;
         }
-        if let Some(id) = self.containers.values().find(|one| one.pid == pid).map(|one| one.id.clone()) {
+        // The number of an init that was reaped may be another process's by now.
+        let is_init = |one: &&Container| one.pid == pid && one.pidfd.is_some();
+        if let Some(id) = self.containers.values().find(is_init).map(|one| one.id.clone()) {
             self.init_ended(&id, ended);
             return;
         }
-        let exec = self.execs.iter().find(|(_, exec)| exec.helper == pid || exec.pid == Some(pid));
+        if let Some(pod) = &mut self.pod {
+            // The next container that shares the pod's processes gets a new one.
+            pod.anchor.take_if(|(anchor, _)| *anchor == pid);
+        }
+        let is_its = |exec: &Exec| exec.helper == pid || (exec.pid == Some(pid) && !exec.has_ended());
+        let exec = self.execs.iter().find(|(_, exec)| is_its(exec));
         match exec.map(|(number, exec)| (*number, exec.helper == pid)) {
             Some((number, true)) => self.exec_helper_ended(number, ended),
             Some((number, false)) => self.exec_ended(number, ended),
@@ -383,18 +410,29 @@ impl Supervisor {
                 if self.unclaimed.len() == UNCLAIMED_MAX {
                     self.unclaimed.remove(0);
                 }
-                self.unclaimed.push((pid, ended));
+                self.unclaimed.push(Unclaimed { pid, ended, launch: self.launches });
             }
         }
     }
 
-    /// How `pid` ended, if it did before anyone knew it.
-    pub(super) fn claim(&mut self, pid: u32) -> Option<Ended> {
-        let index = self.unclaimed.iter().position(|(unclaimed, _)| *unclaimed == pid)?;
-        Some(self.unclaimed.swap_remove(index).1)
+    /// The number of a launch that begins now.
+    pub(super) fn next_launch(&mut self) -> u64 {
+        self.launches += 1;
+        self.launches
+    }
+
+    /// How `pid`, which `launch` has made, ended, if it did before anyone knew it.
+    pub(super) fn claim(&mut self, pid: u32, launch: u64) -> Option<Ended> {
+        let is_it = |one: &Unclaimed| one.pid == pid && one.launch >= launch;
+        let index = self.unclaimed.iter().rposition(is_it)?;
+        Some(self.unclaimed.remove(index).ended)
     }
 
     fn helper_ended(&mut self, id: &ContainerId, ended: Ended) {
+        if let Some(Phase::Making { helper, .. }) = self.containers.get_mut(id).map(|one| &mut one.phase) {
+            // Its number may be given to another process now.
+            *helper = 0;
+        }
         self.read_reports(id);
         let Some(container) = self.containers.get(id) else { return };
         if let Phase::Making { failure, .. } = &container.phase {
@@ -473,4 +511,40 @@ impl Supervisor {
 /// The wall clock.
 pub(super) fn now() -> UnixNanos {
     SystemTime::now().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One whose daemon does not listen.
+    fn supervisor() -> (Supervisor, std::os::unix::net::UnixStream) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        (Supervisor::new(theirs.into()).unwrap(), ours)
+    }
+
+    #[test]
+    fn an_end_is_taken_only_for_that_of_a_process_launched_before_it() {
+        let (mut supervisor, _daemon) = supervisor();
+        let first = supervisor.next_launch();
+        supervisor.child_ended(77, Ended::Code(1));
+        let second = supervisor.next_launch();
+        assert_eq!(supervisor.claim(77, second), None, "an older process had the same number");
+        supervisor.child_ended(77, Ended::Code(2));
+        assert_eq!(supervisor.claim(77, second), Some(Ended::Code(2)));
+        assert_eq!(supervisor.claim(77, first), Some(Ended::Code(1)));
+        assert_eq!(supervisor.claim(77, first), None);
+    }
+
+    #[test]
+    fn ends_that_nobody_claims_do_not_pile_up() {
+        let (mut supervisor, _daemon) = supervisor();
+        let launch = supervisor.next_launch();
+        for pid in 0..1_000 {
+            supervisor.child_ended(10 + pid, Ended::Code(0));
+        }
+        assert_eq!(supervisor.unclaimed.len(), UNCLAIMED_MAX);
+        assert_eq!(supervisor.claim(10, launch), None);
+        assert_eq!(supervisor.claim(1_009, launch), Some(Ended::Code(0)));
+    }
 }

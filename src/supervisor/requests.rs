@@ -34,6 +34,11 @@ pub(super) fn in_cgroup(object: &str, error: &cgroup::Error) -> Failure {
     Failure { errno: errno.unwrap_or(0), ..Failure::new(Stage::Cgroup, object, error.to_string()) }
 }
 
+/// Why a create has failed whose container was not wanted any more.
+fn killed_early(id: &ContainerId) -> Failure {
+    Failure::new(Stage::Launch, id.as_str(), "it was killed while it was being made")
+}
+
 impl Supervisor {
     /// Acts on a request. It is answered here, or later by whoever keeps the waiter.
     pub(super) fn handle(&mut self, waiter: Waiter, call: Option<Call>, fds: Vec<OwnedFd>) {
@@ -138,7 +143,12 @@ impl Supervisor {
         let container = self.find(id)?;
         match container.phase {
             Phase::Ended { .. } | Phase::Exited { .. } => Ok(()),
-            Phase::Making { .. } | Phase::Created | Phase::Starting { .. } | Phase::Running => {
+            Phase::Making { .. } => {
+                let id = container.id.clone();
+                self.abandon(&id, killed_early(&id));
+                Ok(())
+            }
+            Phase::Created | Phase::Starting { .. } | Phase::Running => {
                 container.kill().map_err(|error| in_cgroup(id, &error))
             }
         }
@@ -170,13 +180,23 @@ impl Supervisor {
             self.forget(&id)?;
             return Ok(true);
         }
-        container.removers.push(waiter);
+        if let Phase::Making { .. } = container.phase {
+            let id = container.id.clone();
+            self.abandon(&id, killed_early(&id));
+            return Ok(true);
+        }
         container.kill().map_err(|error| in_cgroup(id, &error))?;
+        container.removers.push(waiter);
         Ok(false)
     }
 
     fn shut_down(&mut self, waiter: Waiter) {
-        self.shutdown = Some(waiter);
+        self.shutdown.push(waiter);
+        let is_made = |one: &&Container| matches!(one.phase, Phase::Making { .. });
+        let unfinished: Vec<_> = self.containers.values().filter(is_made).map(|one| one.id.clone()).collect();
+        for id in unfinished {
+            self.abandon(&id, killed_early(&id));
+        }
         for container in self.containers.values_mut().filter(|container| container.exit().is_none()) {
             let _ = container.kill();
         }

@@ -24,10 +24,11 @@ use crate::{
     cgroup,
     model::{Failure, PodId, PodPlan, Stage},
     sys::{
-        memfd,
+        memfd, privilege,
         process::{self, Fork},
         signal,
     },
+    telemetry::task,
 };
 
 /// How long a fork and a set-up of namespaces may take; they take 3 ms.
@@ -102,10 +103,12 @@ impl Zygote {
         let failed = |error: io::Error| Failure::io(Stage::Internal, "zygote", "", &error);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         let fork = v1::Fork { pod_id: pod.to_string() };
-        let mut channel = self.channel.lock().await;
-        let forked = channel.exchange(wire::encode(&fork, vec![theirs.into()])).await.map_err(failed)?;
-        drop(channel);
-        let (forked, pidfd) = forked;
+        let frame = wire::encode(&fork, vec![theirs.into()]);
+        let channel = Arc::clone(&self.channel);
+        // In a task of its own: a caller that stops waiting must not leave an answer for the next one to take.
+        let exchange = async move { channel.lock().await.exchange(frame).await };
+        let forked = task::spawn("zygote-fork", exchange).await;
+        let (forked, pidfd) = forked.map_err(io::Error::other).flatten().map_err(failed)?;
         if let Some(failure) = forked.failure {
             return Err(wire::failure(failure));
         }
@@ -161,6 +164,8 @@ fn serve() -> io::Result<()> {
         // With SIGCHLD ignored the kernel reaps the supervisors; the daemon watches them by pidfd.
         signal::ignore(number, true)?;
     }
+    // A service manager's sockets, say: a supervisor must not hold open what the daemon was given.
+    process::close_all_but(&mut [])?;
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     rustix::stdio::dup2_stdin(&File::open("/dev/null")?)?;
     let mut incoming = Assembler::default();
@@ -206,6 +211,9 @@ fn supervise(pod: &str, connection: OwnedFd) {
     let ready = || -> io::Result<Supervisor> {
         signal::ignore(CHILD, false)?;
         process::adopt_orphans()?;
+        // Its memory has held what containers were given; its forks stand in their namespaces until execve.
+        privilege::forbid_inspection()?;
+        privilege::raise_open_files()?;
         rustix::process::setsid()?;
         process::set_name(&format!("pintle:{}", pod.get(..8).unwrap_or(pod)))?;
         // Its containers set their own before they start. Lowering needs CAP_SYS_RESOURCE: best effort.

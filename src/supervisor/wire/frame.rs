@@ -67,6 +67,8 @@ impl Assembler {
         let Some(body) = self.bytes.get(HEADER_BYTES..HEADER_BYTES + length) else { return Ok(None) };
         let message = M::decode(body).map_err(|error| invalid(error.to_string()))?;
         self.bytes.drain(..HEADER_BYTES + length);
+        // One large frame must not cost a supervisor its size for ever.
+        self.bytes.shrink_to(self.bytes.len() + READ_BYTES);
         Ok(Some(message))
     }
 
@@ -122,6 +124,24 @@ mod tests {
         rustix::io::read(&read, &mut text).unwrap();
         assert_eq!(&text, b"hi");
         assert!(assembler.take_fds(1).is_err());
+    }
+
+    #[test]
+    fn a_large_frame_leaves_no_large_buffer() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let hello = v1::Hello { build_id: "x".repeat(1_000_000), ..Default::default() };
+        let frame = encode(&hello, vec![]);
+        let writer = std::thread::spawn(move || std::io::Write::write_all(&mut &a, &frame.bytes).map(|()| a));
+        let mut assembler = Assembler::default();
+        let got = loop {
+            assert!(assembler.fill(b.as_fd()).unwrap());
+            if let Some(got) = assembler.next::<v1::Hello>().unwrap() {
+                break got;
+            }
+        };
+        writer.join().unwrap().unwrap();
+        assert_eq!(got, hello);
+        assert!(assembler.bytes.capacity() <= 2 * READ_BYTES, "{} bytes", assembler.bytes.capacity());
     }
 
     #[test]
