@@ -10,6 +10,7 @@ mod conformance;
 mod container;
 mod crictl;
 mod exec;
+mod gauntlet;
 mod harness;
 mod image;
 mod logs;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         image::TESTS,
         network::TESTS,
         security::TESTS,
+        gauntlet::TESTS,
         bad_input::TESTS,
         crictl::TESTS,
     ];
