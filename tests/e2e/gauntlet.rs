@@ -146,7 +146,7 @@ fn a_program_that_is_the_runtime_gains_nothing() {
 fn awkward_paths_are_just_paths() {
     let node = Node::start();
     let pod = node.run_pod("web");
-    for (number, name) in ["a,upperdir=b", "a:b", "a\\b", "a b", "../x/..", "\u{2713}"].iter().enumerate() {
+    for (number, name) in ["a,upperdir=b", "a:b", "a\\b", "a b", "\u{2713}"].iter().enumerate() {
         let host = node.path("shared").join(name);
         fs::create_dir_all(&host).unwrap();
         fs::write(host.join("file"), name).unwrap();
