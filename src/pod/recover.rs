@@ -583,7 +583,10 @@ mod tests {
             start(&node).await;
             wait_until("its folders are gone", || folders(&node) == 2).await;
             let view = node.board.view();
-            assert_eq!(view.pods.iter().map(|pod| pod.id.clone()).collect::<Vec<_>>(), std::slice::from_ref(&good.id));
+            assert_eq!(
+                view.pods.iter().map(|pod| pod.id.clone()).collect::<Vec<_>>(),
+                std::slice::from_ref(&good.id)
+            );
         }
     }
 
