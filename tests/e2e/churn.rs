@@ -29,6 +29,12 @@ tests![random_kills_under_churn_lose_nothing];
 /// Deaths where nobody asked for more: a quarter of a minute of dying.
 const KILLS: u32 = 15;
 
+/// What comes and goes beside the pods.
+const IMAGE: &str = "registry.test/pintle/layers:1";
+
+/// Between two of its pulls, so that the pods get their share of the machine.
+const IMAGE_PAUSE: Duration = Duration::from_millis(100);
+
 /// Clients at once, on machines of two cores.
 const CLIENTS: u64 = 3;
 
@@ -44,8 +50,14 @@ const AGAIN_AFTER: Duration = Duration::from_millis(25);
 /// How long a worker may take to be seen as exited, deaths included.
 const EXIT_MAX: Duration = Duration::from_secs(60);
 
+/// How long the process of an exec whose caller has gone may be seen.
+const GONE_MAX: Duration = Duration::from_secs(10);
+
 /// Milliseconds between a daemon's first answer and its death.
 const LIFE_MS: (u64, u64) = (100, 1500);
+
+/// Milliseconds for which there is no daemon, now and then.
+const AWAY_MS: (u64, u64) = (50, 800);
 
 /// Milliseconds that a daemon gets which is killed while it starts.
 const START_MS: (u64, u64) = (1, 250);
@@ -67,6 +79,7 @@ fn random_kills_under_churn_lose_nothing() {
             let world = &world;
             scope.spawn(move || world.lead_lives(client, Chance::new(seed ^ ((client + 1) << 32))));
         }
+        scope.spawn(|| world.come_and_go_of_an_image());
         world.kill_again_and_again(kills, Chance::new(seed), &residents);
         world.over.store(true, Relaxed);
     });
@@ -104,6 +117,7 @@ struct Counts {
     pods: AtomicU64,
     containers: AtomicU64,
     execs: AtomicU64,
+    images: AtomicU64,
     lines: AtomicU64,
     calls: AtomicU64,
     interrupted: AtomicU64,
@@ -165,7 +179,7 @@ impl<'n> World<'n> {
                 Ok(reply) => return Ok(Ok(reply)),
                 Err(error) => error,
             };
-            if !matches!(error.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) {
+            if !is_interruption(&error) {
                 return Ok(Err((error, interruptions)));
             }
             if since.elapsed() > INSIST_MAX {
@@ -194,6 +208,28 @@ impl<'n> World<'n> {
         }
     }
 
+    /// Pulls an image and removes it, again and again.
+    fn come_and_go_of_an_image(&self) {
+        while !self.over.load(Relaxed) {
+            self.note(self.pull_and_remove());
+            thread::sleep(IMAGE_PAUSE);
+        }
+    }
+
+    fn pull_and_remove(&self) -> Result<(), Broken> {
+        let (node, image) = (self.node, || Some(v1::ImageSpec { image: IMAGE.into(), ..Default::default() }));
+        let id = self.must("pull", || node.try_pull(IMAGE))?;
+        let status = || node.cri().image_status(v1::ImageStatusRequest { image: image(), verbose: false });
+        let found = self.must("image status", status)?.image.map(|image| image.id);
+        if found.as_ref() != Some(&id) {
+            return Err(format!("{IMAGE} was pulled as {id} and is {found:?}"));
+        }
+        self.must("remove image", || node.cri().remove_image(v1::RemoveImageRequest { image: image() }))?;
+        self.counts.images.fetch_add(1, Relaxed);
+        let found = self.must("image status", status)?.image;
+        found.map_or(Ok(()), |found| Err(format!("{IMAGE} was removed and is there: {found:?}")))
+    }
+
     /// A pod from the first call to the last.
     fn lead_life(&self, name: &str, chance: &mut Chance) -> Result<(), Broken> {
         let pod = self.run_pod(name)?;
@@ -206,6 +242,9 @@ impl<'n> World<'n> {
         self.learn(&server.id, |truth| truth.pid = Some(pid));
         for _ in 0..chance.between(1, 4) {
             self.exec(&server, chance.between(0, 255))?;
+        }
+        if chance.one_in(3) {
+            self.slow_exec(&server, chance)?;
         }
         self.ended_by_itself(&worker, code, lines)?;
         let again = self.pid(&server)?;
@@ -265,6 +304,36 @@ impl<'n> World<'n> {
             return Ok(());
         }
         Err(format!("{}: exec of {script:?} gave {said:?}", container.id))
+    }
+
+    /// One that a death may well interrupt. It is not repeated; but it must not go on with nobody there.
+    fn slow_exec(&self, container: &Container<'n>, chance: &mut Chance) -> Result<(), Broken> {
+        let script = format!("sleep 55.{}", chance.between(1, 999_999));
+        match container.try_exec(["sh", "-c", &script], 1) {
+            Err(error) if error.code() == Code::DeadlineExceeded => {
+                self.counts.execs.fetch_add(1, Relaxed);
+            }
+            Err(error) if is_interruption(&error) => {
+                self.counts.interrupted.fetch_add(1, Relaxed);
+            }
+            other => return Err(format!("{}: {script}, with one second: {other:?}", self.name(container))),
+        }
+        // The brackets keep grep from finding itself.
+        let look = format!("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[s]leep {}'", &script[6..]);
+        let since = Instant::now();
+        loop {
+            let seen = self.must("exec", || container.try_exec(["sh", "-c", &look], 20))?;
+            if seen.stdout == "0\n" {
+                return Ok(());
+            }
+            if since.elapsed() > GONE_MAX {
+                return Err(format!(
+                    "{}: {script} goes on with nobody there: {seen:?}",
+                    self.name(container)
+                ));
+            }
+            thread::sleep(AGAIN_AFTER);
+        }
     }
 
     fn ended_by_itself(&self, worker: &Container<'n>, code: i32, lines: u64) -> Result<(), Broken> {
@@ -362,6 +431,9 @@ impl<'n> World<'n> {
                 self.counts.kills.fetch_add(1, Relaxed);
                 self.counts.kills_while_starting.fetch_add(1, Relaxed);
             }
+            if chance.one_in(4) {
+                thread::sleep(Duration::from_millis(chance.between(AWAY_MS.0, AWAY_MS.1)));
+            }
             let started = Instant::now();
             self.node.start_daemon();
             let took = millis(started.elapsed());
@@ -424,6 +496,7 @@ impl<'n> World<'n> {
             ("pods led from run to remove", get(&counts.pods)),
             ("containers run", get(&counts.containers)),
             ("execs answered", get(&counts.execs)),
+            ("images pulled and removed", get(&counts.images)),
             ("log lines checked", get(&counts.lines)),
             ("calls made", get(&counts.calls)),
             ("calls interrupted and repeated", get(&counts.interrupted)),
@@ -486,6 +559,11 @@ impl<'n> Residents<'n> {
         }
         world.ended_by_itself(writer, WRITER_CODE, written as u64)
     }
+}
+
+/// What a client sees of a daemon that dies, or is not there yet.
+fn is_interruption(error: &Status) -> bool {
+    matches!(error.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
 }
 
 /// Why what is told of a container cannot be.
