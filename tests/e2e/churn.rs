@@ -21,7 +21,7 @@ use std::{
 use tonic::{Code, Status};
 
 use crate::harness::{
-    BUSYBOX, Container, ContainerState, Node, Pod, chance::Chance, pod_config, runner::tests, v1,
+    BUSYBOX, Container, ContainerState, Node, Pod, Setup, chance::Chance, pod_config, runner::tests, v1,
 };
 
 tests![random_kills_under_churn_lose_nothing];
@@ -50,8 +50,11 @@ const AGAIN_AFTER: Duration = Duration::from_millis(25);
 /// How long a worker may take to be seen as exited, deaths included.
 const EXIT_MAX: Duration = Duration::from_secs(60);
 
-/// How long the process of an exec whose caller has gone may be seen.
-const GONE_MAX: Duration = Duration::from_secs(10);
+/// Longer than any daemon lives, but the last.
+const SLOW_EXEC_S: i64 = 10;
+
+/// How long the process of an exec whose caller has gone may be seen; shorter than it would live by itself.
+const GONE_MAX: Duration = Duration::from_secs(5);
 
 /// Milliseconds between a daemon's first answer and its death.
 const LIFE_MS: (u64, u64) = (100, 1500);
@@ -62,6 +65,13 @@ const AWAY_MS: (u64, u64) = (50, 800);
 /// Milliseconds that a daemon gets which is killed while it starts.
 const START_MS: (u64, u64) = (1, 250);
 
+/// Points of a daemon at which it, and the supervisors it makes, are slow a few times.
+const SLOW_POINTS_MAX: u64 = 4;
+const SLOW_MS: (u64, u64) = (20, 400);
+
+/// The file of the points that were passed.
+const TRACE: &str = "points";
+
 /// How the container that writes all the time ends when it is told to.
 const WRITER_CODE: i32 = 43;
 
@@ -71,6 +81,9 @@ fn random_kills_under_churn_lose_nothing() {
     println!("churn: {kills} kills, PINTLE_E2E_SEED={seed}");
     let started = Instant::now();
     let node = Node::start();
+    fs::write(node.path(TRACE), "").unwrap();
+    node.kill_daemon();
+    node.start_daemon_with(&Setup { trace: Some(node.path(TRACE)), ..Setup::default() });
     let world = World::new(&node);
     node.pull(BUSYBOX);
     let residents = Residents::new(&world);
@@ -118,6 +131,7 @@ struct Counts {
     containers: AtomicU64,
     execs: AtomicU64,
     images: AtomicU64,
+    slow_points: AtomicU64,
     lines: AtomicU64,
     calls: AtomicU64,
     interrupted: AtomicU64,
@@ -309,14 +323,16 @@ impl<'n> World<'n> {
     /// One that a death may well interrupt. It is not repeated; but it must not go on with nobody there.
     fn slow_exec(&self, container: &Container<'n>, chance: &mut Chance) -> Result<(), Broken> {
         let script = format!("sleep 55.{}", chance.between(1, 999_999));
-        match container.try_exec(["sh", "-c", &script], 1) {
+        match container.try_exec(["sh", "-c", &script], SLOW_EXEC_S) {
             Err(error) if error.code() == Code::DeadlineExceeded => {
                 self.counts.execs.fetch_add(1, Relaxed);
             }
             Err(error) if is_interruption(&error) => {
                 self.counts.interrupted.fetch_add(1, Relaxed);
             }
-            other => return Err(format!("{}: {script}, with one second: {other:?}", self.name(container))),
+            other => {
+                return Err(format!("{}: {script}, with {SLOW_EXEC_S} s: {other:?}", self.name(container)));
+            }
         }
         // The brackets keep grep from finding itself.
         let look = format!("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[s]leep {}'", &script[6..]);
@@ -434,14 +450,33 @@ impl<'n> World<'n> {
             if chance.one_in(4) {
                 thread::sleep(Duration::from_millis(chance.between(AWAY_MS.0, AWAY_MS.1)));
             }
+            // The last daemon is an ordinary one: what it has at the end is compared with what the first had.
+            let last = self.counts.kills.load(Relaxed) >= kills;
+            let setup = if last { Setup::default() } else { self.slow_at_random(&mut chance) };
             let started = Instant::now();
-            self.node.start_daemon();
+            self.node.start_daemon_with(&setup);
             let took = millis(started.elapsed());
             self.counts.start_ms_max.fetch_max(took, Relaxed);
             self.counts.start_ms_sum.fetch_add(took, Relaxed);
             self.note(self.look());
             self.note(residents.untouched(self));
         }
+    }
+
+    /// Delays at some of the points that were passed so far, so that deaths come between two steps that are
+    /// otherwise too close together.
+    fn slow_at_random(&self, chance: &mut Chance) -> Setup {
+        let trace = self.node.path(TRACE);
+        let passed = fs::read_to_string(&trace).unwrap_or_default();
+        let points: Vec<&str> = passed.lines().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut scripts = BTreeMap::new();
+        for _ in 0..if points.is_empty() { 0 } else { chance.between(0, SLOW_POINTS_MAX) } {
+            let nth = usize::try_from(chance.between(0, points.len() as u64 - 1)).unwrap_or(0);
+            scripts.insert(points[nth], chance.between(SLOW_MS.0, SLOW_MS.1));
+        }
+        self.counts.slow_points.fetch_add(scripts.len() as u64, Relaxed);
+        let scripts = scripts.into_iter().map(|(point, ms)| format!("{point}=4*delay({ms});"));
+        Setup { failpoints: scripts.collect(), trace: Some(trace), ..Setup::default() }
     }
 
     /// What must be true at any moment. The clients go on meanwhile, so what they may be changing is left out.
@@ -493,6 +528,7 @@ impl<'n> World<'n> {
             ("seconds", took.as_secs()),
             ("kills of the daemon", get(&counts.kills)),
             ("of them while it was starting", get(&counts.kills_while_starting)),
+            ("steps made slow", get(&counts.slow_points)),
             ("pods led from run to remove", get(&counts.pods)),
             ("containers run", get(&counts.containers)),
             ("execs answered", get(&counts.execs)),
