@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), false);
     for peer in [Peer::Pintle, Peer::Containerd] {
         if !peer.is_installed() {
             println!("{}: not installed, left out", peer.name());
@@ -51,12 +51,12 @@ fn main() -> ExitCode {
             Ok(figures) => rows.push((peer.name(), figures)),
             Err(error) => {
                 eprintln!("{}: {error}", peer.name());
-                return ExitCode::FAILURE;
+                failed = true;
             }
         }
     }
     print_table(&rows);
-    ExitCode::SUCCESS
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// (what, figure)

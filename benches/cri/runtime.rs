@@ -228,6 +228,14 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// A measurement that failed must not leave its daemon behind.
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
 fn remove_cgroups(path: &str) -> bool {
     fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().all(|hierarchy| {
         let top = hierarchy.path().join(path.trim_start_matches('/'));
@@ -283,7 +291,8 @@ fn containerd(folder: &Path, socket: &Path) -> Result<Command> {
         &config,
         format!(
             "version = 2\nroot = {root:?}\nstate = {state:?}\n[grpc]\naddress = {socket:?}\n\
-             [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{PAUSE}\"\n",
+             [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{PAUSE}\"\n\
+             restrict_oom_score_adj = true\n",
         ),
     )?;
     let mut command = Command::new("containerd");

@@ -1,13 +1,11 @@
 use std::{path::Path, sync::Arc};
 
-use rustix::io::Errno;
-
 use super::{
     Config, Driver, Error, Handle, delegate,
     group::Version,
     handle::PodPath,
     host::Host,
-    parent,
+    kill, parent,
     tree::{self, Tree},
 };
 use crate::{
@@ -79,8 +77,8 @@ fn make_pod(
     loop {
         tries += 1;
         match make_once(tree, version, parent, pod, configured) {
-            Err(Error::File { source, .. })
-                if tries < MAKE_TRIES_MAX && Errno::from_io_error(&source) == Some(Errno::NOENT) => {}
+            Err(Error::File { source, .. } | Error::Write { source, .. })
+                if tries < MAKE_TRIES_MAX && kill::is_gone(&source) => {}
             made => return made,
         }
     }

@@ -92,7 +92,7 @@ pub(super) fn populated_v1(cgroup: &Path) -> Result<bool, Error> {
 }
 
 /// `ENODEV` is what a file of a removed cgroup gives once it is open.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::NODEV)
 }
 

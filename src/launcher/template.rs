@@ -118,7 +118,7 @@ fn template(plan: &PodPlan) -> io::Result<()> {
         rustix::mount::mount_bind(Path::new("/").join(folder), target)?;
     }
     // An empty folder is what libcontainer takes for a host with cgroup v1 and no hierarchies: it then
-    // neither makes nor joins nor changes any (docs/decisions/0004-libcontainer-sees-no-cgroups.md).
+    // neither makes nor joins nor changes any (docs/decisions/0003-libcontainer-sees-no-cgroups.md).
     let cgroup = Path::new(STAGE).join("sys/fs/cgroup");
     rustix::mount::mount("none", cgroup, "tmpfs", MountFlags::empty(), c"mode=0755,size=0")?;
     if plan.ipc == IpcMode::Pod {

@@ -194,8 +194,24 @@ impl Session {
         if transfer.done == transfer.blob.size && transfer.done > 0 {
             return transfer.end().await;
         }
-        let response = self.ask(endpoint, &request).await?;
+        let response = self.ask(endpoint, &request).await.map_err(|error| self.of_blob(error, transfer))?;
         transfer.receive(response, &endpoint.name()).await
+    }
+
+    /// What a registry refuses of a blob, told of the blob.
+    fn of_blob(&self, error: Error, transfer: &Transfer<'_>) -> Error {
+        let (digest, done, size) = (&transfer.blob.digest, transfer.done, transfer.blob.size);
+        match error {
+            Error::NotInRegistry { host, .. } => {
+                Error::NotInRegistry { reference: format!("blob {digest} of {}", self.reference), host }
+            }
+            // It sent a part and has no more: the blob is shorter than its manifest says.
+            Error::RegistryRefused { host, why } if done > 0 => {
+                let why = format!("{host} has only {done} of its {size} bytes ({why})");
+                Error::Mismatch { what: "blob", expected: digest.clone(), why }
+            }
+            other => other,
+        }
     }
 
     /// Asks host after host until one has it. What the registry itself says counts most, and it is last.

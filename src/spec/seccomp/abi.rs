@@ -29,10 +29,7 @@ pub(super) const AMD64: Machine = Machine { name: "amd64", abis: &[Abi::X86_64, 
 pub(super) const ARM64: Machine = Machine { name: "arm64", abis: &[Abi::Aarch64, Abi::Arm] };
 
 /// The machine this program was built for.
-#[cfg(target_arch = "x86_64")]
-pub(super) const NATIVE: &Machine = &AMD64;
-#[cfg(target_arch = "aarch64")]
-pub(super) const NATIVE: &Machine = &ARM64;
+pub(super) const NATIVE: &Machine = if cfg!(target_arch = "x86_64") { &AMD64 } else { &ARM64 };
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("spec/seccomp/abi.rs has no system call table for this architecture");
 

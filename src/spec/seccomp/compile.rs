@@ -339,41 +339,51 @@ mod tests {
         },
     };
 
-    /// The policy read as its types are documented, call by call, without a thought for speed.
-    fn expected(policy: &Policy<'_>, machine: &Machine, call: &Call) -> Action {
-        let newer = if policy.default.allows() { policy.default } else { Action::ENOSYS };
-        let of_audit = machine.abis.iter().filter(|abi| abi.audit() == call.audit);
-        let Some(abi) =
-            of_audit.clone().find(|abi| (abi.span().0..=abi.span().1).contains(&call.number)).copied()
-        else {
-            return if of_audit.count() == 0 { Action::KILL_PROCESS } else { newer };
-        };
-        if !policy.abis.contains(&abi) {
-            return Action::KILL_PROCESS;
-        }
-        let names = || policy.rules.iter().flat_map(|rule| rule.names.iter().copied());
-        if let Some(name) = names().find(|name| abi.number(name) == Some(call.number)) {
-            return by_name(policy, name, call, abi);
-        }
-        let wrapper = MULTIPLEXERS.iter().find(|wrapper| abi.number(wrapper.name) == Some(call.number));
-        if abi == Abi::X86
-            && let Some(wrapper) = wrapper
-            && names().any(|name| wrapper.calls.iter().any(|call| call.1 == name))
-        {
-            return by_name(policy, wrapper.name, call, abi);
-        }
-        let in_island = |number: u32| abi.island().is_some_and(|island| island.contains(&number));
-        let mut numbers: Vec<_> = names().filter_map(|name| abi.number(name)).collect();
-        if abi == Abi::X86 {
-            // A wrapper is named by what it wraps.
+    /// The policy read as its types are documented, call by call.
+    struct Reading<'a> {
+        policy: &'a Policy<'a>,
+        machine: &'a Machine,
+        /// The call of each number that the policy speaks of.
+        named: HashMap<(Abi, u32), &'a str>,
+    }
+
+    impl<'a> Reading<'a> {
+        fn of(policy: &'a Policy<'a>, machine: &'a Machine) -> Self {
+            let names = || policy.rules.iter().flat_map(|rule| rule.names.iter().copied());
+            let mut named = HashMap::new();
+            for &abi in &policy.abis {
+                named.extend(names().filter_map(|name| Some(((abi, abi.number(name)?), name))));
+            }
+            // A wrapper is spoken of where what it wraps is.
             for wrapper in MULTIPLEXERS {
-                if names().any(|name| wrapper.calls.iter().any(|call| call.1 == name)) {
-                    numbers.extend(abi.number(wrapper.name));
+                if policy.abis.contains(&Abi::X86)
+                    && names().any(|name| wrapper.calls.iter().any(|call| call.1 == name))
+                {
+                    named.insert((Abi::X86, Abi::X86.number(wrapper.name).unwrap()), wrapper.name);
                 }
             }
+            Self { policy, machine, named }
         }
-        let newest = numbers.into_iter().filter(|number| !in_island(*number)).max().unwrap_or(u32::MAX);
-        if in_island(call.number) || call.number <= newest { policy.default } else { newer }
+
+        fn expected(&self, call: &Call) -> Action {
+            let policy = self.policy;
+            let newer = if policy.default.allows() { policy.default } else { Action::ENOSYS };
+            let of_audit = || self.machine.abis.iter().filter(|abi| abi.audit() == call.audit);
+            let spanning = |abi: &&Abi| (abi.span().0..=abi.span().1).contains(&call.number);
+            let Some(&abi) = of_audit().find(spanning) else {
+                return if of_audit().count() == 0 { Action::KILL_PROCESS } else { newer };
+            };
+            if !policy.abis.contains(&abi) {
+                return Action::KILL_PROCESS;
+            }
+            if let Some(name) = self.named.get(&(abi, call.number)) {
+                return by_name(policy, name, call, abi);
+            }
+            let in_island = |number: u32| abi.island().is_some_and(|island| island.contains(&number));
+            let numbers = self.named.keys().filter(|named| named.0 == abi && !in_island(named.1));
+            let newest = numbers.map(|named| named.1).max().unwrap_or(u32::MAX);
+            if in_island(call.number) || call.number <= newest { policy.default } else { newer }
+        }
     }
 
     fn by_name(policy: &Policy<'_>, name: &str, call: &Call, abi: Abi) -> Action {
@@ -457,6 +467,7 @@ mod tests {
                 let policy = default::policy(machine, capabilities);
                 let program = compile(&policy).unwrap();
                 check(&program);
+                let reading = Reading::of(&policy, machine);
                 for abi in machine.abis {
                     let telling = ["socket", "socketcall", "ipc", "personality", "clone"];
                     let telling = telling.map(|name| abi.number(name));
@@ -465,7 +476,7 @@ mod tests {
                             if telling.contains(&Some(number)) { telling_arguments() } else { vec![0] };
                         for value in values {
                             let call = Call { audit: abi.audit(), number, args: [value, 0, 0, 0, 0, 0] };
-                            let expected = expected(&policy, machine, &call);
+                            let expected = reading.expected(&call);
                             assert_eq!(run(&program, &call).0, expected, "{abi:?} {call:x?}");
                         }
                     }
@@ -555,6 +566,7 @@ mod tests {
             let policy = Policy { abis: listed.map(|(abi, _)| *abi).collect(), default, rules };
             let program = compile(&policy).unwrap();
             check(&program);
+            let reading = Reading::of(&policy, machine);
             let named = NAMES.iter().flat_map(|name| machine.abis.iter().filter_map(|abi| abi.number(name)));
             let near = named.flat_map(|number| [number.wrapping_sub(1), number, number + 1]);
             for number in near.chain([0, 520, 0x4000_01ff, 0x4000_0224, u32::MAX]) {
@@ -564,7 +576,7 @@ mod tests {
                         let audit = abi.audit();
                         for args in [*args, args.map(|arg| arg % 40)] {
                             let call = Call { audit, number, args };
-                            let expected = expected(&policy, machine, &call);
+                            let expected = reading.expected(&call);
                             prop_assert_eq!(run(&program, &call).0, expected, "{:?} {:x?}", abi, call);
                         }
                     }

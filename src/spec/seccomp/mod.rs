@@ -5,8 +5,8 @@
 //!                         ├→ policy.rs → compile.rs → bpf.rs → bytes for seccomp(2)
 //! profile.rs (JSON) ──────┘       ↑ numbers: abi.rs
 //! ```
-//! The daemon compiles; the process that becomes the container only loads. Compiling takes a fraction of
-//! a millisecond, and the default is kept for each set of capabilities.
+//! The daemon compiles; the process that becomes the container only loads. The default is compiled once
+//! for each set of capabilities that makes a difference.
 //!
 //! Invariant: what cannot be compiled is an error. Nothing here ever gives out a weaker filter instead.
 //! Invariant: a call that the profile's author cannot have known is answered ENOSYS, never EPERM.
