@@ -333,6 +333,7 @@ const HOPPING_IN: &str = "PINTLE_TEST_HOPPING_IN";
 
 #[test]
 #[ignore = "run by another test, in a process of its own"]
+#[expect(clippy::zombie_processes, reason = "it reaps whatever ends, this shell too")]
 fn hopping_daemons() {
     // Each forks twice and ends, so no pid lives longer than a moment, and their number stays the same. The
     // sleepers come before them in `cgroup.procs`: time in which to hop away.

@@ -25,7 +25,6 @@ pub(super) struct Machine {
 }
 
 pub(super) const AMD64: Machine = Machine { name: "amd64", abis: &[Abi::X86_64, Abi::X86, Abi::X32] };
-#[cfg(any(test, target_arch = "aarch64"))]
 pub(super) const ARM64: Machine = Machine { name: "arm64", abis: &[Abi::Aarch64, Abi::Arm] };
 
 /// The machine this program was built for.

@@ -166,7 +166,12 @@ impl<'n> World<'n> {
         }
     }
 
-    pub(super) fn ended_by_itself(&self, worker: &Container<'n>, code: i32, lines: u64) -> Result<(), Broken> {
+    pub(super) fn ended_by_itself(
+        &self,
+        worker: &Container<'n>,
+        code: i32,
+        lines: u64,
+    ) -> Result<(), Broken> {
         let since = Instant::now();
         loop {
             let status = self.must("status", || worker.try_status())?;
