@@ -64,6 +64,7 @@ impl<'n> World<'n> {
         let (lines, code) = (chance.between(20, 80), i32::try_from(chance.between(1, 120)).unwrap_or(1));
         let pause = chance.between(5, 30);
         let script = format!("for n in $(seq 1 {lines}); do echo $n; sleep 0.0{pause:02}; done; exit {code}");
+        let address = self.address(&pod)?;
         let worker = self.run_container(&pod, "worker", &script, Some(code))?;
         let server = self.run_container(&pod, "server", "sleep 1000", None)?;
         let pid = self.pid(&server)?;
@@ -79,6 +80,10 @@ impl<'n> World<'n> {
         if again != pid {
             return Err(format!("{name}: the server ran as {pid} and now as {again}"));
         }
+        let now = self.address(&pod)?;
+        if now != address {
+            return Err(format!("{name}: the pod had {address} and now has {now}"));
+        }
         self.end_life(&pod, &[worker, server], chance)
     }
 
@@ -93,6 +98,18 @@ impl<'n> World<'n> {
         }
         self.counts.pods.fetch_add(1, Relaxed);
         Ok(pod)
+    }
+
+    /// The address of a pod, which is ready until it is stopped.
+    fn address(&self, pod: &Pod<'n>) -> Result<String, Broken> {
+        let request = || v1::PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
+        let reply = self.must("status", || self.node.cri().pod_sandbox_status(request()))?;
+        let status = reply.status.unwrap_or_default();
+        let address = status.network.as_ref().map(|network| network.ip.clone()).unwrap_or_default();
+        if status.state() == v1::PodSandboxState::SandboxReady && !address.is_empty() {
+            return Ok(address);
+        }
+        Err(format!("{}: it runs, and is told as {status:?}", pod.config.hostname))
     }
 
     pub(super) fn run_container(
