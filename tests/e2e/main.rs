@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod churn;
 mod conformance;
 mod container;
 mod crictl;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     runner::name_panics();
     let files = [
         restart::TESTS,
+        churn::TESTS,
         conformance::TESTS,
         pod::TESTS,
         container::TESTS,

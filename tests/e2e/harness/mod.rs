@@ -4,6 +4,7 @@
 //! A [`Node`] has its own network, mount and process namespaces, so two tests never meet, and whatever a
 //! failed test leaves dies with it. Inside runs a registry on loopback and `pintle serve`.
 
+pub(crate) mod chance;
 mod cri;
 mod folders;
 mod http;

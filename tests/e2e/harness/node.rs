@@ -6,6 +6,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
     sync::{Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use tonic::Status;
@@ -199,6 +200,14 @@ impl Node {
         self.start_daemon();
     }
 
+    /// Starts a daemon and ends it `after` that, most likely before it answers.
+    pub(crate) fn kill_starting_daemon(&self, after: Duration) {
+        if self.spawn_daemon(&Setup::default()) {
+            thread::sleep(after);
+            self.kill_daemon();
+        }
+    }
+
     /// Whether `pintle serve` runs.
     pub(crate) fn daemon_lives(&self) -> bool {
         let mut daemon = self.daemon.lock().unwrap_or_else(PoisonError::into_inner);
@@ -232,6 +241,19 @@ impl Node {
 
     /// Returns when the daemon answers, or has ended instead.
     fn try_start_daemon(&self, setup: &Setup) -> bool {
+        if !self.spawn_daemon(setup) {
+            return false;
+        }
+        let mut lives = true;
+        wait_until("the daemon answers", || {
+            lives = self.daemon_lives();
+            !lives || self.cri.version(v1::VersionRequest::default()).is_ok()
+        });
+        lives
+    }
+
+    /// `false` if it has come and gone.
+    fn spawn_daemon(&self, setup: &Setup) -> bool {
         let log = fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
         let mut command = self.namespaces.command(pintle());
         command.arg("serve").arg("--config").arg(self.path("config.toml"));
@@ -243,12 +265,7 @@ impl Node {
         let mut nsenter = command.spawn().expect("run nsenter");
         let Some(pid) = only_child(&mut nsenter) else { return false };
         *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(Daemon { nsenter, pid });
-        let mut lives = true;
-        wait_until("the daemon answers", || {
-            lives = self.daemon_lives();
-            !lives || self.cri.version(v1::VersionRequest::default()).is_ok()
-        });
-        lives
+        true
     }
 
     fn end_daemon(&self, signal: &str) {

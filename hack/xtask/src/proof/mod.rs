@@ -1,0 +1,84 @@
+//! The long proofs: what is promised, and how it is shown. One that is not built says so and fails.
+
+mod report;
+
+use super::{Result, cargo};
+
+/// One promise.
+struct Proof {
+    name: &'static str,
+    promise: &'static str,
+    how: How,
+}
+
+enum How {
+    /// Arguments of cargo.
+    Cargo(&'static str),
+    /// Arguments of cargo for a test that writes down its figures; they go into a page of `docs/proof`.
+    Reported(&'static str),
+    NotBuilt,
+}
+
+const PROOFS: [Proof; 10] = [
+    Proof {
+        name: "conformance",
+        promise: "critest passes",
+        how: How::Cargo("test --features failpoints --test e2e -- conformance"),
+    },
+    Proof {
+        name: "recovery",
+        promise: "a daemon that dies loses no container, no exit code and no log line",
+        how: How::Cargo("test --features failpoints --test e2e -- restart"),
+    },
+    Proof {
+        name: "kills",
+        promise: "a daemon that is killed at 200 random moments, while pods come and go, loses nothing",
+        how: How::Reported("test --features failpoints --test e2e -- churn"),
+    },
+    Proof {
+        name: "speed",
+        promise: "the budgets of a pod's life, of execs and of memory hold",
+        how: How::Cargo("bench --bench cri"),
+    },
+    Proof {
+        name: "density",
+        promise: "200 pods run, and a daemon finds 100 again in a second",
+        how: How::NotBuilt,
+    },
+    Proof {
+        name: "fuzz",
+        promise: "every parser of foreign bytes survived a day of noise",
+        how: How::NotBuilt,
+    },
+    Proof {
+        name: "gauntlet",
+        promise: "every known attack on a container runtime fails",
+        how: How::NotBuilt,
+    },
+    Proof {
+        name: "power-cut",
+        promise: "an image that is listed is whole after a power cut",
+        how: How::NotBuilt,
+    },
+    Proof { name: "soak", promise: "12,000 pods in eight hours leave nothing behind", how: How::NotBuilt },
+    Proof { name: "upgrade", promise: "pods of the last release live on under this one", how: How::NotBuilt },
+];
+
+/// Runs the proof `name`; without one, lists them.
+pub fn prove(name: Option<&str>) -> Result<()> {
+    let Some(name) = name else {
+        for proof in &PROOFS {
+            let built = if matches!(proof.how, How::NotBuilt) { "not built yet" } else { "built" };
+            println!("{:12} {built:14} {}", proof.name, proof.promise);
+        }
+        return Ok(());
+    };
+    let Some(proof) = PROOFS.iter().find(|proof| proof.name == name) else {
+        return Err(format!("no proof is called {name:?}; `cargo xtask proof` lists them").into());
+    };
+    match proof.how {
+        How::Cargo(arguments) => cargo(arguments.split(' ').map(String::from)),
+        How::Reported(arguments) => report::run(proof.name, proof.promise, arguments),
+        How::NotBuilt => Err(format!("{name} is not built yet").into()),
+    }
+}
