@@ -6,7 +6,10 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::Path,
     process::{Command, ExitCode, Stdio},
     sync::Arc,
@@ -54,23 +57,7 @@ impl Zygote {
     /// # Errors
     /// When there is no memory for the copy, or it cannot be executed.
     pub async fn start() -> io::Result<Self> {
-        let (ours, theirs) = rustix::net::socketpair(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::STREAM,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )?;
-        rustix::io::ioctl_fionbio(&ours, true)?;
-        let program = tokio::task::spawn_blocking(memfd::sealed_self).await??;
-        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
-        command.arg("zygote").env_clear().envs(crate::telemetry::failpoint_environment()).current_dir("/");
-        // What outlives the daemon must not hold the daemon's output open.
-        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = tokio::process::Command::from(command).spawn()?;
-        drop(program);
-        let socket = crate::sys::ready::watch(ours)?;
-        let channel = Channel { socket, incoming: Assembler::default(), _child: child };
-        Ok(Self { channel: Arc::new(Mutex::new(channel)) })
+        Ok(Self { channel: Arc::new(Mutex::new(Channel::start().await?)) })
     }
 
     /// Forks a supervisor and has it make the pod's namespaces. `dir` is the pod's folder under the state
@@ -106,7 +93,7 @@ impl Zygote {
         let frame = wire::encode(&fork, vec![theirs.into()]);
         let channel = Arc::clone(&self.channel);
         // In a task of its own: a caller that stops waiting must not leave an answer for the next one to take.
-        let exchange = async move { channel.lock().await.exchange(frame).await };
+        let exchange = async move { channel.lock().await.ask(&frame).await };
         let forked = task::spawn("zygote-fork", exchange).await;
         let (forked, pidfd) = forked.map_err(io::Error::other).flatten().map_err(failed)?;
         if let Some(failure) = forked.failure {
@@ -119,8 +106,44 @@ impl Zygote {
 }
 
 impl Channel {
+    async fn start() -> io::Result<Self> {
+        let (ours, theirs) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        let program = tokio::task::spawn_blocking(memfd::sealed_self).await??;
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+        command
+            .arg0("pintle")
+            .arg("zygote")
+            .env_clear()
+            .envs(crate::telemetry::failpoint_environment())
+            .current_dir("/");
+        // What outlives the daemon must not hold the daemon's output open.
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = tokio::process::Command::from(command).spawn()?;
+        drop(program);
+        let socket = crate::sys::ready::watch(ours)?;
+        Ok(Self { socket, incoming: Assembler::default(), _child: child })
+    }
+
+    /// Asks; a zygote that has died (the kernel may take it when memory is short) is replaced and asked again.
+    async fn ask(&mut self, frame: &wire::Frame) -> io::Result<(v1::Forked, Option<OwnedFd>)> {
+        match self.exchange(frame).await {
+            Err(error) => {
+                tracing::warn!(%error, "the zygote is gone, starting another");
+                *self = Self::start().await?;
+                self.exchange(frame).await
+            }
+            answered => answered,
+        }
+    }
+
     /// One question, one answer. The zygote is ours and does nothing else, so it answers at once or is dead.
-    async fn exchange(&mut self, frame: wire::Frame) -> io::Result<(v1::Forked, Option<OwnedFd>)> {
+    async fn exchange(&mut self, frame: &wire::Frame) -> io::Result<(v1::Forked, Option<OwnedFd>)> {
         let mut sent = 0;
         while sent < frame.bytes.len() {
             let mut guard = self.socket.writable().await?;
@@ -132,7 +155,6 @@ impl Channel {
                 sent += count?;
             }
         }
-        drop(frame);
         loop {
             if let Some(forked) = self.incoming.next::<v1::Forked>()? {
                 let count = u32::from(forked.failure.is_none());

@@ -10,7 +10,14 @@ use rustix::fs::{MemfdFlags, SealFlags};
 /// # Errors
 /// When the program cannot be read or there is not enough memory.
 pub fn sealed_self() -> io::Result<OwnedFd> {
-    let memfd = rustix::fs::memfd_create("pintle", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // A host may make memory files not executable unless asked (`vm.memfd_noexec`); before Linux 6.3 there is
+    // no such question.
+    let executable = MemfdFlags::from_bits_retain(libc::MFD_EXEC);
+    let memfd = match rustix::fs::memfd_create("pintle", flags | executable) {
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("pintle", flags)?,
+        made => made?,
+    };
     let mut copy = File::from(memfd);
     io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
     rustix::fs::fchmod(&copy, rustix::fs::Mode::from_raw_mode(0o500))?;
