@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
 use super::{
     connection::Waiter,
     container::Phase,
@@ -141,7 +143,8 @@ impl Supervisor {
         let Some(exec) = self.execs.remove(&number) else { return };
         self.remove_leaf(&exec.container, exec.leaf);
         let answer = match (exec.failure, exec.ended) {
-            (_, Some(_)) if exec.timed_out => Ok((128 + 9, true)),
+            // Also when its time was up before the process was made.
+            _ if exec.timed_out => Ok((128 + 9, true)),
             (Some(failure), _) => Err(failure),
             (None, Some(ended)) => Ok((ended.code(), false)),
             (None, None) => Err(Failure::new(Stage::Internal, "exec", "its end was not seen")),
@@ -170,6 +173,11 @@ impl Supervisor {
 
     fn kill_exec_tree(&mut self, number: u64) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
+        // The helper goes first: one that has not joined the leaf yet would make the process after the kill.
+        // What it made before its end is in the leaf, and is killed with it.
+        if exec.helper != 0 {
+            end_helper(exec.helper);
+        }
         let killed = exec.leaf.kill();
         crate::failpoint!("supervisor.exec-killed");
         // A killed process needs some microseconds to be gone; only one in the kernel's hands needs long.
@@ -184,9 +192,6 @@ impl Supervisor {
             if let Some(pid) = exec.pid {
                 let _ = crate::sys::process::kill(pid);
             }
-        }
-        if exec.pid.is_none() && exec.helper != 0 {
-            let _ = crate::sys::process::kill(exec.helper);
         }
         self.settle_exec(number);
     }
@@ -205,5 +210,18 @@ impl Supervisor {
         for number in theirs.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.kill_exec_tree(number);
         }
+    }
+}
+
+/// Kills a helper and waits a moment until it can do nothing more. It stays to be reaped with the others.
+fn end_helper(helper: u32) {
+    let _ = crate::sys::process::kill(helper);
+    let Some(pid) = i32::try_from(helper).ok().and_then(Pid::from_raw) else { return };
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    for _ in 0..GONE_LOOKS_MAX {
+        if !matches!(waitid(WaitId::Pid(pid), look), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(GONE_PAUSE);
     }
 }
