@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
 use super::{
     connection::Waiter,
     container::Phase,
@@ -195,9 +197,10 @@ impl Supervisor {
 
     fn kill_exec_tree(&mut self, number: u64) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        // The helper first: what it has forked by then is in the leaf, and after that it forks nothing.
-        if exec.pid.is_none() && exec.helper != 0 {
-            let _ = crate::sys::process::kill(exec.helper);
+        // The helper goes first: one that has not joined the leaf yet would make the process after the kill.
+        // What it made before its end is in the leaf, and is killed with it.
+        if exec.helper != 0 {
+            end_helper(exec.helper);
         }
         let _ = exec.leaf.kill();
         if let (Some(pid), None) = (exec.pid, exec.ended) {
@@ -229,5 +232,18 @@ impl Supervisor {
         for number in theirs.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.kill_exec_tree(number);
         }
+    }
+}
+
+/// Kills a helper and waits a moment until it can do nothing more. It stays to be reaped with the others.
+fn end_helper(helper: u32) {
+    let _ = crate::sys::process::kill(helper);
+    let Some(pid) = i32::try_from(helper).ok().and_then(Pid::from_raw) else { return };
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    for _ in 0..GONE_LOOKS_MAX {
+        if !matches!(waitid(WaitId::Pid(pid), look), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(GONE_PAUSE);
     }
 }
