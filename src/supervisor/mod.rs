@@ -13,7 +13,7 @@
 //! |---|---|
 //! | daemon | `client.rs`, `zygote.rs` (its upper half) |
 //! | both | `wire/` |
-//! | supervisor | `process.rs` (the loop), `connection.rs`, `requests.rs`, `container.rs`, `lifecycle.rs`, `exec.rs`, `exit.rs` |
+//! | supervisor | `process.rs` (the loop), `connection.rs`, `dialogue.rs`, `requests.rs`, `container.rs`, `lifecycle.rs`, `exec.rs`, `exit.rs` |
 //! | its children | `helper.rs`, `anchor.rs`, `zygote.rs` (its lower half) |
 //!
 //! Invariant: an exit is on disk before anybody is told, and told until a daemon has stored it.
@@ -25,6 +25,7 @@ mod anchor;
 mod client;
 mod connection;
 mod container;
+mod dialogue;
 mod exec;
 mod exit;
 mod helper;

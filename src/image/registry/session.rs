@@ -1,15 +1,12 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use reqwest::{
     Method, Response, StatusCode, Url,
-    header::{
-        ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
-        WWW_AUTHENTICATE,
-    },
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use tokio::{
     sync::mpsc,
@@ -23,6 +20,7 @@ use super::{
     endpoint::{Endpoint, chain, name_of},
     hosts::{self, is_loopback},
     token::Asking,
+    transfer::{Transfer, read_body},
 };
 use crate::{
     failpoint,
@@ -38,11 +36,6 @@ use crate::{
 
 /// From the request to the end of the answer's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two pieces of a body.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A body must bring this many bytes within this time of waiting for it, or it would never end.
-const SLOW_BYTES_MIN: u64 = 60 << 10;
-const SLOW_WINDOW: Duration = Duration::from_secs(60);
 const REDIRECTS_MAX: usize = 5;
 /// Tries of one request at one host. A registry that restarts is back after about as long as they take.
 const TRIES_MAX: u32 = 4;
@@ -162,7 +155,7 @@ impl Session {
     /// Sends a blob's bytes to `chunks`, in order, going on where a connection broke. Returns when all are
     /// sent or the receiver has gone. Nothing is verified here but the length: the receiver hashes.
     pub(in crate::image) async fn blob(&self, blob: &Blob, chunks: mpsc::Sender<Chunk>) -> Result<(), Error> {
-        let mut transfer = Transfer { blob, chunks, done: 0, slow: Slow::default() };
+        let mut transfer = Transfer::new(blob, chunks);
         let mut interruptions = 0;
         let mut last = None;
         for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.host.pull) {
@@ -367,121 +360,6 @@ impl Session {
     }
 }
 
-/// A blob on its way.
-struct Transfer<'a> {
-    blob: &'a Blob,
-    chunks: mpsc::Sender<Chunk>,
-    done: u64,
-    slow: Slow,
-}
-
-impl Transfer<'_> {
-    /// Hands on what one answer brings.
-    async fn receive(&mut self, mut response: Response, host: &str) -> Result<(), Error> {
-        let unavailable = |why: String| Error::RegistryUnavailable { host: host.into(), why };
-        let mut skip = match response.status() {
-            StatusCode::PARTIAL_CONTENT if range_start(response.headers()) == Some(self.done) => 0,
-            StatusCode::PARTIAL_CONTENT => {
-                let why = "it sends another part of the blob than was asked for".into();
-                return Err(Error::RegistryRefused { host: host.into(), why });
-            }
-            // It does not know ranges: from the start again, and what is here already is passed over.
-            _ => self.done,
-        };
-        loop {
-            let began = Instant::now();
-            let piece = timeout(IDLE_TIMEOUT, response.chunk()).await;
-            let piece = piece
-                .map_err(|_| unavailable("the transfer stands still".into()))?
-                .map_err(|error| unavailable(chain(&error)))?;
-            let Some(mut piece) = piece else { break };
-            if self.slow.too_slow(began.elapsed(), piece.len() as u64) {
-                return Err(unavailable("the transfer is slower than 1 KiB/s".into()));
-            }
-            let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
-            skip -= passed as u64;
-            drop(piece.split_to(passed));
-            if piece.is_empty() {
-                continue;
-            }
-            if self.done < self.blob.size / 2 && self.done + piece.len() as u64 >= self.blob.size / 2 {
-                failpoint!("image.blob-half");
-            }
-            self.done += piece.len() as u64;
-            if self.done > self.blob.size {
-                let why = format!("{host} sends more than {} bytes", self.blob.size);
-                return Err(Error::Mismatch { what: "layer", expected: self.blob.digest.clone(), why });
-            }
-            if self.chunks.send(Chunk::Data(piece)).await.is_err() {
-                return Ok(()); // the receiver has failed and says why
-            }
-        }
-        if self.done < self.blob.size {
-            return Err(unavailable(format!(
-                "the transfer ended after {} of {} bytes",
-                self.done, self.blob.size
-            )));
-        }
-        self.end().await
-    }
-
-    async fn end(&mut self) -> Result<(), Error> {
-        let _ = self.chunks.send(Chunk::End).await;
-        failpoint!("image.blob-done");
-        Ok(())
-    }
-}
-
-/// Tells a transfer that trickles. Counts only time spent waiting for the network, not for our own disk.
-#[derive(Debug, Default)]
-struct Slow {
-    waited: Duration,
-    bytes: u64,
-}
-
-impl Slow {
-    fn too_slow(&mut self, waited: Duration, bytes: u64) -> bool {
-        self.waited += waited;
-        self.bytes += bytes;
-        if self.waited < SLOW_WINDOW {
-            return false;
-        }
-        let slow = self.bytes < SLOW_BYTES_MIN;
-        *self = Self::default();
-        slow
-    }
-}
-
-/// Reads a whole body of limited size.
-pub(super) async fn read_body(
-    mut response: Response,
-    bytes_max: u64,
-    what: &'static str,
-    host: &str,
-) -> Result<Vec<u8>, Error> {
-    let unavailable = |why: String| Error::RegistryUnavailable { host: host.into(), why };
-    if response.content_length().is_some_and(|length| length > bytes_max) {
-        return Err(Error::Limit { what, limit: bytes_max });
-    }
-    let mut body = Vec::new();
-    let mut slow = Slow::default();
-    loop {
-        let began = Instant::now();
-        let piece = timeout(IDLE_TIMEOUT, response.chunk()).await;
-        let piece = piece
-            .map_err(|_| unavailable("it stops in the middle".into()))?
-            .map_err(|e| unavailable(chain(&e)))?;
-        let Some(piece) = piece else { return Ok(body) };
-        if (body.len() + piece.len()) as u64 > bytes_max {
-            return Err(Error::Limit { what, limit: bytes_max });
-        }
-        if slow.too_slow(began.elapsed(), piece.len() as u64) {
-            return Err(unavailable("it is slower than 1 KiB/s".into()));
-        }
-        body.extend_from_slice(&piece);
-    }
-}
-
 /// Never out of encryption, and never from the outside to this machine's own services.
 fn may_follow(from: &Url, to: &Url) -> bool {
     let scheme = to.scheme() == "https" || (to.scheme() == "http" && from.scheme() == "http");
@@ -489,12 +367,6 @@ fn may_follow(from: &Url, to: &Url) -> bool {
         .host_str()
         .is_some_and(|host| host.starts_with("169.254.") || host.starts_with("[fe80:") || host == "0.0.0.0");
     scheme && (is_loopback(from) || !(is_loopback(to) || local))
-}
-
-/// `bytes 100-199/200` → 100
-fn range_start(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
-    text.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
 }
 
 /// Doubles from try to try; a registry's own wish counts up to the same limit.
@@ -522,13 +394,5 @@ mod tests {
         ] {
             assert_eq!(may_follow(&Url::parse(from).unwrap(), &Url::parse(to).unwrap()), may, "{from} {to}");
         }
-    }
-
-    #[test]
-    fn a_trickle_is_told_from_a_slow_disk() {
-        let mut slow = Slow::default();
-        assert!(!slow.too_slow(Duration::from_secs(59), 10));
-        assert!(slow.too_slow(Duration::from_secs(2), 10));
-        assert!(!slow.too_slow(Duration::from_secs(61), SLOW_BYTES_MIN));
     }
 }

@@ -11,7 +11,7 @@ use super::{
     challenge::Challenge,
     endpoint::{chain, name_of},
     hosts::is_loopback,
-    session::read_body,
+    transfer::read_body,
 };
 use crate::image::{
     Error,
