@@ -164,7 +164,7 @@ impl Merged {
             return wrong("state", "root and state must not lie in each other".into());
         }
         if let Err(error) = log::parse_level(&config.log.level) {
-            return wrong("log.level", log::chain(&error).to_string());
+            return wrong("log.level", log::chain(&error));
         }
         Ok(Loaded { config, files: self.files })
     }
@@ -221,9 +221,8 @@ mod tests {
         for (path, text) in files {
             fs::write(dir.path().join(path), text).unwrap();
         }
-        load(Some(&dir.path().join("config.toml")), flags).map_err(|error| {
-            log::chain(&error).to_string().replace(&format!("{}/", dir.path().display()), "")
-        })
+        load(Some(&dir.path().join("config.toml")), flags)
+            .map_err(|error| log::chain(&error).replace(&format!("{}/", dir.path().display()), ""))
     }
 
     fn problem(text: &str) -> String {

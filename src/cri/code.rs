@@ -17,6 +17,7 @@ use crate::{
     image,
     model::{Failure, Stage},
     pod,
+    telemetry::log,
 };
 
 /// Bytes of an error's text. It travels in an HTTP/2 header, percent-encoded (up to three times as long), and
@@ -129,13 +130,7 @@ impl Coded for Failure {
 
 /// An error and its causes, joined by ": ", cut to what a header takes.
 pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
+    let mut text = log::chain(error);
     if text.len() > MESSAGE_BYTES_MAX {
         let end = text.floor_char_boundary(MESSAGE_BYTES_MAX - '…'.len_utf8());
         text.truncate(end);

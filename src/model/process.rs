@@ -63,7 +63,7 @@ pub struct Capabilities {
 /// Which system call filter (CRI `SecurityProfile`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum SeccompChoice {
-    /// pintle's own profile. Also taken when the caller names none.
+    /// pintle's own profile. A request that names no profile at all asks for none (`cri/parse`).
     #[default]
     RuntimeDefault,
     /// No filter.

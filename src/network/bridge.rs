@@ -19,6 +19,7 @@ use super::{
 use crate::{
     failpoint,
     model::{PodId, PortMapping},
+    telemetry::log::chain,
 };
 
 /// What a link carries where the host has no default route to tell.
@@ -235,12 +236,6 @@ fn allow_forwarding() {
             warn!(path = PATH, %error, "cannot switch on IPv4 forwarding: pods reach only this node")
         }
     }
-}
-
-/// An error with its causes.
-fn chain(error: &Error) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

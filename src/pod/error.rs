@@ -1,5 +1,7 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
+pub(super) use crate::telemetry::log::chain;
+
 use super::{names::Lookup, state::Refusal};
 use crate::{cgroup, image, model::Failure, network, spec, store::BadRecord};
 
@@ -80,18 +82,6 @@ impl Error {
             Lookup::Ambiguous => Self::Ambiguous(id.into()),
         }
     }
-}
-
-/// The whole chain of an error in one line, for logs and for `ContainerStatus.message`.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::requests::in_cgroup;
 use crate::{
     cgroup,
     launcher::{self, Exec, Launch, PodNamespaces, Report, Reporter, Stdio},
@@ -58,10 +59,7 @@ pub(super) fn create(
     }
     let keep: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     spawn(&keep, report, |report| {
-        let in_cgroup = |error: cgroup::Error| {
-            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            Failure::new(Stage::Cgroup, plan.id.as_str(), format!("{error}: {source}"))
-        };
+        let in_cgroup = |error| in_cgroup(plan.id.as_str(), &error);
         cgroup.create(&plan.resources, &device_rules(plan)?).map_err(in_cgroup)?;
         crate::failpoint!("supervisor.container-cgroup-made");
         cgroup.join(0).map_err(in_cgroup)?;
@@ -88,10 +86,7 @@ pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container, oom_score_adj: i64)
     ];
     let Exec { plan, identity, init, namespaces, own_cgroup_namespace, stdio, report } = exec;
     spawn(&keep, report, |report| {
-        let in_cgroup = |error: cgroup::Error| {
-            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            Failure::new(Stage::Cgroup, "exec", format!("{error}: {source}"))
-        };
+        let in_cgroup = |error| in_cgroup("exec", &error);
         leaf.create(&crate::model::Resources::default(), &[]).map_err(in_cgroup)?;
         leaf.join(0).map_err(in_cgroup)?;
         process::set_oom_score(oom_score_adj);

@@ -20,6 +20,7 @@ use crate::{
     cgroup, launcher,
     model::{ContainerId, Failure, PidMode, Stage},
     sys::{self, signal},
+    telemetry::log::chain,
 };
 
 use v1::{reply::Result as Answer, request::Call};
@@ -31,7 +32,9 @@ const BACKLOG: i32 = 8;
 pub(super) fn in_cgroup(object: &str, error: &cgroup::Error) -> Failure {
     let cause = std::error::Error::source(error);
     let errno = cause.and_then(|cause| cause.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
-    Failure { errno: errno.unwrap_or(0), ..Failure::new(Stage::Cgroup, object, error.to_string()) }
+    // The number says it all when there is one; other causes are words.
+    let text = if errno.is_some() { error.to_string() } else { chain(error) };
+    Failure { errno: errno.unwrap_or(0), ..Failure::new(Stage::Cgroup, object, text) }
 }
 
 /// Why a create has failed whose container was not wanted any more.

@@ -4,7 +4,7 @@
 
 use std::{
     error::Error as StdError,
-    fmt::{self, Write as _},
+    fmt::Write as _,
     io::{self, IsTerminal as _},
 };
 
@@ -100,7 +100,7 @@ fn is_journal(journal_stream: Option<&str>) -> bool {
 }
 
 /// Shows an error with all its causes: `error = %chain(&error)`.
-pub fn chain(error: &dyn StdError) -> impl fmt::Display {
+pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -133,6 +133,6 @@ mod tests {
     #[test]
     fn a_chain_names_every_cause_once() {
         let error = Error::Journal(io::Error::other("no socket"));
-        assert_eq!(chain(&error).to_string(), "open the journal: no socket");
+        assert_eq!(chain(&error), "open the journal: no socket");
     }
 }
