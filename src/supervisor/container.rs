@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::OwnedFd, time::Instant};
 
-use super::{ContainerFacts, connection::Waiter, exit::End};
+use super::{ContainerFacts, connection::Waiter, exit::End, inspection::Bounds};
 use crate::{
     cgroup::{self, OomCounts, OomWatch},
     launcher::{Identity, Reporter},
@@ -50,6 +50,8 @@ pub(super) struct Container {
     /// Those that an exec enters.
     pub(super) namespaces: Namespaces,
     pub(super) own_cgroup_namespace: bool,
+    /// Of its init.
+    pub(super) bounds: Bounds,
     pub(super) oom_score_adj: i64,
     pub(super) cgroup: cgroup::Container,
     pub(super) identity: Identity,
@@ -85,11 +87,14 @@ impl Container {
         phase: Phase,
     ) -> Self {
         let own_pid = plan.pid != PidMode::Node;
+        let namespaces = shared.and(Namespaces::MOUNT).and_if(own_pid, Namespaces::PID);
+        let own_cgroup_namespace = !plan.privileged;
         Self {
             id: plan.id.clone(),
             phase,
-            namespaces: shared.and(Namespaces::MOUNT).and_if(own_pid, Namespaces::PID),
-            own_cgroup_namespace: !plan.privileged,
+            namespaces,
+            own_cgroup_namespace,
+            bounds: Bounds::new(&plan.process, namespaces.and_if(own_cgroup_namespace, Namespaces::CGROUP)),
             oom_score_adj: plan.process.oom_score_adj,
             cgroup,
             identity: Identity::default(),

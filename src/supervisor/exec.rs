@@ -12,6 +12,7 @@ use super::{
     connection::Waiter,
     container::Phase,
     helper,
+    inspection::Bounds,
     process::{Source, Supervisor},
     wire::{self, v1},
 };
@@ -19,7 +20,7 @@ use crate::{
     cgroup,
     launcher::{self, Report, Reporter, Stdio},
     model::{ContainerId, Failure, Stage},
-    sys::process::Ended,
+    sys::process::{Ended, Namespaces},
 };
 
 use v1::reply::Result as Answer;
@@ -40,6 +41,7 @@ pub(super) struct Exec {
     /// `None` when its end was seen: then execve has worked, or `failure` says why not.
     pub(super) report: Option<(u64, Reporter)>,
     leaf: cgroup::Container,
+    bounds: Bounds,
     pub(super) deadline: Option<Instant>,
     timed_out: bool,
     ended: Option<Ended>,
@@ -68,6 +70,8 @@ impl Supervisor {
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let leaf = container.cgroup.exec_leaf(number);
         let (identity, score) = (container.identity.clone(), container.oom_score_adj);
+        let own_cgroup = container.own_cgroup_namespace;
+        let bounds = Bounds::new(&plan, container.namespaces.and_if(own_cgroup, Namespaces::CGROUP));
         let run = launcher::Exec {
             plan: &plan,
             identity: &identity,
@@ -97,6 +101,7 @@ impl Supervisor {
             pid: None,
             report: Some((token, report)),
             leaf,
+            bounds,
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             timed_out: false,
             ended: None,
@@ -126,10 +131,22 @@ impl Supervisor {
                     if let Some((token, report)) = exec.report.take() {
                         self.unwatch(report.as_fd(), token);
                     }
+                    self.inspect_exec(number);
                     self.settle_exec(number);
                     return;
                 }
             }
+        }
+    }
+
+    /// After its execve.
+    fn inspect_exec(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        let (Some(pid), None, None) = (exec.pid, &exec.ended, &exec.failure) else { return };
+        if let Err(excess) = exec.bounds.inspect(pid) {
+            let text = format!("it was killed, for it has more than was planned: {excess}");
+            exec.failure = Some(Failure::new(Stage::Privileges, "exec", text));
+            self.kill_exec_tree(number);
         }
     }
 

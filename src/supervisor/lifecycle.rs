@@ -238,7 +238,15 @@ impl Supervisor {
         let Phase::Starting { waiter } = container.phase else { return };
         container.phase = Phase::Running;
         container.started_at = Some(at);
-        self.answer(waiter, Ok(Answer::Started(v1::Started { at: at.0 })));
+        let answer = match container.bounds.inspect(container.pid) {
+            Ok(()) => Ok(Answer::Started(v1::Started { at: at.0 })),
+            Err(excess) => {
+                let text = format!("it was killed, for it has more than was planned: {excess}");
+                let _ = container.kill();
+                Err(Failure::new(Stage::Privileges, id.as_str(), text))
+            }
+        };
+        self.answer(waiter, answer);
     }
 
     /// A create that came to nothing: nothing of it is left when the answer goes out.

@@ -29,6 +29,7 @@ mod dialogue;
 mod exec;
 mod exit;
 mod helper;
+mod inspection;
 mod lifecycle;
 mod process;
 mod requests;

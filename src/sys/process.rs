@@ -181,6 +181,21 @@ bitflags_lite! {
     }
 }
 
+impl Namespaces {
+    /// The names of these kinds below `/proc/PID/ns` (namespaces(7)).
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        const ALL: [(Namespaces, &str); 6] = [
+            (Namespaces::MOUNT, "mnt"),
+            (Namespaces::PID, "pid"),
+            (Namespaces::NETWORK, "net"),
+            (Namespaces::IPC, "ipc"),
+            (Namespaces::UTS, "uts"),
+            (Namespaces::CGROUP, "cgroup"),
+        ];
+        ALL.into_iter().filter(move |(kind, _)| self.0 & kind.0 != 0).map(|(_, name)| name)
+    }
+}
+
 /// Gives this process new namespaces (unshare(2)).
 ///
 /// # Errors
