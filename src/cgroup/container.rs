@@ -16,7 +16,7 @@ use super::{
     error, file,
     group::{Group, Version},
     limits::Present,
-    settle,
+    settle::{self, Changed},
     tree::{Visit, walk},
 };
 use crate::{
@@ -110,12 +110,12 @@ impl Container {
         Ok(())
     }
 
-    /// Changes limits of a container that runs. Fields that are not set stay as they are.
+    /// Changes limits of a container that is there. Fields that are not set stay as they are.
     ///
     /// # Errors
-    /// The kernel's refusal (`EBUSY`: less memory than is in use); then all limits are what they were.
-    #[cfg_attr(not(test), expect(dead_code, reason = "UpdateContainerResources is built next"))]
-    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+    /// The kernel's refusal (`EBUSY`: less memory than is in use), or that of v2 by us; then all limits are
+    /// what they were.
+    pub fn update(&self, resources: &Resources) -> Result<Changed, Error> {
         let settings = settle::plan(&self.group, resources, &settle::present(&self.group))?;
         settle::change(&self.group, &settings)
     }

@@ -44,4 +44,5 @@ pub use container::{Container, OomCounts};
 pub use driver::{Driver, Manager};
 pub use error::Error;
 pub use handle::Handle;
+pub use settle::Changed;
 pub use watch::OomWatch;
