@@ -150,6 +150,22 @@ impl Container {
         self.group.kill()
     }
 
+    /// As [`Container::kill`]; `look` is called right before the first signal. On v1 all stand still by then.
+    ///
+    /// # Errors
+    /// As [`super::Handle::kill`]. Absent is success.
+    pub fn kill_after(&self, look: &mut dyn FnMut()) -> Result<(), Error> {
+        self.group.kill_after(look)
+    }
+
+    /// How many processes are in it and below.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn processes(&self) -> Result<usize, Error> {
+        self.group.count()
+    }
+
     /// Whether any process is left in it or below.
     ///
     /// # Errors

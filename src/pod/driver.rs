@@ -515,7 +515,11 @@ pub(super) mod tests {
         }
     }
 
-    fn driver(node: &Arc<Node>, state: PodState, containers: &[(u8, ContainerState)]) -> Driver {
+    pub(in crate::pod) fn driver(
+        node: &Arc<Node>,
+        state: PodState,
+        containers: &[(u8, ContainerState)],
+    ) -> Driver {
         let id = PodId::from_bytes([0xab; 32]);
         let folder = node.places.live(&id);
         record::make_folder(&folder).unwrap();
@@ -547,17 +551,18 @@ pub(super) mod tests {
         driver
     }
 
-    const RUNNING: ContainerState = ContainerState::Running { pid: u32::MAX, started_at: UnixNanos(5) };
+    pub(in crate::pod) const RUNNING: ContainerState =
+        ContainerState::Running { pid: u32::MAX, started_at: UnixNanos(5) };
 
-    fn exited(code: i32) -> Exit {
+    pub(in crate::pod) fn exited(code: i32) -> Exit {
         Exit { code, reason: ExitReason::Error, at: UnixNanos(9), message: String::new() }
     }
 
-    fn id(byte: u8) -> ContainerId {
+    pub(in crate::pod) fn id(byte: u8) -> ContainerId {
         ContainerId::from_bytes([byte; 32])
     }
 
-    fn asked<T>() -> (Reply<T>, oneshot::Receiver<Result<T, Error>>) {
+    pub(in crate::pod) fn asked<T>() -> (Reply<T>, oneshot::Receiver<Result<T, Error>>) {
         oneshot::channel()
     }
 

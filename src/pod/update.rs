@@ -284,9 +284,134 @@ fn set_oom_score(init: Init, score: i64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use futures_util::StreamExt;
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::{
+        model::HugepageLimit,
+        pod::{
+            driver::{
+                Call,
+                tests::{RUNNING, asked, driver, exited, id, node},
+            },
+            record::PodRecord,
+            state::PodState,
+        },
+        store,
+        supervisor::Event,
+    };
+
+    /// A ready pod with one running container, in cgroups that have no controller.
+    fn ready(folder: &Path) -> Driver {
+        let node = node(folder);
+        let mut driver = driver(&node, PodState::Ready, &[(1, RUNNING)]);
+        let pod = Arc::get_mut(&mut driver.pod).unwrap();
+        pod.cgroup = Some(cgroup::Handle::fake(&pod.id));
+        driver
+    }
+
+    /// Without the controller this asks for nothing, so it is granted.
+    fn granted() -> Resources {
+        let hugepages = vec![HugepageLimit { page_size: "2MB".into(), limit_bytes: 0 }];
+        Resources { hugepages, ..Resources::default() }
+    }
+
+    fn refused() -> Resources {
+        Resources { memory_bytes: 4096, ..Resources::default() }
+    }
+
+    async fn update(driver: &mut Driver, change: Resources) -> Result<(), Error> {
+        let (reply, mut answer) = asked();
+        driver.answer(Call::Update { id: id(1), change: Box::new(change), reply }).await;
+        if let Ok(answer) = answer.try_recv() {
+            return answer;
+        }
+        let done = driver.effects.next().await.unwrap();
+        driver.settle(done).await;
+        answer.try_recv().unwrap()
+    }
+
+    fn shown(driver: &Driver) -> Resources {
+        driver.pod.node.board.view().container(id(1).as_str()).unwrap().resources.clone()
+    }
+
+    #[tokio::test]
+    async fn limits_are_written_and_shown_once_the_kernel_has_taken_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = ready(folder.path());
+        let error = update(&mut driver, refused()).await.unwrap_err();
+        assert!(matches!(error, Error::Cgroup(cgroup::Error::NoController { .. })), "{error}");
+        assert_eq!(shown(&driver), Resources::default());
+        update(&mut driver, granted()).await.unwrap();
+        assert_eq!(shown(&driver), granted());
+        let path = record::container_file(&driver.pod.folder, &id(1));
+        assert_eq!(store::get::<ContainerRecord>(&path).unwrap().resources, granted());
+    }
+
+    #[tokio::test]
+    async fn limits_that_cannot_be_written_down_are_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = ready(folder.path());
+        std::fs::remove_dir_all(&driver.pod.folder).unwrap();
+        assert!(matches!(update(&mut driver, granted()).await, Err(Error::Io { .. })));
+        assert_eq!(shown(&driver), Resources::default());
+    }
+
+    #[tokio::test]
+    async fn the_second_of_two_changes_at_once_waits_for_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = ready(folder.path());
+        let mut answers = Vec::new();
+        for change in [refused(), granted()] {
+            let (reply, answer) = asked();
+            driver.answer(Call::Update { id: id(1), change: Box::new(change), reply }).await;
+            answers.push(answer);
+        }
+        assert_eq!(driver.effects.len(), 1);
+        for _ in 0..2 {
+            let done = driver.effects.next().await.unwrap();
+            driver.settle(done).await;
+        }
+        assert_eq!(
+            answers.into_iter().map(|mut one| one.try_recv().unwrap().is_ok()).collect::<Vec<_>>(),
+            [false, true]
+        );
+        assert_eq!(shown(&driver), granted());
+    }
+
+    #[tokio::test]
+    async fn what_has_exited_is_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = ready(folder.path());
+        driver.settle(Done::Event(Event::Exited { id: id(1), exit: exited(0) })).await;
+        let error = update(&mut driver, granted()).await.unwrap_err();
+        assert!(matches!(error, Error::WrongState { state: "exited", .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_pods_limits_are_kept_in_its_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = ready(folder.path());
+        let change = PodLimits { resources: Some(refused()), overhead: None };
+        let (reply, mut answer) = asked();
+        driver.answer(Call::UpdatePod { change: Box::new(change.clone()), reply }).await;
+        let done = driver.effects.next().await.unwrap();
+        driver.settle(done).await;
+        // The kubelet's parent has the limits: nothing was asked of the kernel.
+        answer.try_recv().unwrap().unwrap();
+        let pod = store::get::<PodRecord>(&record::pod_file(&driver.pod.folder)).unwrap();
+        assert_eq!(pod.limits, Some(change));
+    }
+
+    #[test]
+    fn what_an_object_gathers_is_bounded() {
+        let unified = (0..=UNIFIED_MAX).map(|n| (format!("memory.n{n}"), String::new())).collect();
+        assert!(bounded(&Resources { unified, ..Resources::default() }).is_err());
+        assert!(bounded(&granted()).is_ok());
+    }
 
     #[test]
     fn changes_wait_for_each_other_up_to_a_number() {

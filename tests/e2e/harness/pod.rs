@@ -188,6 +188,17 @@ impl<'n> Pod<'n> {
         Ok(Container { node: self.node, id, pod: self.clone(), config })
     }
 
+    /// Changes the limits of its containers together, and what it costs besides them.
+    pub(crate) fn update(
+        &self,
+        resources: Option<v1::LinuxContainerResources>,
+        overhead: Option<v1::LinuxContainerResources>,
+    ) -> Result<(), Status> {
+        let pod_sandbox_id = self.id.clone();
+        let request = v1::UpdatePodSandboxResourcesRequest { pod_sandbox_id, overhead, resources };
+        self.node.cri().update_pod_sandbox_resources(request).map(|_| ())
+    }
+
     #[track_caller]
     pub(crate) fn stop(&self) {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
@@ -208,6 +219,22 @@ impl<'n> Pod<'n> {
 }
 
 impl<'n> Container<'n> {
+    /// Changes its limits.
+    pub(crate) fn update(&self, limits: v1::LinuxContainerResources) -> Result<(), Status> {
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: self.id.clone(),
+            linux: Some(limits),
+            ..Default::default()
+        };
+        self.node.cri().update_container_resources(request).map(|_| ())
+    }
+
+    /// Its limits as its status shows them.
+    #[track_caller]
+    pub(crate) fn limits(&self) -> v1::LinuxContainerResources {
+        self.status().resources.and_then(|resources| resources.linux).expect("resources")
+    }
+
     #[track_caller]
     pub(crate) fn start(&self) {
         self.try_start().unwrap_or_else(|error| panic!("start container: {error}"));
