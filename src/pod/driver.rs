@@ -168,7 +168,7 @@ impl Driver {
         }
     }
 
-    async fn answer(&mut self, call: Call) {
+    pub(super) async fn answer(&mut self, call: Call) {
         match call {
             Call::Create { config, turn, reply } => self.create(*config, turn, reply),
             Call::Start { id, reply } => self.start(&id, reply),
@@ -181,7 +181,7 @@ impl Driver {
         }
     }
 
-    async fn settle(&mut self, done: Done) {
+    pub(super) async fn settle(&mut self, done: Done) {
         match done {
             Done::Nothing => {}
             Done::Event(Event::Exited { id, exit }) => {

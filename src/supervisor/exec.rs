@@ -67,7 +67,7 @@ impl Supervisor {
         let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "exec", &error);
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let leaf = container.cgroup.exec_leaf(number);
-        let (identity, score) = (container.identity.clone(), container.oom_score_adj);
+        let (identity, score) = (container.identity.clone(), plan.oom_score_adj);
         let run = launcher::Exec {
             plan: &plan,
             identity: &identity,

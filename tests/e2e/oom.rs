@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path, thread, time::Duration};
 
 use crate::{
-    harness::{BUSYBOX, Container, Node, Pod, chance::Chance, runner::tests, v1, wait_until},
-    update::{Limits, cgroup_file, is_v2},
+    harness::{BUSYBOX, Container, Node, Pod, chance::Chance, is_unified, runner::tests, v1, wait_until},
+    update::{Limits, cgroup_file},
 };
 
 tests![every_end_under_a_lack_of_memory_has_its_reason, the_first_of_two_kills_is_the_reason];
@@ -55,8 +55,8 @@ const KINDS: [Kind; 13] = [
     kind("a child is killed, the shell fails", "tail /dev/zero; exit $?", Act::Wait, 137, "OOMKilled"),
     kind("a child is killed, the shell fails otherwise", "tail /dev/zero; exit 3", Act::Wait, 3, "OOMKilled"),
     kind("a child is killed, the init ends well", "tail /dev/zero; exit 0", Act::Wait, 0, "Completed"),
-    kind("a child is killed, the init ends well later", "tail /dev/zero; sleep 2", Act::Wait, 0, "Completed"),
-    kind("a child is killed, the init fails later", "tail /dev/zero; sleep 2; exit 3", Act::Wait, 3, "Error"),
+    kind("a child is killed, the init ends well later", "tail /dev/zero; sleep 3", Act::Wait, 0, "Completed"),
+    kind("a child is killed, the init fails later", "tail /dev/zero; sleep 3; exit 3", Act::Wait, 3, "Error"),
     kind("the whole cgroup is killed for a child", "tail /dev/zero; sleep 9", Act::Group, 137, "OOMKilled"),
     kind("the init is killed without a daemon", "sleep 1; exec tail /dev/zero", Act::Away, 137, "OOMKilled"),
     kind("a child is killed without a daemon", "sleep 1; tail /dev/zero; exit 3", Act::Away, 3, "OOMKilled"),
@@ -73,7 +73,7 @@ const fn kind(name: &'static str, script: &'static str, act: Act, code: i32, rea
 fn every_end_under_a_lack_of_memory_has_its_reason() {
     let setting = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = setting("PINTLE_E2E_SEED").unwrap_or(u64::from(std::process::id()));
-    let kinds: Vec<Kind> = KINDS.into_iter().filter(|kind| is_v2() || kind.act != Act::Group).collect();
+    let kinds: Vec<Kind> = KINDS.into_iter().filter(|kind| is_unified() || kind.act != Act::Group).collect();
     let ends = setting("PINTLE_E2E_OOM_KILLS").unwrap_or(kinds.len() as u64);
     println!("oom: {ends} ends, PINTLE_E2E_SEED={seed}");
     let node = Node::start();
@@ -97,7 +97,7 @@ fn every_end_under_a_lack_of_memory_has_its_reason() {
             wrong.push(format!("{}: {told:?}, not {expected:?}", kind.name));
         }
     }
-    let mut figures = format!("seed: {seed}\ncgroup version: {}\n", if is_v2() { 2 } else { 1 });
+    let mut figures = format!("seed: {seed}\ncgroup version: {}\n", if is_unified() { 2 } else { 1 });
     writeln!(figures, "ends: {ends}\nright reasons: {}", ends - wrong.len() as u64).unwrap();
     for (name, (right, all)) in right {
         writeln!(figures, "{name}: {right} of {all}").unwrap();

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use tonic::Code;
 
-use crate::harness::{BUSYBOX, Container, ContainerState, Node, Pod, runner::tests, v1};
+use crate::harness::{BUSYBOX, Container, ContainerState, Node, Pod, is_unified, runner::tests, v1};
 
 tests![
     every_limit_can_be_changed_before_the_start_and_after_it,
@@ -28,11 +28,6 @@ fn limited<'n>(pod: &Pod<'n>, name: &str, limits: Limits) -> Container<'n> {
     pod.create_with(name, BUSYBOX, ["sleep", "1000"], |config| {
         config.linux.get_or_insert_default().resources = Some(limits);
     })
-}
-
-/// Whether the node's controllers are on cgroup v2.
-pub(crate) fn is_v2() -> bool {
-    fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap()
 }
 
 /// A file of the cgroup that a process of the node is in: `v1` of that controller, or `v2`.
@@ -60,7 +55,7 @@ fn read(path: &PathBuf) -> String {
 /// What the kernel holds a container to: memory in bytes, CPU as quota and period, share or weight, CPUs.
 fn in_force(node: &Node, container: &Container<'_>) -> [String; 4] {
     let file = |controller, v1, v2| read(&cgroup_file(node, container.pid(), controller, v1, v2));
-    let cpu = if is_v2() {
+    let cpu = if is_unified() {
         file("cpu", "", "cpu.max")
     } else {
         format!("{} {}", file("cpu", "cpu.cfs_quota_us", ""), file("cpu", "cpu.cfs_period_us", ""))
@@ -77,7 +72,7 @@ fn every_limit_can_be_changed_before_the_start_and_after_it() {
     let node = Node::start();
     let pod = node.run_pod("web");
     let container = limited(&pod, "main", Limits { memory_limit_in_bytes: 64 * MIB, ..Default::default() });
-    let share = |v1: &str, v2: &str| if is_v2() { v2.to_owned() } else { v1.to_owned() };
+    let share = |v1: &str, v2: &str| if is_unified() { v2.to_owned() } else { v1.to_owned() };
 
     let first = Limits {
         cpu_period: 50_000,
@@ -104,7 +99,7 @@ fn every_limit_can_be_changed_before_the_start_and_after_it() {
     let shorter =
         Limits { cpu_period: 20_000, cpu_quota: -1, memory_limit_in_bytes: 32 * MIB, ..Default::default() };
     container.update(shorter).unwrap();
-    let none = if is_v2() { "max 20000" } else { "-1 20000" };
+    let none = if is_unified() { "max 20000" } else { "-1 20000" };
     let expected = [(32 * MIB).to_string(), none.into(), share("1024", "100"), "0".into()];
     assert_eq!(in_force(&node, &container), expected);
     container.update(Limits::default()).unwrap();
@@ -153,7 +148,7 @@ fn less_memory_than_is_in_use_is_refused_and_nothing_is_killed() {
     if swapless {
         let refused = outcome.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
-        let file = if is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
+        let file = if is_unified() { "memory.max" } else { "memory.limit_in_bytes" };
         assert!(refused.message().contains(file), "{refused}");
         assert!(refused.message().contains(&(8 * MIB).to_string()), "{refused}");
         assert_eq!(in_force(&node, &container)[0], (96 * MIB).to_string());
@@ -223,7 +218,7 @@ fn memory_and_swap_are_limited_together() {
         return node.assert_clean();
     }
     let expect = |memory: i64, sum: i64| {
-        let swap = if is_v2() { sum - memory } else { sum };
+        let swap = if is_unified() { sum - memory } else { sum };
         assert_eq!(read(&file()), swap.to_string());
         assert_eq!(in_force(&node, &container)[0], memory.to_string());
         let shown = container.limits();
@@ -257,7 +252,7 @@ fn raw_settings_belong_to_cgroup_v2() {
         ..Default::default()
     };
     let wish = unified(&[("memory.swap.max", 12 * MIB), ("memory.low", 8 * MIB)]);
-    if !is_v2() {
+    if !is_unified() {
         let container = limited(&pod, "main", Limits::default());
         let refused = container.update(wish).unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
