@@ -17,7 +17,7 @@ use super::{
     error, file,
     group::{Group, Version},
     limits::Present,
-    settle,
+    settle::{self, Changed},
     tree::{Visit, walk},
 };
 use crate::{
@@ -111,12 +111,12 @@ impl Container {
         Ok(())
     }
 
-    /// Changes limits of a container that runs. Fields that are not set stay as they are.
+    /// Changes limits of a container that is there. Fields that are not set stay as they are.
     ///
     /// # Errors
-    /// The kernel's refusal (`EBUSY`: less memory than is in use); then all limits are what they were.
-    #[cfg_attr(not(test), expect(dead_code, reason = "UpdateContainerResources is built next"))]
-    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+    /// The kernel's refusal (`EBUSY`: less memory than is in use), or that of v2 by us; then all limits are
+    /// what they were.
+    pub fn update(&self, resources: &Resources) -> Result<Changed, Error> {
         let settings = settle::plan(&self.group, resources, &settle::present(&self.group))?;
         settle::change(&self.group, &settings)
     }
@@ -158,6 +158,22 @@ impl Container {
     /// As [`super::Handle::kill`]. Absent is success.
     pub fn kill(&self) -> Result<(), Error> {
         self.group.kill()
+    }
+
+    /// As [`Container::kill`]; `look` is called right before the first signal. On v1 all stand still by then.
+    ///
+    /// # Errors
+    /// As [`super::Handle::kill`]. Absent is success.
+    pub fn kill_after(&self, look: &mut dyn FnMut()) -> Result<(), Error> {
+        self.group.kill_after(look)
+    }
+
+    /// How many processes are in it and below.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn processes(&self) -> Result<usize, Error> {
+        self.group.count()
     }
 
     /// Whether any process is left in it or below.

@@ -19,6 +19,19 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// v2 would kill for it.
+    #[error("{} cannot be {value}: {used} bytes are in use", path.display())]
+    BelowUsage { path: PathBuf, value: String, used: u64 },
+    /// The kernel made another value of it.
+    #[error("{value:?} was written to {}, which now reads {found:?}", path.display())]
+    NotTaken { path: PathBuf, value: String, found: String },
+    /// A change failed half-way, and this file keeps what it was changed to.
+    #[error("limits were changed in part: {} could not be set back", path.display())]
+    NotSetBack {
+        path: PathBuf,
+        #[source]
+        source: Box<Error>,
+    },
     #[error("this host has no usable cgroups: {why}")]
     NoCgroups { why: &'static str },
     #[error("driver = \"systemd\" cannot work on this host: {why}")]

@@ -17,6 +17,8 @@ pub(super) fn write(path: &Path, value: &str) -> Result<(), Error> {
 }
 
 fn put(path: &Path, value: &str) -> io::Result<()> {
+    // A write of no bytes does not reach the kernel: "nothing" is an empty line.
+    let value = if value.is_empty() { "\n" } else { value };
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 

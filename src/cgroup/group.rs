@@ -125,11 +125,22 @@ impl Group {
     }
 
     pub(super) fn kill(&self) -> Result<(), Error> {
+        self.kill_after(&mut || {})
+    }
+
+    /// `look` comes right before the first signal.
+    pub(super) fn kill_after(&self, look: &mut dyn FnMut()) -> Result<(), Error> {
         let Some(tree) = self.killing() else { return Ok(()) };
         match self.version {
-            Version::V1 => kill::v1(&self.directory(tree)),
-            Version::V2 => kill::v2(&self.directory(tree)),
+            Version::V1 => kill::v1(&self.directory(tree), look),
+            Version::V2 => kill::v2(&self.directory(tree), look),
         }
+    }
+
+    /// How many processes are in it and below.
+    pub(super) fn count(&self) -> Result<usize, Error> {
+        let Some(directory) = self.killing().map(|tree| self.directory(tree)) else { return Ok(0) };
+        kill::count(&directory).map_err(error::file("count the processes of", directory))
     }
 
     pub(super) fn populated(&self) -> Result<bool, Error> {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Container, Driver, Error, delegate,
     group::{Group, Version},
-    limits, parent, settle,
+    limits, parent,
+    settle::{self, Changed},
     tree::Tree,
 };
 use crate::{
@@ -132,10 +133,9 @@ impl Handle {
     ///
     /// # Errors
     /// The kernel's refusal; then the limits are what they were.
-    #[cfg_attr(not(test), expect(dead_code, reason = "UpdateContainerResources is built next"))]
-    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+    pub fn update(&self, resources: &Resources) -> Result<Changed, Error> {
         if !self.limited {
-            return Ok(());
+            return Ok(Changed::default());
         }
         let group = self.group();
         let settings = settle::plan(&group, resources, &settle::present(&group))?;

@@ -34,8 +34,9 @@ const ROUND_PAUSE: Duration = Duration::from_millis(2);
 const FREEZE_LOOKS_MAX: u32 = 10;
 const FREEZE_PAUSE: Duration = Duration::from_micros(500);
 
-/// v2: one write. Absent is success.
-pub(super) fn v2(cgroup: &Path) -> Result<(), Error> {
+/// v2: one write, right after `look`. Absent is success.
+pub(super) fn v2(cgroup: &Path, look: &mut dyn FnMut()) -> Result<(), Error> {
+    look();
     match file::write(&cgroup.join("cgroup.kill"), "1") {
         Err(Error::Write { source, .. }) if is_gone(&source) => Ok(()),
         written => written,
@@ -44,15 +45,20 @@ pub(super) fn v2(cgroup: &Path) -> Result<(), Error> {
 
 /// v1: rounds of freeze, SIGKILL and thaw, until nobody is left who could fork. Absent is success.
 ///
+/// `look` is called once, when all stand still and nobody has been signalled.
+///
 /// Never call it from a process inside `cgroup`: it would freeze itself.
 ///
 /// # Errors
 /// When processes keep appearing that do not freeze.
-pub(super) fn v1(cgroup: &Path) -> Result<(), Error> {
+pub(super) fn v1(cgroup: &Path, look: &mut dyn FnMut()) -> Result<(), Error> {
     let failed = |source| error::file("kill the processes of", cgroup)(source);
     let mut before: Vec<Pid> = Vec::new();
-    for _ in 0..ROUNDS_MAX {
+    for round in 0..ROUNDS_MAX {
         let frozen = freeze(cgroup);
+        if round == 0 {
+            look();
+        }
         let signalled = signal_all(cgroup);
         // Whatever went wrong, nothing stays frozen: a frozen process does not even die.
         let thawed = thaw_all(cgroup);
@@ -68,6 +74,16 @@ pub(super) fn v1(cgroup: &Path) -> Result<(), Error> {
         thread::sleep(ROUND_PAUSE);
     }
     Err(Error::Unkillable { path: cgroup.into(), processes: before.len() })
+}
+
+/// How many processes are in `cgroup` and below.
+pub(super) fn count(cgroup: &Path) -> io::Result<usize> {
+    let mut count = 0;
+    each_process(cgroup, &mut |_| {
+        count += 1;
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 /// Whether any process is in `cgroup` or below. Absent is "no".
@@ -213,8 +229,8 @@ mod tests {
     #[test]
     fn an_absent_cgroup_is_killed_and_empty() {
         let nothing = Path::new("/nonexistent/cgroup");
-        v1(nothing).unwrap();
-        v2(nothing).unwrap();
+        v1(nothing, &mut || {}).unwrap();
+        v2(nothing, &mut || {}).unwrap();
         assert!(!populated_v1(nothing).unwrap());
         assert!(!populated_v2(nothing).unwrap());
     }
@@ -223,7 +239,9 @@ mod tests {
     fn v2_is_killed_and_asked_through_its_files() {
         let cgroup = tempfile::tempdir().unwrap();
         fs::write(cgroup.path().join("cgroup.kill"), "").unwrap();
-        v2(cgroup.path()).unwrap();
+        let mut looked = 0;
+        v2(cgroup.path(), &mut || looked += 1).unwrap();
+        assert_eq!(looked, 1);
         assert_eq!(fs::read_to_string(cgroup.path().join("cgroup.kill")).unwrap(), "1");
         fs::write(cgroup.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         assert!(populated_v2(cgroup.path()).unwrap());

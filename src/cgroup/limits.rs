@@ -238,8 +238,9 @@ fn raw(key: &str, value: &str) -> Result<Setting, Error> {
     if value.len() > UNIFIED_VALUE_BYTES_MAX {
         return Err(bad("unified", key, "its value is longer than 4096 bytes"));
     }
-    let file = key.to_owned().into();
-    Ok(Setting { controller, file, value: value.into(), limit: "unified", optional: false })
+    // The kubelet forbids swap by this key, also where the kernel has none and so no such file.
+    let optional = (key, value) == ("memory.swap.max", "0");
+    Ok(Setting { controller, file: key.to_owned().into(), value: value.into(), limit: "unified", optional })
 }
 
 #[cfg(test)]

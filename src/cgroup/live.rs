@@ -116,8 +116,8 @@ impl Drop for Bed {
     fn drop(&mut self) {
         for directory in self.directories() {
             let killed = match self.version() {
-                Version::V1 => kill::v1(&directory),
-                Version::V2 => kill::v2(&directory),
+                Version::V1 => kill::v1(&directory, &mut || {}),
+                Version::V2 => kill::v2(&directory, &mut || {}),
             };
             let removed = tree::remove(&directory, Instant::now() + WAIT_MAX);
             if let (false, Err(error)) = (thread::panicking(), killed.and(removed)) {
@@ -521,5 +521,20 @@ fn no_ancestor_hands_down_more_than_before() {
         assert_eq!((given(""), given(&bed.parent)), before);
         pod.remove().unwrap();
         assert_eq!((given(""), given(&bed.parent)), before);
+    }
+}
+
+#[test]
+fn a_look_before_a_kill_finds_everybody_alive() {
+    for bed in Bed::each() {
+        let container = bed.container(&Resources::default());
+        let mut init = run_in(&container, "sleep 100 & wait");
+        wait_until("both are there", || container.processes().unwrap() == 2);
+        let mut seen = Vec::new();
+        container.kill_after(&mut || seen.push(container.processes().unwrap())).unwrap();
+        assert_eq!(seen, [2]);
+        ends(&mut init);
+        wait_until("nobody is left", || container.processes().unwrap() == 0);
+        container.remove().unwrap();
     }
 }

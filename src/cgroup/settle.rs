@@ -55,30 +55,118 @@ pub(super) fn put(group: &Group, settings: &[Setting]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes the settings of a cgroup in use: all, or none. The old values go back in reverse order, for each was
-/// valid together with what was then around it.
-pub(super) fn change(group: &Group, settings: &[Setting]) -> Result<(), Error> {
-    let mut undo: Vec<(PathBuf, String)> = Vec::with_capacity(settings.len());
-    for setting in settings {
-        let changed = path_of(group, setting).and_then(|path| {
-            let Some(path) = path else { return Ok(None) };
-            let old = file::read(&path).ok();
-            write(setting, &path)?;
-            Ok(old.map(|old| (path, old)))
-        });
-        match changed {
-            Ok(old) => undo.extend(old),
-            Err(error) => {
-                for (path, old) in undo.into_iter().rev() {
-                    // What does not go back stays as asked for: the caller has the error that began it.
-                    let _ = file::write(&path, &old);
-                }
-                return Err(error);
-            }
+/// A change of limits that was made, and the way back.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// What each file held, in the order of the writes.
+    old: Vec<(PathBuf, String)>,
+}
+
+impl Changed {
+    /// Sets back what was changed, in reverse order, for each value was valid together with what was then
+    /// around it. Goes on after a failure.
+    ///
+    /// # Errors
+    /// Names the first file that keeps what it was changed to.
+    pub fn take_back(self) -> Result<(), Error> {
+        let mut result = Ok(());
+        for (path, old) in self.old.into_iter().rev() {
+            // A file such as io.max has a line for each device and takes one a write.
+            let written = if old.contains('\n') {
+                old.lines().try_for_each(|line| file::write(&path, line))
+            } else {
+                file::write(&path, &old)
+            };
+            let failed = |error| Error::NotSetBack { path: path.clone(), source: Box::new(error) };
+            result = result.and(written.map_err(failed));
         }
+        result
+    }
+}
+
+/// Writes the settings of a cgroup in use: all, or none. What a file holds already is not written again; what
+/// was written is read back.
+pub(super) fn change(group: &Group, settings: &[Setting]) -> Result<Changed, Error> {
+    let mut changed = Changed::default();
+    let made = settings.iter().try_for_each(|setting| match path_of(group, setting)? {
+        Some(path) => change_one(group.version, setting, path, &mut changed),
+        None => Ok(()),
+    });
+    match made {
+        Ok(()) => Ok(changed),
+        // What cannot be set back is the worse news: it has the first error's file in it or beside it.
+        Err(error) => Err(changed.take_back().err().unwrap_or(error)),
+    }
+}
+
+fn change_one(
+    version: Version,
+    setting: &Setting,
+    path: PathBuf,
+    changed: &mut Changed,
+) -> Result<(), Error> {
+    let old = match file::read(&path) {
+        Ok(old) if old == setting.value => return Ok(()),
+        Ok(old) => old,
+        // The write finds the same, and says it better.
+        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return write(setting, &path);
+        }
+        Err(error) => return Err(error),
+    };
+    if version == Version::V2 && setting.file == "memory.max" {
+        make_room(setting, &path)?;
+    }
+    write(setting, &path)?;
+    changed.old.push((path.clone(), old));
+    let found = file::read(&path)?;
+    if !took(setting, &found) {
+        return Err(Error::NotTaken { path, value: setting.value.clone(), found });
     }
     Ok(())
 }
+
+/// v2 takes any `memory.max` and kills until the rest fits; v1 gives back what it can and refuses the rest with
+/// EBUSY. A change of limits is no reason to kill, so v2 is made to do as v1.
+fn make_room(setting: &Setting, path: &Path) -> Result<(), Error> {
+    let Ok(wanted) = setting.value.parse::<u64>() else { return Ok(()) };
+    let used = || file::read(&path.with_file_name("memory.current")).ok()?.parse::<u64>().ok();
+    let Some(over) = used().and_then(|used| used.checked_sub(wanted)).filter(|over| *over > 0) else {
+        return Ok(());
+    };
+    // Since Linux 5.19; EAGAIN when it gave back less. What is used afterwards is what counts.
+    let _ = file::write(&path.with_file_name("memory.reclaim"), &over.to_string());
+    match used() {
+        Some(used) if used > wanted => {
+            Err(Error::BelowUsage { path: path.into(), value: setting.value.clone(), used })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether a file that was written to now holds that value, as the kernel shows it. Only numbers are compared:
+/// lists and keyed lines come back in another form.
+fn took(setting: &Setting, found: &str) -> bool {
+    let first = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+    let (wanted, found) = (first(&setting.value), first(found));
+    // Shown as "max", or on v1 as the largest number there is.
+    let limitless = |text: &str| text == "max" || text.parse().is_ok_and(|n: u64| n > LIMITLESS_BYTES);
+    let numbers = (wanted.parse::<u64>(), found.parse::<u64>());
+    match (setting.controller, numbers) {
+        _ if limitless(&wanted) || wanted == "-1" => limitless(&found) || found == "-1",
+        (_, (Ok(_), Err(_))) => !limitless(&found),
+        // Counted in pages, and in huge ones: a part of one is cut off.
+        ("memory", (Ok(wanted), Ok(found))) => {
+            wanted.checked_sub(found).is_some_and(|cut| cut < rustix::param::page_size() as u64)
+        }
+        ("hugetlb", (Ok(wanted), Ok(found))) => found <= wanted,
+        (_, (Ok(wanted), Ok(found))) => found == wanted,
+        _ => true,
+    }
+}
+
+/// v1 shows "no limit" as the number of pages that a counter can hold, which depends on the page size.
+const LIMITLESS_BYTES: u64 = i64::MAX as u64 - (1 << 20);
 
 /// `None` where an optional setting's v1 hierarchy is not mounted.
 fn path_of(group: &Group, setting: &Setting) -> Result<Option<PathBuf>, Error> {
@@ -173,5 +261,65 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let group = v2(top.path(), &[("cpu.max", "7000 100000\n")]);
         assert_eq!(present(&group).cpu_quota, "7000");
+    }
+
+    fn setting(controller: &'static str, file: &'static str, value: &str) -> Setting {
+        let file = file.into();
+        Setting { controller, file, value: value.into(), limit: "test", optional: false }
+    }
+
+    #[test]
+    fn a_change_can_be_taken_back_later_and_an_empty_file_is_emptied() {
+        let top = tempfile::tempdir().unwrap();
+        let group = v2(top.path(), &[("cpu.weight", "7"), ("cpuset.cpus", "\n")]);
+        let settings = [setting("cpu", "cpu.weight", "9"), setting("cpuset", "cpuset.cpus", "1")];
+        let changed = change(&group, &settings).unwrap();
+        assert_eq!([text(top.path(), "cpu.weight"), text(top.path(), "cpuset.cpus")], ["9", "1"]);
+        changed.take_back().unwrap();
+        // The kernel takes a newline for "nothing".
+        assert_eq!([text(top.path(), "cpu.weight"), text(top.path(), "cpuset.cpus")], ["7", "\n"]);
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_written_again() {
+        let top = tempfile::tempdir().unwrap();
+        let group = v2(top.path(), &[("cpuset.cpus", "0-1\n")]);
+        let changed = change(&group, &[setting("cpuset", "cpuset.cpus", "0-1")]).unwrap();
+        assert!(changed.old.is_empty(), "{changed:?}");
+    }
+
+    #[test]
+    fn less_memory_than_is_in_use_is_refused_before_anything_is_killed() {
+        let top = tempfile::tempdir().unwrap();
+        let files = [("memory.current", "8192"), ("memory.max", "max"), ("memory.reclaim", "")];
+        let group = v2(top.path(), &files);
+        let error = change(&group, &[setting("memory", "memory.max", "4096")]).unwrap_err();
+        assert!(matches!(error, Error::BelowUsage { used: 8192, .. }), "{error}");
+        assert!(error.to_string().contains("memory.max") && error.to_string().contains("4096"), "{error}");
+        assert_eq!([text(top.path(), "memory.reclaim"), text(top.path(), "memory.max")], ["4096", "max"]);
+    }
+
+    #[test]
+    fn the_kernels_rounding_is_no_refusal_and_another_value_is() {
+        let (page, huge) = (rustix::param::page_size() as u64, "hugetlb.2MB.max");
+        let cases = [
+            ("memory", "memory.max", (3 * page + 5).to_string(), (3 * page).to_string(), true),
+            ("memory", "memory.max", (3 * page).to_string(), (2 * page).to_string(), false),
+            ("memory", "memory.max", (3 * page).to_string(), "max".into(), false),
+            ("memory", "memory.max", "max".into(), "4096".into(), false),
+            ("memory", "memory.limit_in_bytes", "-1".into(), "9223372036854771712".into(), true),
+            ("memory", "memory.limit_in_bytes", i64::MAX.to_string(), "9223372036854771712".into(), true),
+            ("memory", "memory.max", "1G".into(), "1073741824".into(), true),
+            ("hugetlb", huge, "3000000".into(), "2097152".into(), true),
+            ("hugetlb", huge, "2097152".into(), "4194304".into(), false),
+            ("cpu", "cpu.max", "5000".into(), "5000 100000".into(), true),
+            ("cpu", "cpu.max", "max 50000".into(), "max 50000".into(), true),
+            ("cpu", "cpu.cfs_quota_us", "-1".into(), "-1".into(), true),
+            ("cpu", "cpu.shares", "512".into(), "511".into(), false),
+            ("io", "io.weight", "100".into(), "default 100".into(), true),
+        ];
+        for (controller, file, value, found, taken) in cases {
+            assert_eq!(took(&setting(controller, file, &value), &found), taken, "{file} {value} {found}");
+        }
     }
 }

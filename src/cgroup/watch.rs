@@ -22,6 +22,11 @@ impl OomWatch {
         if self.counts_reads { EventFlags::IN } else { EventFlags::PRI }
     }
 
+    /// v1 tells that memory is short before it kills, v2 that it has killed.
+    pub fn is_early(&self) -> bool {
+        self.counts_reads
+    }
+
     /// Takes the word, so that the next one is heard.
     pub fn acknowledge(&self) {
         if self.counts_reads {

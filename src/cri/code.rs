@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::parse::Refusal;
 use crate::{
-    image,
+    cgroup, image,
     model::{Failure, Stage},
     pod,
     telemetry::log,
@@ -59,7 +59,9 @@ impl Coded for pod::Error {
             Self::NoSuchPod(_) | Self::NoSuchContainer(_) | Self::NoSuchImage(_) => Code::NotFound,
             Self::Ambiguous(_) | Self::UnknownHandler(_) | Self::Invalid(_) => Code::InvalidArgument,
             Self::WrongState { .. } => Code::FailedPrecondition,
-            Self::Busy { .. } | Self::TooManyExecs { .. } => Code::ResourceExhausted,
+            Self::Busy { .. } | Self::TooManyExecs { .. } | Self::TooManyUpdates { .. } => {
+                Code::ResourceExhausted
+            }
             Self::Shared(error) => error.code(),
             Self::ExecTimeout(_) => Code::DeadlineExceeded,
             Self::Supervisor(failure) => failure.code(),
@@ -68,7 +70,29 @@ impl Coded for pod::Error {
             Self::Network(_) => Code::Unavailable,
             // The request and the image together make no container.
             Self::Spec(_) => Code::InvalidArgument,
-            Self::Cgroup(_) | Self::Io { .. } | Self::Record { .. } => Code::Internal,
+            Self::Cgroup(error) => error.code(),
+            Self::Io { .. } | Self::Record { .. } => Code::Internal,
+        }
+    }
+}
+
+impl Coded for cgroup::Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::BadLimit { .. } | Self::BadParent { .. } => Code::InvalidArgument,
+            // The same may be granted another time: to a smaller container, or under a larger parent.
+            Self::Write { .. } | Self::BelowUsage { .. } | Self::NotTaken { .. } => Code::FailedPrecondition,
+            Self::File { .. }
+            | Self::NotSetBack { .. }
+            | Self::NoCgroups { .. }
+            | Self::NoSystemd { .. }
+            | Self::SliceUnderCgroupfs { .. }
+            | Self::NoController { .. }
+            | Self::DevicesOnV2 { .. }
+            | Self::BadDeviceRule { .. }
+            | Self::Foreign { .. }
+            | Self::Unkillable { .. }
+            | Self::Interrupted => Code::Internal,
         }
     }
 }

@@ -25,5 +25,5 @@ pub use pod::{
     Dns, IpcMode, NamespaceModes, NetworkMode, PidMode, PodConfig, PodMetadata, PortMapping, PortProtocol,
 };
 pub use process::{Capabilities, GroupsPolicy, ResolvedUser, SeccompChoice, Security, UserChoice};
-pub use resources::{HugepageLimit, Resources};
+pub use resources::{HugepageLimit, PodLimits, Resources};
 pub use time::UnixNanos;

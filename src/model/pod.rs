@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Resources, Security};
+use super::{PodLimits, Resources, Security};
 
 /// What RunPodSandbox asked for (CRI `PodSandboxConfig`), checked. Labels and annotations are kept byte for
 /// byte: the kubelet has no other copy.
@@ -24,11 +24,18 @@ pub struct PodConfig {
     /// Namespaced kernel settings, dots in the key.
     pub sysctls: BTreeMap<String, String>,
     pub security: Security,
-    /// Informative: the kubelet applies them to the pod's cgroup itself.
+    /// Under a cgroup parent of the kubelet's these are informative: it has limited that itself.
     pub overhead: Option<Resources>,
     pub resources: Option<Resources>,
     /// The RuntimeClass handler; empty is the default one.
     pub runtime_handler: String,
+}
+
+impl PodConfig {
+    /// As they were asked for.
+    pub fn limits(&self) -> PodLimits {
+        PodLimits { resources: self.resources.clone(), overhead: self.overhead.clone() }
+    }
 }
 
 /// A pod's name. Unique over all four parts.

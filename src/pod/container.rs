@@ -13,10 +13,11 @@ use super::{
     record::{self, ContainerRecord, EndRecord},
     state::Input,
     stop::Stop,
+    update::Queue,
     view::{ContainerState, ContainerView},
 };
 use crate::{
-    model::{ContainerConfig, ContainerId, Exit, ExitReason, Failure, PidMode, Stage, UnixNanos},
+    model::{ContainerConfig, ContainerId, Exit, ExitReason, Failure, PidMode, Resources, Stage, UnixNanos},
     supervisor::{self, ContainerFacts},
 };
 
@@ -38,6 +39,7 @@ pub(super) struct Container {
     pub(super) start: Option<Vec<Reply<()>>>,
     pub(super) stop: Option<Stop>,
     pub(super) removal: Removal,
+    pub(super) updates: Queue<Resources>,
 }
 
 /// Whether it is being removed.
@@ -50,7 +52,13 @@ pub(super) enum Removal {
 
 impl Container {
     pub(super) fn new(view: ContainerView) -> Self {
-        Self { view: Arc::new(view), start: None, stop: None, removal: Removal::No }
+        Self {
+            view: Arc::new(view),
+            start: None,
+            stop: None,
+            removal: Removal::No,
+            updates: Queue::default(),
+        }
     }
 }
 

@@ -21,11 +21,14 @@ use super::{
     owed,
     record::{self, PodRecord},
     state::{PodInput, PodState},
+    update::Queue,
     view::PodView,
 };
 use crate::{
     cgroup,
-    model::{ContainerConfig, ContainerId, Failure, PodConfig, PodId, Stage, UnixNanos},
+    model::{
+        ContainerConfig, ContainerId, Failure, PodConfig, PodId, PodLimits, Resources, Stage, UnixNanos,
+    },
     network::Attachment,
     supervisor::{Client, ContainerFacts, Event},
 };
@@ -47,6 +50,8 @@ pub(super) enum Call {
     Start { id: ContainerId, reply: Reply<()> },
     Stop { id: ContainerId, grace: Duration, reply: Reply<()> },
     Remove { id: ContainerId, reply: Reply<()> },
+    Update { id: ContainerId, change: Box<Resources>, reply: Reply<()> },
+    UpdatePod { change: Box<PodLimits>, reply: Reply<()> },
     StopPod { reply: Reply<()> },
     RemovePod { reply: Reply<()> },
 }
@@ -86,6 +91,8 @@ pub(super) struct Driver {
     /// Oldest first.
     pub(super) containers: Vec<Container>,
     pub(super) effects: FuturesUnordered<Effect>,
+    pub(super) limits: PodLimits,
+    pub(super) updates: Queue<PodLimits>,
     attachment: Option<Attachment>,
     pub(super) supervisor_pid: u32,
     calls: mpsc::Receiver<Call>,
@@ -112,6 +119,7 @@ enum TearDown {
 pub(super) struct Start {
     pub(super) pod: Pod,
     pub(super) state: PodState,
+    pub(super) limits: PodLimits,
     pub(super) attachment: Option<Attachment>,
     pub(super) supervisor_pid: u32,
     pub(super) containers: Vec<Container>,
@@ -120,7 +128,7 @@ pub(super) struct Start {
 impl Driver {
     /// A driver and how to reach it. It does nothing until `serve`.
     pub(super) fn new(start: Start) -> (Self, Reach) {
-        let Start { pod, state, attachment, supervisor_pid, containers } = start;
+        let Start { pod, state, limits, attachment, supervisor_pid, containers } = start;
         let (sender, calls) = mpsc::channel(MAILBOX_CALLS_MAX);
         let reach = Reach { calls: sender, line: Arc::clone(&pod.line) };
         let driver = Self {
@@ -130,6 +138,8 @@ impl Driver {
             making: Vec::new(),
             containers,
             effects: FuturesUnordered::new(),
+            limits,
+            updates: Queue::default(),
             attachment,
             supervisor_pid,
             calls,
@@ -158,18 +168,20 @@ impl Driver {
         }
     }
 
-    async fn answer(&mut self, call: Call) {
+    pub(super) async fn answer(&mut self, call: Call) {
         match call {
             Call::Create { config, turn, reply } => self.create(*config, turn, reply),
             Call::Start { id, reply } => self.start(&id, reply),
             Call::Stop { id, grace, reply } => self.stop(&id, grace, reply),
             Call::Remove { id, reply } => self.remove(&id, reply),
+            Call::Update { id, change, reply } => self.update(&id, *change, reply),
+            Call::UpdatePod { change, reply } => self.update_pod(*change, reply),
             Call::StopPod { reply } => self.stop_pod(reply).await,
             Call::RemovePod { reply } => self.remove_pod(reply).await,
         }
     }
 
-    async fn settle(&mut self, done: Done) {
+    pub(super) async fn settle(&mut self, done: Done) {
         match done {
             Done::Nothing => {}
             Done::Event(Event::Exited { id, exit }) => {
@@ -184,6 +196,8 @@ impl Driver {
             Done::Started(id, result) => self.started(&id, result).await,
             Done::KillDue(id) => self.kill_due(&id),
             Done::KillChecked(id, end) => self.kill_checked(&id, end).await,
+            Done::Updated(id, made) => self.updated(&id, made).await,
+            Done::PodUpdated(made) => self.pod_updated(made).await,
             Done::Erased(id, result) => self.erased(&id, result),
             Done::TornDown(result) => self.torn_down(result).await,
             Done::PodErased(result) => self.pod_erased(result),
@@ -401,6 +415,7 @@ impl Driver {
             created_at: self.pod.created_at,
             attachment: self.attachment.clone(),
             supervisor_pid: self.supervisor_pid,
+            limits: Some(self.limits.clone()),
         }
     }
 
@@ -421,6 +436,7 @@ impl Driver {
             created_at: self.pod.created_at,
             attachment: self.attachment.clone(),
             supervisor_pid: self.supervisor_pid,
+            limits: self.limits.clone(),
             containers: self.containers.iter().map(|container| Arc::clone(&container.view)).collect(),
         });
     }
@@ -448,7 +464,7 @@ pub(super) mod tests {
     use crate::{
         cgroup,
         image::{self, Images},
-        model::{Digest, Exit, ExitReason, ResolvedUser, Resources},
+        model::{Digest, Exit, ExitReason, ResolvedUser},
         network::{self, Network},
         pod::{
             Config, ContainerState, ContainerView,
@@ -499,7 +515,11 @@ pub(super) mod tests {
         }
     }
 
-    fn driver(node: &Arc<Node>, state: PodState, containers: &[(u8, ContainerState)]) -> Driver {
+    pub(in crate::pod) fn driver(
+        node: &Arc<Node>,
+        state: PodState,
+        containers: &[(u8, ContainerState)],
+    ) -> Driver {
         let id = PodId::from_bytes([0xab; 32]);
         let folder = node.places.live(&id);
         record::make_folder(&folder).unwrap();
@@ -520,6 +540,7 @@ pub(super) mod tests {
                 line: Arc::default(),
             },
             state,
+            limits: PodLimits::default(),
             attachment: None,
             supervisor_pid: 0,
             containers,
@@ -530,17 +551,18 @@ pub(super) mod tests {
         driver
     }
 
-    const RUNNING: ContainerState = ContainerState::Running { pid: u32::MAX, started_at: UnixNanos(5) };
+    pub(in crate::pod) const RUNNING: ContainerState =
+        ContainerState::Running { pid: u32::MAX, started_at: UnixNanos(5) };
 
-    fn exited(code: i32) -> Exit {
+    pub(in crate::pod) fn exited(code: i32) -> Exit {
         Exit { code, reason: ExitReason::Error, at: UnixNanos(9), message: String::new() }
     }
 
-    fn id(byte: u8) -> ContainerId {
+    pub(in crate::pod) fn id(byte: u8) -> ContainerId {
         ContainerId::from_bytes([byte; 32])
     }
 
-    fn asked<T>() -> (Reply<T>, oneshot::Receiver<Result<T, Error>>) {
+    pub(in crate::pod) fn asked<T>() -> (Reply<T>, oneshot::Receiver<Result<T, Error>>) {
         oneshot::channel()
     }
 

@@ -18,11 +18,12 @@ use super::{
     driver::Pod,
     error::{Error, chain},
     record::{self, EndRecord, blocking},
+    update::Update,
     view::ContainerView,
 };
 use crate::{
     cgroup,
-    model::{ContainerId, Digest, Exit, ExitReason, Failure, NetworkMode, UnixNanos},
+    model::{ContainerId, Digest, Exit, ExitReason, Failure, NetworkMode, PodLimits, Resources, UnixNanos},
     network,
     store::{self, Durability},
     supervisor::{self, Client, ContainerFacts, Event},
@@ -69,6 +70,9 @@ pub(super) enum Done {
     KillDue(ContainerId),
     /// How it ended, if that was found out.
     KillChecked(ContainerId, Option<Exit>),
+    /// The kernel took the limits, or refused them.
+    Updated(ContainerId, Result<Box<Update<Resources>>, cgroup::Error>),
+    PodUpdated(Result<Box<Update<PodLimits>>, cgroup::Error>),
     Erased(ContainerId, Result<(), Error>),
     TornDown(Result<(), TearDownError>),
     PodErased(Result<(), Error>),
@@ -274,7 +278,7 @@ async fn signal_directly(init: Option<Init>, signal: Signal) {
 }
 
 /// Reads `PPid` out of `/proc/PID/status`.
-fn parent_of(status: &str) -> Option<u32> {
+pub(super) fn parent_of(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 

@@ -27,6 +27,9 @@ pub enum Error {
     /// More execs at once than the container (or the node) may have.
     #[error("{running} commands are running in {object} already")]
     TooManyExecs { object: String, running: usize },
+    /// More changes of its limits at once than can wait.
+    #[error("{waiting} changes of {object} are waiting already")]
+    TooManyUpdates { object: String, waiting: usize },
     #[error("command timed out after {0:?}")]
     ExecTimeout(Duration),
     #[error(transparent)]

@@ -105,7 +105,9 @@ pub(super) async fn exec_sync(
     let _turn = node.execs.enter(id)?;
     let init = init_plan(node, reach, container).await?;
     let command = command.into_iter().map(String::into_bytes).collect();
-    let plan = spec::exec(&init, command, false);
+    let mut plan = spec::exec(&init, command, false);
+    // The init's may have been changed since.
+    plan.oom_score_adj = container.resources.oom_score_adj;
 
     let (stdout, stdout_writer) = pipe_pair()?;
     let (stderr, stderr_writer) = pipe_pair()?;

@@ -50,6 +50,7 @@ mod run;
 mod signal;
 mod state;
 mod stop;
+mod update;
 mod view;
 
 pub use config::Config;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     image::Images,
-    model::{ContainerConfig, ContainerId, PodConfig, PodId},
+    model::{ContainerConfig, ContainerId, PodConfig, PodId, PodLimits, Resources},
     network,
     supervisor::Zygote,
     telemetry::task,
@@ -157,6 +157,31 @@ impl Pods {
         let Some((container, reach)) = known(self.reach_container(id))? else { return Ok(()) };
         let id = container.id.clone();
         ask(&reach, |reply| Call::Remove { id, reply }).await.unwrap_or(Ok(()))
+    }
+
+    /// UpdateContainerResources: what `change` does not set stays. The answer is that the kernel holds the
+    /// container to it and that its status says so.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] once it has exited; the kernel's refusal, with file and value. Then nothing has
+    /// changed.
+    pub async fn update(&self, id: &str, change: Resources) -> Result<(), Error> {
+        let (container, reach) = self.reach_container(id)?;
+        let (id, change) = (container.id.clone(), Box::new(change));
+        let updated = ask(&reach, |reply| Call::Update { id, change, reply }).await;
+        updated.unwrap_or_else(|| Err(Error::NoSuchContainer(container.id.to_string())))
+    }
+
+    /// UpdatePodSandboxResources: kept and shown, and put into the pod's cgroup where that is ours to limit.
+    ///
+    /// # Errors
+    /// As `update`, for a pod that is ready.
+    pub async fn update_pod(&self, id: &str, change: PodLimits) -> Result<(), Error> {
+        let pod = self.pod(id)?;
+        let reach = self.node.names().reach(&pod.id).ok_or_else(|| Error::NoSuchPod(id.into()))?;
+        let change = Box::new(change);
+        let updated = ask(&reach, |reply| Call::UpdatePod { change, reply }).await;
+        updated.unwrap_or_else(|| Err(Error::NoSuchPod(id.into())))
     }
 
     /// ExecSync. Not zero is no error. Dropping the future kills the command.

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     model::{
-        ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, ProcessPlan, ResolvedUser, Resources,
-        UnixNanos, UserChoice,
+        ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, PodLimits, ProcessPlan, ResolvedUser,
+        Resources, UnixNanos, UserChoice,
     },
     network::Attachment,
     store::{self, BadRecord, Durability},
@@ -39,6 +39,9 @@ pub(super) struct PodRecord {
     pub(super) attachment: Option<Attachment>,
     #[serde(default)]
     pub(super) supervisor_pid: u32,
+    /// As they were last changed; `None`: as configured.
+    #[serde(default)]
+    pub(super) limits: Option<PodLimits>,
 }
 
 /// A container. `made` is `None` while it is only intended.

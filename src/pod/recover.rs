@@ -286,6 +286,7 @@ fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot
     let (driver, reach) = Driver::new(Start {
         pod: pod_of(node, &record, cgroup),
         state: record.state,
+        limits: record.limits.clone().unwrap_or_else(|| record.config.limits()),
         attachment: record.attachment.clone(),
         supervisor_pid: record.supervisor_pid,
         containers: made,
@@ -446,6 +447,7 @@ mod tests {
             attachment: None,
             // No process has this pid.
             supervisor_pid: i32::MAX.cast_unsigned(),
+            limits: None,
         }
     }
 

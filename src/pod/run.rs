@@ -63,6 +63,7 @@ async fn bring_up(node: &Arc<Node>, zygote: &Zygote, config: PodConfig) -> Resul
             created_at: node.creation_time(),
             attachment: None,
             supervisor_pid: 0,
+            limits: None,
         },
         undos: Vec::new(),
     };
@@ -187,6 +188,7 @@ impl Making<'_> {
                 line: Arc::<Line>::default(),
             },
             state: record.state,
+            limits: record.config.limits(),
             attachment: record.attachment.clone(),
             supervisor_pid: record.supervisor_pid,
             containers: Vec::new(),
@@ -243,22 +245,7 @@ impl Making<'_> {
 
 /// Limits of the pod's cgroup. Under a parent of the kubelet's, that parent has them.
 fn pod_resources(config: &PodConfig) -> Resources {
-    let mut resources = match &config.resources {
-        Some(resources) if config.cgroup_parent.is_empty() => resources.clone(),
-        Some(_) | None => return Resources::default(),
-    };
-    if let Some(overhead) = &config.overhead {
-        if resources.memory_bytes > 0 {
-            resources.memory_bytes = resources.memory_bytes.saturating_add(overhead.memory_bytes.max(0));
-        }
-        if resources.cpu_quota_us > 0 && resources.cpu_period_us == overhead.cpu_period_us {
-            resources.cpu_quota_us = resources.cpu_quota_us.saturating_add(overhead.cpu_quota_us.max(0));
-        }
-        if resources.cpu_shares > 0 {
-            resources.cpu_shares = resources.cpu_shares.saturating_add(overhead.cpu_shares);
-        }
-    }
-    resources
+    if config.cgroup_parent.is_empty() { config.limits().total() } else { Resources::default() }
 }
 
 /// What a pod with a network of its own may do as under other runtimes: `ping` and ports below 1024 need no

@@ -83,6 +83,8 @@ impl PodState {
 pub(super) enum Input {
     /// StartContainer.
     Start,
+    /// UpdateContainerResources.
+    Update,
     /// Its execve worked.
     Started(UnixNanos),
     /// It never ran.
@@ -100,6 +102,9 @@ impl ContainerState {
             (Created { pid }, Input::Start) => Ok(Created { pid }),
             (Running { .. }, Input::Start) => refuse("running", "a container starts once"),
             (Exited { .. }, Input::Start) => refuse("exited", "a container starts once"),
+
+            (state @ (Created { .. } | Running { .. }), Input::Update) => Ok(state),
+            (Exited { .. }, Input::Update) => refuse("exited", "its limits cannot be changed any more"),
 
             (Created { pid }, Input::Started(at)) => Ok(Running { pid, started_at: at }),
             // A container may end before the answer to its start has been read.

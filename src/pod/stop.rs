@@ -69,7 +69,7 @@ impl Driver {
     }
 
     /// How the daemon finds the init itself. With the supervisor gone it may have been reaped.
-    fn init(&self, at: usize) -> Option<effect::Init> {
+    pub(super) fn init(&self, at: usize) -> Option<effect::Init> {
         match (&self.link, self.containers[at].view.state.pid()) {
             (Link::Up(_) | Link::Lost, Some(pid)) => Some(effect::Init { pid, parent: self.supervisor_pid }),
             (Link::Gone, _) | (_, None) => None,

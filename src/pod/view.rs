@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::names::{self, Lookup};
 use crate::{
     model::{
-        ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, ResolvedUser, Resources, UnixNanos,
+        ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, PodLimits, ResolvedUser, Resources,
+        UnixNanos,
     },
     network::Attachment,
 };
@@ -24,6 +25,8 @@ pub struct PodView {
     pub attachment: Option<Attachment>,
     /// Host pid of the supervisor; 0 when it is gone.
     pub supervisor_pid: u32,
+    /// As they were last changed.
+    pub limits: PodLimits,
     /// Oldest first.
     pub containers: Vec<Arc<ContainerView>>,
 }
@@ -129,6 +132,7 @@ mod tests {
             created_at: UnixNanos(1),
             attachment: None,
             supervisor_pid: 0,
+            limits: PodLimits::default(),
             containers: Vec::new(),
         }
     }

@@ -1,15 +1,50 @@
 //! One container as its supervisor knows it.
 
-use std::{io, os::fd::OwnedFd, time::Instant};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
-use super::{ContainerFacts, connection::Waiter, exit::End, inspection::Bounds};
+use super::{
+    ContainerFacts,
+    connection::Waiter,
+    exit::{End, Killed},
+    inspection::Bounds,
+};
 use crate::{
     cgroup::{self, OomCounts, OomWatch},
     launcher::{Identity, Reporter},
     logs::{CriLog, Stream},
     model::{ContainerId, ContainerPlan, Exit, Failure, PidMode, UnixNanos},
-    sys::process::{Ended, Namespaces},
+    sys::process::{self, Ended, Namespaces},
 };
+
+/// Looks at the count of kills after v1 has said that memory is short: it says so before it kills, and prints
+/// a page to the kernel's log in between. When it has killed decides whose fault an exit is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) due: Instant,
+    pause: Duration,
+    until: Instant,
+}
+
+/// Pause before the second look; each is twice as long as the one before.
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
+const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// When memory was found without a kill after all.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
+impl Look {
+    fn after(now: Instant) -> Self {
+        Self { due: now + LOOK_PAUSE, pause: LOOK_PAUSE, until: now + LOOK_MAX }
+    }
+
+    fn next(self, now: Instant) -> Option<Self> {
+        let pause = (self.pause * 2).min(LOOK_PAUSE_MAX);
+        (now < self.until).then(|| Self { due: now + pause, pause, ..self })
+    }
+}
 
 /// Where in its life it is.
 #[derive(Debug)]
@@ -66,11 +101,13 @@ pub(super) struct Container {
     pub(super) log: Option<CriLog>,
     pub(super) started_at: Option<UnixNanos>,
     pub(super) start_error: Option<String>,
-    pub(super) killed_at: Option<OomCounts>,
+    pub(super) killed: Option<Killed>,
     pub(super) oom_watch: Option<(u64, OomWatch)>,
     /// How many kills had been seen, and when the last of them was.
     oom_seen: u64,
     oom_seen_at: Option<UnixNanos>,
+    /// The kernel is about to kill: when the count is to be looked at again.
+    pub(super) oom_look: Option<Look>,
     /// Leaves of execs that had left something running.
     pub(super) busy_leaves: Vec<cgroup::Container>,
     pub(super) removers: Vec<Waiter>,
@@ -106,10 +143,11 @@ impl Container {
             log: None,
             started_at: None,
             start_error: None,
-            killed_at: None,
+            killed: None,
             oom_watch: None,
             oom_seen: 0,
             oom_seen_at: None,
+            oom_look: None,
             busy_leaves: Vec::new(),
             removers: Vec::new(),
             trace: String::new(),
@@ -137,12 +175,34 @@ impl Container {
         }
     }
 
-    /// SIGKILL to all of it; remembers what the kernel had killed before.
+    /// SIGKILL to all of it; remembers what the kernel had done before.
     pub(super) fn kill(&mut self) -> Result<(), cgroup::Error> {
-        if self.killed_at.is_none() {
-            self.killed_at = Some(self.cgroup.oom_counts().unwrap_or_default());
-        }
-        self.cgroup.kill()
+        let (cgroup, pid, killed) = (&self.cgroup, self.pid, &mut self.killed);
+        cgroup.kill_after(&mut || {
+            // Of several kills the first is the one that explains the end.
+            killed.get_or_insert_with(|| Killed {
+                oom: cgroup.oom_counts().unwrap_or_default(),
+                dying: process::is_dying(pid),
+                alone: cgroup.processes().is_ok_and(|processes| processes == 1),
+            });
+        })
+    }
+
+    /// The kernel has said that memory is short in it, or that it has killed.
+    pub(super) fn out_of_memory(&mut self, at: UnixNanos) {
+        let Some((_, watch)) = &self.oom_watch else { return };
+        watch.acknowledge();
+        let (early, seen) = (watch.is_early(), self.oom_seen);
+        self.look_for_oom(at);
+        self.oom_look = (early && self.oom_seen == seen).then(|| Look::after(Instant::now()));
+    }
+
+    /// Looks again, if it is time.
+    pub(super) fn look_again(&mut self, now: Instant, at: UnixNanos) {
+        let Some(look) = self.oom_look.filter(|look| look.due <= now) else { return };
+        let seen = self.oom_seen;
+        self.look_for_oom(at);
+        self.oom_look = if self.oom_seen == seen { look.next(now) } else { None };
     }
 
     /// Looks whether the kernel has killed in it since the last look.
@@ -162,7 +222,7 @@ impl Container {
             at,
             oom: self.look_for_oom(at),
             oom_seen_at: self.oom_seen_at,
-            killed_at: self.killed_at,
+            killed: self.killed,
             start_error: self.start_error.clone(),
         }
     }

@@ -69,7 +69,7 @@ impl Supervisor {
         let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "exec", &error);
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let leaf = container.cgroup.exec_leaf(number);
-        let (identity, score) = (container.identity.clone(), container.oom_score_adj);
+        let (identity, score) = (container.identity.clone(), plan.oom_score_adj);
         let own_cgroup = container.own_cgroup_namespace;
         let bounds = Bounds::new(&plan, container.namespaces.and_if(own_cgroup, Namespaces::CGROUP));
         let run = launcher::Exec {

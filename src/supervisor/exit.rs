@@ -12,6 +12,16 @@ const BLAME_NANOS: i64 = 1_000_000_000;
 /// SIGKILL.
 const KILL: i32 = 9;
 
+/// What was seen right before we sent SIGKILL.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Killed {
+    pub(super) oom: OomCounts,
+    /// The init had somebody else's SIGKILL already, or was ending.
+    pub(super) dying: bool,
+    /// It was the only process.
+    pub(super) alone: bool,
+}
+
 /// What is known when an init has been reaped.
 #[derive(Clone, Debug)]
 pub(super) struct End {
@@ -21,8 +31,8 @@ pub(super) struct End {
     pub(super) oom: OomCounts,
     /// When the kernel was first seen to kill in it.
     pub(super) oom_seen_at: Option<UnixNanos>,
-    /// The counters when we sent SIGKILL, if we did.
-    pub(super) killed_at: Option<OomCounts>,
+    /// What was so when we sent SIGKILL, if we did.
+    pub(super) killed: Option<Killed>,
     /// Why it never ran.
     pub(super) start_error: Option<String>,
 }
@@ -50,9 +60,12 @@ fn out_of_memory(end: &End) -> bool {
     if end.oom.oom_kill == 0 {
         return false;
     }
-    match (end.ended, &end.killed_at) {
-        // Ours only if nothing had been killed for memory when we sent it.
-        (Ended::Signal(KILL), Some(before)) => before.oom_kill < end.oom.oom_kill && before.oom_kill == 0,
+    match (end.ended, &end.killed) {
+        // The kernel was first. Between the look and our signal it has killed an init only if there was nobody
+        // else; and after our signal it counts nothing, for what is ending needs no killing.
+        (Ended::Signal(KILL), Some(killed)) => {
+            killed.dying || (killed.alone && killed.oom.oom_kill < end.oom.oom_kill)
+        }
         (Ended::Signal(KILL), None) => true,
         (Ended::Code(0), _) => false,
         _ => end.oom_seen_at.is_some_and(|seen| end.at.0.saturating_sub(seen.0) <= BLAME_NANOS),
@@ -71,7 +84,7 @@ mod tests {
             at: UnixNanos(100 * SECOND),
             oom: OomCounts { oom_kill, oom_group_kill: 0 },
             oom_seen_at: None,
-            killed_at: None,
+            killed: None,
             start_error: None,
         }
     }
@@ -110,13 +123,24 @@ mod tests {
     }
 
     #[test]
-    fn our_own_kill_is_not_the_kernels() {
-        let mut end = end(Ended::Signal(9), 0);
-        end.killed_at = Some(OomCounts::default());
-        assert_eq!(reason(&end), (137, ExitReason::Error));
-        end.oom.oom_kill = 2;
-        end.killed_at = Some(OomCounts { oom_kill: 2, oom_group_kill: 0 });
-        assert_eq!(reason(&end), (137, ExitReason::Error));
+    fn of_two_kills_the_first_is_the_cause() {
+        use ExitReason::{Error, OOMKilled};
+        // (kills before ours, after it, the init was dying, it was alone)
+        let cases = [
+            ((0, 0, false, true), Error),
+            ((2, 2, false, false), Error),
+            ((1, 1, true, true), OOMKilled),
+            ((1, 1, true, false), OOMKilled),
+            ((0, 1, false, true), OOMKilled),
+            ((0, 1, false, false), Error),
+            ((0, 0, true, true), Error),
+        ];
+        for ((before, after, dying, alone), expected) in cases {
+            let mut end = end(Ended::Signal(9), after);
+            let oom = OomCounts { oom_kill: before, oom_group_kill: 0 };
+            end.killed = Some(Killed { oom, dying, alone });
+            assert_eq!(reason(&end), (137, expected), "{end:?}");
+        }
     }
 
     #[test]

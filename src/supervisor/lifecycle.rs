@@ -133,7 +133,9 @@ impl Supervisor {
     }
 
     fn close_oom_watch(&mut self, id: &ContainerId) {
-        let watch = self.containers.get_mut(id).and_then(|container| container.oom_watch.take());
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.oom_look = None;
+        let watch = container.oom_watch.take();
         if let Some((token, watch)) = watch {
             self.unwatch(watch.as_fd(), token);
         }

@@ -238,11 +238,9 @@ impl Supervisor {
 
     /// The kernel killed in it: remember when.
     fn out_of_memory(&mut self, id: &ContainerId) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        if let Some((_, watch)) = &container.oom_watch {
-            watch.acknowledge();
+        if let Some(container) = self.containers.get_mut(id) {
+            container.out_of_memory(now());
         }
-        container.look_for_oom(now());
     }
 
     // Children ------------------------------------------------------------------------------------------
@@ -346,11 +344,15 @@ impl Supervisor {
             Phase::Ended { drain_until, .. } => Some(*drain_until),
             Phase::Created | Phase::Starting { .. } | Phase::Running | Phase::Exited { .. } => None,
         });
-        containers.chain(self.execs.values().filter_map(|exec| exec.deadline)).min()
+        let looks = self.containers.values().filter_map(|container| Some(container.oom_look?.due));
+        containers.chain(looks).chain(self.execs.values().filter_map(|exec| exec.deadline)).min()
     }
 
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
+        for container in self.containers.values_mut() {
+            container.look_again(now, self::now());
+        }
         let mut late = Vec::new();
         let mut undrained = Vec::new();
         for container in self.containers.values() {

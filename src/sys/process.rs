@@ -277,6 +277,30 @@ pub fn reap() -> io::Result<Option<(u32, Ended)>> {
     }
 }
 
+/// Whether process `pid` has a SIGKILL coming, is ending or has ended. Of a child that was not reaped: another
+/// process cannot have its number.
+pub fn is_dying(pid: u32) -> bool {
+    let read = |name| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    // In this order: a signal that was taken between the two shows in the flags.
+    has_sigkill(&read("status")) || is_exiting(&read("stat"))
+}
+
+/// Reads the pending signals out of `/proc/PID/status` (proc(5)): those of the thread and of the process.
+fn has_sigkill(status: &str) -> bool {
+    const SIGKILL_BIT: u64 = 1 << 8;
+    let sets =
+        status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")));
+    sets.filter_map(|set| u64::from_str_radix(set.trim(), 16).ok()).any(|set| set & SIGKILL_BIT != 0)
+}
+
+/// Reads the flags out of `/proc/PID/stat`: the ninth field; the second, the name, may hold spaces and brackets.
+fn is_exiting(stat: &str) -> bool {
+    // PF_EXITING and PF_SIGNALED (kernel, include/linux/sched.h).
+    const EXITING: u64 = 0x4 | 0x400;
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & EXITING != 0)
+}
+
 /// Waits for child `pid` to end.
 ///
 /// # Errors
@@ -345,4 +369,32 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 
 pub(super) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_dying_from_its_sigkill_to_its_end() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        assert!(!is_dying(child.id()));
+        child.kill().unwrap();
+        assert!(is_dying(child.id()), "at once, whatever it is doing");
+        wait_for_end(&pidfd(child.id()).unwrap(), std::time::Duration::from_secs(10));
+        assert!(is_dying(child.id()), "and while nobody has reaped it");
+        child.wait().unwrap();
+        assert!(!is_dying(child.id()));
+    }
+
+    #[test]
+    fn another_signal_and_another_flag_are_no_death() {
+        assert!(!has_sigkill("SigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\n"));
+        assert!(has_sigkill("SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n"));
+        assert!(!is_exiting("7 (a) b) S 1 7 7 0 -1 4194560 99"));
+        assert!(is_exiting("7 (a) b) S 1 7 7 0 -1 4194564 99"));
+        assert!(!is_exiting(""));
+    }
 }

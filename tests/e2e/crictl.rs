@@ -4,11 +4,12 @@ use std::{fs, io::Write as _, process::Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{BUSYBOX, KUBELETS, Node, client, runner::tests, wait_until};
+use crate::harness::{BUSYBOX, Node, client, runner::tests, wait_until};
 
 tests![
     a_pod_is_led_through_its_life_by_crictl,
     what_crictl_shows_is_what_it_was_told,
+    limits_are_changed_by_crictl,
     a_streamed_exec_speaks_and_listens,
 ];
 
@@ -31,7 +32,7 @@ fn json_of(text: &str) -> Value {
 
 /// Writes the two files that crictl makes a pod and a container from.
 fn write_configs(node: &Node) -> (String, String) {
-    let cgroup_parent = format!("{}/{KUBELETS}/crictl", node.folders().cgroup);
+    let cgroup_parent = node.folders().cgroups.parent_of("crictl");
     let pod = json!({
         "metadata": {"name": "web", "uid": "web-uid", "namespace": "e2e", "attempt": 0},
         "log_directory": node.path("logs/web"), "linux": {"cgroup_parent": cgroup_parent},
@@ -93,6 +94,23 @@ fn what_crictl_shows_is_what_it_was_told() {
     let conditions = shown["status"]["conditions"].as_array().expect("conditions");
     assert!(conditions.iter().all(|condition| condition["status"] == true), "{conditions:?}");
     assert!(crictl(&node, ["version"]).contains("RuntimeApiVersion:  v1"));
+    node.assert_clean();
+}
+
+fn limits_are_changed_by_crictl() {
+    let node = Node::start();
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+    let memory = (80 << 20).to_string();
+
+    crictl(
+        &node,
+        ["update", "--memory", &memory, "--cpu-quota", "20000", "--cpuset-cpus", "0", &container.id],
+    );
+
+    let shown = json_of(&crictl(&node, ["inspect", &container.id]));
+    let limits = &shown["status"]["resources"]["linux"];
+    assert_eq!(limits["memoryLimitInBytes"], json!(memory));
+    assert_eq!((&limits["cpuQuota"], &limits["cpusetCpus"]), (&json!("20000"), &json!("0")));
     node.assert_clean();
 }
 

@@ -16,9 +16,11 @@ mod harness;
 mod image;
 mod logs;
 mod network;
+mod oom;
 mod pod;
 mod restart;
 mod security;
+mod update;
 
 use std::{env, process::ExitCode};
 
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         conformance::TESTS,
         pod::TESTS,
         container::TESTS,
+        update::TESTS,
+        oom::TESTS,
         exec::TESTS,
         logs::TESTS,
         image::TESTS,

@@ -215,6 +215,13 @@ fn live(insist: &Insist<'_>, name: &str, later: &Setup) -> Result<(), Status> {
     start(insist, &server)?;
     let said = insist.on(|| server.try_exec(["echo", "hello"], 10))?;
     assert_eq!((said.stdout.as_str(), said.code), ("hello\n", 0));
+    let limits = |bytes| v1::LinuxContainerResources { memory_limit_in_bytes: bytes, ..Default::default() };
+    insist.on(|| pod.update(Some(limits(1 << 30)), None))?;
+    insist.on(|| server.update(limits(64 << 20)))?;
+    assert_eq!(
+        insist.on(|| server.try_status())?.resources.and_then(|all| all.linux),
+        Some(limits(64 << 20))
+    );
 
     node.kill_daemon();
     node.start_daemon_with(later);

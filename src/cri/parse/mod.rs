@@ -25,6 +25,7 @@ pub(crate) use filter::{ContainerFilter, PodFilter};
 pub(crate) use id::id;
 pub(crate) use image::{credentials, pod_cidr, reference};
 pub(crate) use pod::run_pod;
+pub(crate) use resources::{update_container, update_pod};
 
 /// Why a request was turned away at the door: which object, which field, what about it. The field is the
 /// path of its name in the CRI, from the request down.

@@ -1,13 +1,13 @@
 //! `LinuxContainerResources` → [`Resources`].
 
 use super::{
-    At as _, Refusal, Why,
+    At as _, Refusal, Under as _, Why, id,
     limits::*,
     text::{count, line, quote},
 };
 use crate::{
     cri::wire,
-    model::{HugepageLimit, Resources},
+    model::{HugepageLimit, PodLimits, Resources},
 };
 
 /// Microseconds of the shortest and the longest CFS period, and the shortest quota (kernel,
@@ -50,6 +50,27 @@ pub(super) fn resources(wire: wire::LinuxContainerResources) -> Result<Resources
         unified: wire.unified.into_iter().collect(),
         pids_max: 0,
     })
+}
+
+/// UpdateContainerResources. What is for Windows says nothing here.
+pub(crate) fn update_container(
+    request: wire::UpdateContainerResourcesRequest,
+) -> Result<(String, Resources), Refusal> {
+    let container = id("container_id", &request.container_id)?;
+    let change = request.linux.map(resources).transpose().under("linux");
+    let change = change.map_err(|refusal| refusal.of(&format!("container {container}")))?;
+    Ok((container, change.unwrap_or_default()))
+}
+
+/// UpdatePodSandboxResources.
+pub(crate) fn update_pod(
+    request: wire::UpdatePodSandboxResourcesRequest,
+) -> Result<(String, PodLimits), Refusal> {
+    let pod = id("pod_sandbox_id", &request.pod_sandbox_id)?;
+    let of_pod = |refusal: Refusal| refusal.of(&format!("pod {pod}"));
+    let overhead = request.overhead.map(resources).transpose().under("overhead").map_err(of_pod)?;
+    let resources = request.resources.map(resources).transpose().under("resources").map_err(of_pod)?;
+    Ok((pod, PodLimits { resources, overhead }))
 }
 
 fn period(value: i64) -> Result<u64, Why> {
@@ -163,6 +184,31 @@ mod tests {
         };
         assert_eq!(resources(wire()), Ok(expected));
         assert_eq!(resources(wire::LinuxContainerResources::default()), Ok(Resources::default()));
+    }
+
+    #[test]
+    fn an_update_says_what_it_is_about() {
+        let request = |linux| wire::UpdateContainerResourcesRequest {
+            container_id: "abc".into(),
+            linux,
+            ..Default::default()
+        };
+        assert_eq!(update_container(request(None)), Ok(("abc".into(), Resources::default())));
+        let (_, change) = update_container(request(Some(wire()))).unwrap();
+        assert_eq!(change, resources(wire()).unwrap());
+        let bad = wire::LinuxContainerResources { cpu_period: 1, ..Default::default() };
+        let refusal = update_container(request(Some(bad.clone()))).unwrap_err().to_string();
+        assert!(refusal.starts_with("container abc: linux.cpu_period is 1"), "{refusal}");
+
+        let request = |overhead| wire::UpdatePodSandboxResourcesRequest {
+            pod_sandbox_id: "def".into(),
+            overhead,
+            resources: Some(wire()),
+        };
+        let (_, change) = update_pod(request(None)).unwrap();
+        assert_eq!(change, PodLimits { resources: resources(wire()).ok(), overhead: None });
+        let refusal = update_pod(request(Some(bad))).unwrap_err().to_string();
+        assert!(refusal.starts_with("pod def: overhead.cpu_period is 1"), "{refusal}");
     }
 
     #[test]

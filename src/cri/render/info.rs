@@ -15,6 +15,8 @@ pub(crate) fn pod_info(view: &PodView) -> HashMap<String, String> {
         "pid": view.supervisor_pid,
         "config": *view.config,
         "network": view.attachment,
+        "resources": view.limits.resources,
+        "overhead": view.limits.overhead,
         "containers": view.containers.iter().map(|each| each.id.as_str()).collect::<Vec<_>>(),
     }))
 }

@@ -19,7 +19,7 @@ pub(crate) mod tests {
     use crate::{
         model::{
             ContainerConfig, ContainerId, ContainerMetadata, Digest, Exit, ExitReason, Mount, PodConfig,
-            PodId, PodMetadata, Propagation, ResolvedUser, Resources, UnixNanos,
+            PodId, PodLimits, PodMetadata, Propagation, ResolvedUser, Resources, UnixNanos,
         },
         network::Attachment,
         pod::{ContainerState, ContainerView, PodView},
@@ -49,6 +49,7 @@ pub(crate) mod tests {
                 addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             }),
             supervisor_pid: 42,
+            limits: PodLimits::default(),
             containers: vec![Arc::new(container())],
         }
     }

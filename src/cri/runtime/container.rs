@@ -76,6 +76,16 @@ impl RuntimeService {
         })
     }
 
+    /// `annotations` are for plugins that change containers, and pintle has none.
+    pub(super) async fn update_container_resources(
+        &self,
+        request: wire::UpdateContainerResourcesRequest,
+    ) -> Result<wire::UpdateContainerResourcesResponse, Status> {
+        let (id, change) = parse::update_container(request).map_err(code::of)?;
+        self.pods.update(&id, change).await.map_err(code::of)?;
+        Ok(wire::UpdateContainerResourcesResponse {})
+    }
+
     pub(super) async fn reopen_container_log(
         &self,
         request: wire::ReopenContainerLogRequest,

@@ -35,9 +35,13 @@ rpcs! {
     "RemoveContainer" remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
     "ListContainers" list_containers(ListContainersRequest) -> ListContainersResponse;
     "ContainerStatus" container_status(ContainerStatusRequest) -> ContainerStatusResponse;
+    "UpdateContainerResources" update_container_resources(UpdateContainerResourcesRequest)
+        -> UpdateContainerResourcesResponse;
     "ReopenContainerLog" reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     "UpdateRuntimeConfig" update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     "Status" status(StatusRequest) -> StatusResponse;
     "RuntimeConfig" runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
+    "UpdatePodSandboxResources" update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
+        -> UpdatePodSandboxResourcesResponse;
 }

@@ -50,6 +50,15 @@ impl RuntimeService {
         })
     }
 
+    pub(super) async fn update_pod_sandbox_resources(
+        &self,
+        request: wire::UpdatePodSandboxResourcesRequest,
+    ) -> Result<wire::UpdatePodSandboxResourcesResponse, Status> {
+        let (id, change) = parse::update_pod(request).map_err(code::of)?;
+        self.pods.update_pod(&id, change).await.map_err(code::of)?;
+        Ok(wire::UpdatePodSandboxResourcesResponse {})
+    }
+
     pub(super) async fn list_pod_sandbox(
         &self,
         request: wire::ListPodSandboxRequest,

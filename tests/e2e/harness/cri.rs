@@ -84,6 +84,7 @@ calls! {
     runtime: list_containers(ListContainersRequest) -> ListContainersResponse;
     runtime: container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     runtime: update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+    runtime: update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
     runtime: reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     runtime: exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     runtime: container_stats(ContainerStatsRequest) -> ContainerStatsResponse;

@@ -5,7 +5,6 @@ use std::{fs, path::PathBuf};
 use tonic::{Code, Status};
 
 use super::{
-    KUBELETS,
     cri::v1::{self, ContainerState},
     node::Node,
     wait::wait_until,
@@ -70,7 +69,7 @@ pub(crate) fn pod_config(node: &Node, name: &str) -> v1::PodSandboxConfig {
     let security =
         v1::LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..Default::default() };
     let linux = v1::LinuxPodSandboxConfig {
-        cgroup_parent: format!("{}/{KUBELETS}/{name}", node.folders().cgroup),
+        cgroup_parent: node.folders().cgroups.parent_of(name),
         security_context: Some(security),
         ..Default::default()
     };
@@ -188,6 +187,17 @@ impl<'n> Pod<'n> {
         Ok(Container { node: self.node, id, pod: self.clone(), config })
     }
 
+    /// Changes the limits of its containers together, and what it costs besides them.
+    pub(crate) fn update(
+        &self,
+        resources: Option<v1::LinuxContainerResources>,
+        overhead: Option<v1::LinuxContainerResources>,
+    ) -> Result<(), Status> {
+        let pod_sandbox_id = self.id.clone();
+        let request = v1::UpdatePodSandboxResourcesRequest { pod_sandbox_id, overhead, resources };
+        self.node.cri().update_pod_sandbox_resources(request).map(|_| ())
+    }
+
     #[track_caller]
     pub(crate) fn stop(&self) {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
@@ -208,6 +218,22 @@ impl<'n> Pod<'n> {
 }
 
 impl<'n> Container<'n> {
+    /// Changes its limits.
+    pub(crate) fn update(&self, limits: v1::LinuxContainerResources) -> Result<(), Status> {
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: self.id.clone(),
+            linux: Some(limits),
+            ..Default::default()
+        };
+        self.node.cri().update_container_resources(request).map(|_| ())
+    }
+
+    /// Its limits as its status shows them.
+    #[track_caller]
+    pub(crate) fn limits(&self) -> v1::LinuxContainerResources {
+        self.status().resources.and_then(|resources| resources.linux).expect("resources")
+    }
+
     #[track_caller]
     pub(crate) fn start(&self) {
         self.try_start().unwrap_or_else(|error| panic!("start container: {error}"));

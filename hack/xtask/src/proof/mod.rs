@@ -19,7 +19,7 @@ enum How {
     NotBuilt,
 }
 
-const PROOFS: [Proof; 10] = [
+const PROOFS: [Proof; 11] = [
     Proof {
         name: "conformance",
         promise: "critest passes",
@@ -34,6 +34,11 @@ const PROOFS: [Proof; 10] = [
         name: "kills",
         promise: "a daemon that is killed at 200 random moments, while pods come and go, loses nothing",
         how: How::Reported("test --features failpoints --test e2e -- churn"),
+    },
+    Proof {
+        name: "oom",
+        promise: "of 200 containers that end when memory runs out each is told with the right reason",
+        how: How::Reported("test --features failpoints --test e2e -- oom::every_end"),
     },
     Proof {
         name: "speed",
