@@ -21,6 +21,7 @@ use super::{
     owed,
     record::{self, PodRecord},
     state::{PodInput, PodState},
+    told::Change,
     view::PodView,
 };
 use crate::{
@@ -261,6 +262,7 @@ impl Driver {
         self.supervisor_pid = 0;
         self.attachment = None;
         self.write_and_publish().await;
+        self.tell(None, Change::Stopped);
         crate::failpoint!("pod.notready-written");
         info!(pod = %self.pod.id, "pod stopped");
         for reply in self.stop_replies.drain(..) {
@@ -278,6 +280,7 @@ impl Driver {
         // The view goes before the name: a new pod of this name is never listed beside the old one.
         node.board.withdraw(id);
         node.names().forget(&config.metadata, id);
+        self.tell(None, Change::Deleted);
         info!(pod = %id, "pod removed");
         self.over = true;
         for reply in self.remove_replies.drain(..).chain(self.stop_replies.drain(..)) {
@@ -414,7 +417,11 @@ impl Driver {
     }
 
     pub(super) fn publish(&self) {
-        self.pod.node.board.publish(PodView {
+        self.pod.node.board.publish(self.view());
+    }
+
+    pub(super) fn view(&self) -> PodView {
+        PodView {
             id: self.pod.id.clone(),
             config: Arc::clone(&self.pod.config),
             ready: self.state == PodState::Ready,
@@ -422,7 +429,7 @@ impl Driver {
             attachment: self.attachment.clone(),
             supervisor_pid: self.supervisor_pid,
             containers: self.containers.iter().map(|container| Arc::clone(&container.view)).collect(),
-        });
+        }
     }
 }
 
@@ -499,7 +506,11 @@ pub(super) mod tests {
         }
     }
 
-    fn driver(node: &Arc<Node>, state: PodState, containers: &[(u8, ContainerState)]) -> Driver {
+    pub(in crate::pod) fn driver(
+        node: &Arc<Node>,
+        state: PodState,
+        containers: &[(u8, ContainerState)],
+    ) -> Driver {
         let id = PodId::from_bytes([0xab; 32]);
         let folder = node.places.live(&id);
         record::make_folder(&folder).unwrap();
@@ -536,7 +547,7 @@ pub(super) mod tests {
         Exit { code, reason: ExitReason::Error, at: UnixNanos(9), message: String::new() }
     }
 
-    fn id(byte: u8) -> ContainerId {
+    pub(in crate::pod) fn id(byte: u8) -> ContainerId {
         ContainerId::from_bytes([byte; 32])
     }
 

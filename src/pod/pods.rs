@@ -11,11 +11,13 @@ use super::{
     node::{Deps, Join, Node, Reach},
     owed, recover, run,
     state::PodState,
+    told::Event,
     view::{ContainerView, PodView, View},
 };
 use crate::{
+    event::{self, Subscriber},
     image::Images,
-    model::{ContainerConfig, ContainerId, PodConfig, PodId},
+    model::{ContainerConfig, ContainerId, PodConfig, PodId, UnixNanos},
     network,
     supervisor::Zygote,
     telemetry::task,
@@ -185,6 +187,25 @@ impl Pods {
     /// Everything, for lists; never waits.
     pub fn view(&self) -> Arc<View> {
         self.node.board.view()
+    }
+
+    /// Follows what happens to pods and containers. What has happened before is in the lists, if they are asked
+    /// for after this.
+    ///
+    /// # Errors
+    /// [`event::Error::TooMany`].
+    pub fn follow(&self) -> Result<Subscriber<Event>, event::Error> {
+        self.node.events.subscribe()
+    }
+
+    /// A moment for what is looked at after this call: no event that shows less is later.
+    pub fn moment(&self) -> UnixNanos {
+        self.node.events.moment()
+    }
+
+    /// The daemon ends. Its followers are told and have to come back; the pods go on.
+    pub fn end_following(&self) {
+        self.node.events.close();
     }
 
     /// One pod, by id or unique prefix.
