@@ -10,6 +10,7 @@ mod churn;
 mod conformance;
 mod container;
 mod crictl;
+mod event;
 mod exec;
 mod gauntlet;
 mod harness;
@@ -19,6 +20,7 @@ mod network;
 mod pod;
 mod restart;
 mod security;
+mod stream;
 
 use std::{env, process::ExitCode};
 
@@ -44,6 +46,9 @@ fn main() -> ExitCode {
         network::TESTS,
         security::TESTS,
         gauntlet::TESTS,
+        event::TESTS,
+        event::CHURN_TESTS,
+        stream::TESTS,
         bad_input::TESTS,
         crictl::TESTS,
     ];

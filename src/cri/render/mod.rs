@@ -3,11 +3,13 @@
 //! Invariant: pure and total. A view that exists can be shown, and what the kubelet insists on is filled.
 
 mod container;
+mod event;
 mod image;
 mod info;
 mod pod;
 
 pub(crate) use container::{container, container_state, container_status};
+pub(crate) use event::event;
 pub(crate) use image::{fs_usage, image};
 pub(crate) use info::{container_info, image_info, pod_info};
 pub(crate) use pod::{pod, pod_status};

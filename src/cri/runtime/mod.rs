@@ -1,6 +1,7 @@
 //! RuntimeService. Each file holds the RPCs of one noun, under their own names.
 
 mod container;
+mod event;
 mod exec;
 mod pod;
 mod status;
@@ -40,4 +41,7 @@ rpcs! {
     "UpdateRuntimeConfig" update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     "Status" status(StatusRequest) -> StatusResponse;
     "RuntimeConfig" runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
+    stream "StreamPodSandboxes" stream_pod_sandboxes(StreamPodSandboxesRequest) -> StreamPodSandboxesResponse;
+    stream "StreamContainers" stream_containers(StreamContainersRequest) -> StreamContainersResponse;
+    stream "GetContainerEvents" get_container_events(GetEventsRequest) -> ContainerEventResponse;
 }

@@ -16,7 +16,10 @@ mod programs;
 pub(crate) mod runner;
 mod wait;
 
-pub(crate) use cri::v1::{self, ContainerState};
+pub(crate) use cri::{
+    Cri, Messages,
+    v1::{self, ContainerState},
+};
 pub(crate) use http::{ROLE as NODE_GET, node_get};
 pub(crate) use init::{ROLE as NODE_INIT, node_init};
 pub(crate) use node::{Node, Setup};

@@ -15,12 +15,17 @@ const PAGES: &str = "docs/proof";
 /// Deaths that the proof `kills` asks for, unless the caller says otherwise.
 const KILLS: &str = "200";
 
+/// Pods that the proof `events` asks for, likewise.
+const EVENT_PODS: &str = "1000";
+
 /// Runs cargo, which tells the test where to write its figures, and writes the page whatever comes of it.
 pub fn run(name: &str, promise: &str, arguments: &str) -> Result<()> {
     let figures = env::temp_dir().join(format!("pintle-proof-{name}-{}", std::process::id()));
     let kills = env::var("PINTLE_E2E_KILLS").unwrap_or_else(|_| KILLS.into());
+    let pods = env::var("PINTLE_E2E_EVENT_PODS").unwrap_or_else(|_| EVENT_PODS.into());
     let variables = [
         format!("PINTLE_E2E_KILLS={kills}"),
+        format!("PINTLE_E2E_EVENT_PODS={pods}"),
         format!("PINTLE_E2E_FIGURES={}", figures.display()),
         env::var("CARGO").unwrap_or_else(|_| "cargo".into()),
     ];
