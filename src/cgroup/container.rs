@@ -53,6 +53,10 @@ impl Container {
         self.group.version
     }
 
+    pub(super) fn group(&self) -> &Group {
+        &self.group
+    }
+
     /// Makes it in every hierarchy and limits it. Without device rules it may use what its pod may.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use super::{
     node::{Deps, Join, Node, Reach},
     owed, recover, run,
     state::PodState,
+    stats::{ContainerStats, Meter, PodStats},
     view::{ContainerView, PodView, View},
 };
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
 pub struct Pods {
     node: Arc<Node>,
     zygote: Arc<Zygote>,
+    meter: Arc<Meter>,
 }
 
 impl Pods {
@@ -46,7 +48,9 @@ impl Pods {
             survey.map_err(|error| Error::Io { doing: "read the records".into(), source: error.into() })?;
         recover::recover(&node, survey?).await;
         task::spawn("pod-networks-owed", owed::repay(Arc::clone(&node)));
-        Ok(Self { node, zygote })
+        let meter = Arc::new(Meter::new(Arc::clone(&node)));
+        task::spawn("stats-sampler", Arc::clone(&meter).sample());
+        Ok(Self { node, zygote, meter })
     }
 
     /// RunPodSandbox. A retry of a call that is still at work waits for its result; one of a pod that is ready
@@ -201,6 +205,17 @@ impl Pods {
     /// [`Error::NoSuchContainer`], [`Error::Ambiguous`].
     pub fn container(&self, id: &str) -> Result<Arc<ContainerView>, Error> {
         self.view().container(id).cloned().map_err(|lookup| Error::no_container(id, lookup))
+    }
+
+    /// What these containers use, in this order, read now. Those that have ended have their writable layer
+    /// only. Never fails and waits for nothing but the reading.
+    pub async fn container_stats(&self, containers: Vec<Arc<ContainerView>>) -> Vec<ContainerStats> {
+        self.meter.containers(containers).await
+    }
+
+    /// As [`Self::container_stats`], of pods with their containers.
+    pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
+        self.meter.pods(pods).await
     }
 
     /// Whether pods can be attached to the network; else why not.

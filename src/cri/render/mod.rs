@@ -49,6 +49,7 @@ pub(crate) mod tests {
                 addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             }),
             supervisor_pid: 42,
+            cgroup: None,
             containers: vec![Arc::new(container())],
         }
     }
