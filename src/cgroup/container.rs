@@ -192,7 +192,6 @@ impl Container {
     }
 
     /// Its cgroup as `/proc/PID/cgroup` shows it and as `cgroupsPath` wants it: absolute.
-    #[cfg_attr(not(test), expect(dead_code, reason = "UpdateContainerResources is built next"))]
     pub fn path(&self) -> &str {
         &self.group.path
     }

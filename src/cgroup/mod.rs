@@ -45,7 +45,9 @@ mod watch;
 pub use cgroupfs::Cgroupfs;
 pub use config::{Config, DriverChoice};
 pub use container::{Container, OomCounts};
-pub use detail::{Detail, Hugepages};
+pub use detail::Detail;
+#[cfg(test)]
+pub(crate) use detail::Hugepages;
 pub use driver::{Driver, Manager};
 pub use error::Error;
 pub use figures::{DeviceIo, Pressure, Stall};

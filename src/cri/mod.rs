@@ -110,6 +110,6 @@ mod tests {
             })
             .collect();
         assert_eq!(listed, expected);
-        assert_eq!(RuntimeService::BUILT.len() + ImageService::BUILT.len(), 22);
+        assert_eq!(RuntimeService::BUILT.len() + ImageService::BUILT.len(), 28);
     }
 }

@@ -31,7 +31,9 @@ pub use bridge::Bridge;
 pub use config::Config;
 pub use error::Error;
 pub use subnet::Subnet;
-pub use traffic::{Counters, InterfaceTraffic, traffic_of};
+#[cfg(test)]
+pub(crate) use traffic::Counters;
+pub use traffic::{InterfaceTraffic, traffic_of};
 
 use crate::model::{PodId, PortMapping};
 

@@ -7,6 +7,7 @@ use super::{
     driver::{Call, Reply},
     error::Error,
     exec::{ExecOutput, client_of, exec_sync},
+    metrics::PodMetrics,
     names::Claim,
     node::{Deps, Join, Node, Reach},
     owed, recover, run,
@@ -216,6 +217,11 @@ impl Pods {
     /// As [`Self::container_stats`], of pods with their containers.
     pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
         self.meter.pods(pods).await
+    }
+
+    /// As [`Self::pod_stats`], with all that metrics tell; of pods that are ready only.
+    pub async fn metrics(&self, pods: Vec<Arc<PodView>>) -> Vec<PodMetrics> {
+        self.meter.metrics(pods).await
     }
 
     /// Whether pods can be attached to the network; else why not.

@@ -103,8 +103,9 @@ mod tests {
         rates.keep(&"a", start, 10 * CORE);
         assert_eq!(rates.rate(&"a", start + 2 * SECOND, 0), None);
         assert_eq!(rates.rate(&"a", start + 4 * SECOND, 2 * CORE), Some(CORE));
-        rates.keep(&"a", start + 5 * SECOND, 1);
-        assert_eq!(rates.rate(&"a", start + 5 * SECOND, 1), None, "the reading before is of the old counter");
+        rates.keep(&"a", start + 5 * SECOND, 3 * CORE);
+        rates.keep(&"a", start + 7 * SECOND, 1);
+        assert_eq!(rates.rate(&"a", start + 7 * SECOND, 1), None, "the reading before is of the old counter");
     }
 
     #[test]

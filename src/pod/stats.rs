@@ -176,15 +176,6 @@ impl Meter {
         PodStats { usage, traffic: traffic(&pod), containers, pod }
     }
 
-    pub(super) fn usage_of_container(
-        &self,
-        figures: cgroup::Usage,
-        id: &ContainerId,
-        swap_free: u64,
-    ) -> Option<UsageStats> {
-        self.usage(Key::Container(id.clone()), swap_free, || Some(figures))
-    }
-
     fn usage(
         &self,
         key: Key,
@@ -194,9 +185,7 @@ impl Meter {
         let (at, now) = (UnixNanos::from(SystemTime::now()), Instant::now());
         let figures = read()?;
         let nano_cores = figures.cpu_ns.and_then(|cpu_ns| self.rates().rate(&key, now, cpu_ns));
-        let swap_available = figures.swap.map(|swap| {
-            swap.limit.map_or(swap_free, |limit| limit.saturating_sub(swap.usage).min(swap_free))
-        });
+        let swap_available = figures.swap.map(|swap| swap_left(swap, swap_free));
         Some(UsageStats { at, figures, nano_cores, swap_available })
     }
 
@@ -250,10 +239,15 @@ pub(super) fn traffic(pod: &PodView) -> Option<TrafficStats> {
     Some(TrafficStats { at, interfaces })
 }
 
+/// What may still be swapped out, bytes: the limit's rest, but no more than the host has.
+fn swap_left(swap: cgroup::Swap, free: u64) -> u64 {
+    swap.limit.map_or(free, |limit| limit.saturating_sub(swap.usage).min(free))
+}
+
 /// Bytes of swap that the host has left.
-pub(super) fn swap_free() -> u64 {
+fn swap_free() -> u64 {
     let host = rustix::system::sysinfo();
-    u64::from(host.freeswap).saturating_mul(host.mem_unit.into())
+    host.freeswap.saturating_mul(host.mem_unit.into())
 }
 
 #[cfg(test)]
@@ -293,16 +287,10 @@ mod tests {
 
     #[test]
     fn swap_that_is_left_is_no_more_than_the_host_has() {
-        let folder = tempfile::tempdir().unwrap();
-        let meter = meter(folder.path());
-        let available = |limit, free| {
-            let swap = cgroup::Swap { usage: 30, limit };
-            let figures = cgroup::Usage { swap: Some(swap), ..cgroup::Usage::default() };
-            meter.usage_of_container(figures, &ContainerId::from_bytes([1; 32]), free).unwrap().swap_available
-        };
-        assert_eq!(available(Some(100), 1000), Some(70));
-        assert_eq!(available(Some(100), 50), Some(50));
-        assert_eq!(available(Some(10), 50), Some(0));
-        assert_eq!(available(None, 1000), Some(1000));
+        let available = |limit, free| swap_left(cgroup::Swap { usage: 30, limit }, free);
+        assert_eq!(available(Some(100), 1000), 70);
+        assert_eq!(available(Some(100), 50), 50);
+        assert_eq!(available(Some(10), 50), 0);
+        assert_eq!(available(None, 1000), 1000);
     }
 }

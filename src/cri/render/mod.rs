@@ -5,12 +5,16 @@
 mod container;
 mod image;
 mod info;
+mod metrics;
 mod pod;
+mod stats;
 
 pub(crate) use container::{container, container_state, container_status};
 pub(crate) use image::{fs_usage, image};
 pub(crate) use info::{container_info, image_info, pod_info};
+pub(crate) use metrics::{metric_descriptors, pod_metrics};
 pub(crate) use pod::{pod, pod_status};
+pub(crate) use stats::{container_stats, pod_stats};
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -46,21 +46,8 @@ impl RuntimeService {
         request: wire::ListContainersRequest,
     ) -> Result<wire::ListContainersResponse, Status> {
         let filter = parse::ContainerFilter::parse(request.filter).map_err(code::of)?;
-        // An id is resolved by the room that knows all of them: a prefix must fit one container only.
-        let only = match &filter.id {
-            None => None,
-            Some(id) => match self.pods.container(id) {
-                Ok(container) => Some(container.id.clone()),
-                Err(_) => return Ok(wire::ListContainersResponse::default()),
-            },
-        };
-        let pods = self.pods_with(filter.pod.as_deref());
-        let containers = pods.iter().flat_map(|pod| &pod.containers);
-        let containers = containers
-            .filter(|container| only.as_ref().is_none_or(|id| *id == container.id))
-            .filter(|container| filter.admits(container))
-            .map(|container| render::container(container))
-            .collect();
+        let containers = self.containers_with(&filter);
+        let containers = containers.iter().map(|container| render::container(container)).collect();
         Ok(wire::ListContainersResponse { containers })
     }
 

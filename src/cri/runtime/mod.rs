@@ -2,7 +2,9 @@
 
 mod container;
 mod exec;
+mod metrics;
 mod pod;
+mod stats;
 mod status;
 
 use super::{Node, rpcs, wire};
@@ -36,6 +38,12 @@ rpcs! {
     "ListContainers" list_containers(ListContainersRequest) -> ListContainersResponse;
     "ContainerStatus" container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     "ReopenContainerLog" reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    "ContainerStats" container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    "ListContainerStats" list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    "PodSandboxStats" pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    "ListPodSandboxStats" list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+    "ListMetricDescriptors" list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+    "ListPodSandboxMetrics" list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
     "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     "UpdateRuntimeConfig" update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     "Status" status(StatusRequest) -> StatusResponse;

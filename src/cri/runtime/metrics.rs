@@ -1,0 +1,24 @@
+use tonic::Status;
+
+use super::RuntimeService;
+use crate::cri::{render, wire};
+
+impl RuntimeService {
+    /// The same from the first call on: the kubelet asks once.
+    pub(super) async fn list_metric_descriptors(
+        &self,
+        _request: wire::ListMetricDescriptorsRequest,
+    ) -> Result<wire::ListMetricDescriptorsResponse, Status> {
+        Ok(wire::ListMetricDescriptorsResponse { descriptors: render::metric_descriptors() })
+    }
+
+    pub(super) async fn list_pod_sandbox_metrics(
+        &self,
+        _request: wire::ListPodSandboxMetricsRequest,
+    ) -> Result<wire::ListPodSandboxMetricsResponse, Status> {
+        let metrics = self.pods.metrics(self.pods.view().pods.clone()).await;
+        Ok(wire::ListPodSandboxMetricsResponse {
+            pod_metrics: metrics.iter().map(render::pod_metrics).collect(),
+        })
+    }
+}
