@@ -11,6 +11,9 @@ use tonic::codegen::BoxStream;
 /// thousand containers are one message.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
+/// Pods or containers whose figures are read, and held, at a time: enough to keep all threads busy that read.
+const READ_MAX: usize = 64;
+
 /// The items in messages that `message` makes.
 pub(super) fn chunks<T, M>(
     items: impl Iterator<Item = T> + Send + 'static,
@@ -22,6 +25,33 @@ where
 {
     let chunks = Chunks { items, left: None };
     stream::iter(chunks.map(message).map(Ok)).boxed()
+}
+
+/// As [`chunks`], of what has to be read first: of [`READ_MAX`] views at a time, when the client has taken what
+/// was read before.
+pub(super) fn read_chunks<V, S, T, M, F>(
+    views: Vec<V>,
+    read: impl Fn(Vec<V>) -> F + Send + 'static,
+    render: fn(&S) -> T,
+    message: fn(Vec<T>) -> M,
+) -> BoxStream<M>
+where
+    V: Send + 'static,
+    S: Send + 'static,
+    T: Message + 'static,
+    M: Send + 'static,
+    F: Future<Output = Vec<S>> + Send + 'static,
+{
+    let batches = stream::unfold(views.into_iter(), move |mut rest| {
+        let batch: Vec<V> = rest.by_ref().take(READ_MAX).collect();
+        let reading = (!batch.is_empty()).then(|| read(batch));
+        async move { Some((reading?.await, rest)) }
+    });
+    let messages = batches.flat_map(move |batch| {
+        let items = batch.into_iter().map(move |item| render(&item));
+        stream::iter(Chunks { items, left: None }.map(message).map(Ok))
+    });
+    messages.boxed()
 }
 
 struct Chunks<I: Iterator> {
@@ -102,6 +132,26 @@ mod tests {
         let most = CHUNK_BYTES_MAX - 8 - 5;
         assert_eq!(sizes(vec![most, 1]).await, [vec![most, 1]]);
         assert_eq!(sizes(vec![most, 2]).await, [vec![most], vec![2]]);
+    }
+
+    #[tokio::test]
+    async fn what_is_read_comes_once_in_order_and_only_as_far_as_it_is_taken() {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reads);
+        let views: Vec<usize> = (1..=3 * READ_MAX).collect();
+        let read = move |batch: Vec<usize>| {
+            count.fetch_add(1, Relaxed);
+            // All of the second batch have gone meanwhile.
+            let gone = READ_MAX + 1..=2 * READ_MAX;
+            async move { batch.into_iter().filter(|size| !gone.contains(size)).collect::<Vec<_>>() }
+        };
+        let mut messages = read_chunks(views, read, |size| image(*size), message);
+        let first = messages.next().await.unwrap().unwrap();
+        assert_eq!(reads.load(Relaxed), 1);
+        let second = messages.next().await.unwrap().unwrap();
+        assert!(messages.next().await.is_none());
+        let told = [first, second].map(|message| message.images.iter().map(|image| image.id.len()).collect());
+        assert_eq!(told, [(1..=READ_MAX).collect::<Vec<_>>(), (2 * READ_MAX + 1..=3 * READ_MAX).collect()]);
     }
 
     #[tokio::test]

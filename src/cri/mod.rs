@@ -125,6 +125,6 @@ mod tests {
             })
             .collect();
         assert_eq!(listed, expected);
-        assert_eq!(RuntimeService::BUILT.len() + ImageService::BUILT.len(), 26);
+        assert_eq!(RuntimeService::BUILT.len() + ImageService::BUILT.len(), 35);
     }
 }

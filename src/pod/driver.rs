@@ -428,6 +428,7 @@ impl Driver {
             created_at: self.pod.created_at,
             attachment: self.attachment.clone(),
             supervisor_pid: self.supervisor_pid,
+            cgroup: self.pod.cgroup.clone(),
             containers: self.containers.iter().map(|container| Arc::clone(&container.view)).collect(),
         }
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{self, Lookup};
 use crate::{
+    cgroup,
     model::{
         ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, ResolvedUser, Resources, UnixNanos,
     },
@@ -24,6 +25,8 @@ pub struct PodView {
     pub attachment: Option<Attachment>,
     /// Host pid of the supervisor; 0 when it is gone.
     pub supervisor_pid: u32,
+    /// `None`: it has none any more.
+    pub cgroup: Option<cgroup::Handle>,
     /// Oldest first.
     pub containers: Vec<Arc<ContainerView>>,
 }
@@ -118,10 +121,10 @@ impl Board {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn pod(byte: u8) -> PodView {
+    pub(in crate::pod) fn pod(byte: u8) -> PodView {
         PodView {
             id: PodId::from_bytes([byte; 32]),
             config: Arc::default(),
@@ -129,6 +132,7 @@ mod tests {
             created_at: UnixNanos(1),
             attachment: None,
             supervisor_pid: 0,
+            cgroup: None,
             containers: Vec::new(),
         }
     }

@@ -10,6 +10,7 @@ tests![
     lists_in_pieces_are_the_same_lists,
     what_is_not_there_is_an_end_without_a_message,
     a_long_list_comes_in_pieces_of_one_moment,
+    figures_in_pieces_are_of_the_same_objects,
     a_client_that_hangs_up_is_forgotten,
 ];
 
@@ -138,4 +139,40 @@ fn resident_kib(node: &Node) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.daemon_pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn figures_in_pieces_are_of_the_same_objects() {
+    let node = Node::start();
+    let stats = |filter| {
+        let messages = node.cri().stream_container_stats(v1::StreamContainerStatsRequest { filter }).unwrap();
+        let all = messages.all().into_iter().flat_map(|message| message.container_stats);
+        all.map(|stats| stats.attributes.expect("attributes").id).collect::<Vec<_>>()
+    };
+    let pod_stats = || {
+        let request = v1::StreamPodSandboxStatsRequest { filter: None };
+        let messages = node.cri().stream_pod_sandbox_stats(request).unwrap().all();
+        messages.into_iter().flat_map(|message| message.pod_sandbox_stats).collect::<Vec<_>>()
+    };
+    let metrics = || {
+        let request = v1::StreamPodSandboxMetricsRequest {};
+        let messages = node.cri().stream_pod_sandbox_metrics(request).unwrap().all();
+        messages.into_iter().flat_map(|message| message.pod_sandbox_metrics).collect::<Vec<_>>()
+    };
+    assert_eq!((stats(None), pod_stats(), metrics()), (vec![], vec![], vec![]));
+
+    let (web, batch) = (node.run_pod("web"), node.run_pod("batch"));
+    let (main, side) = (web.run_in("main", ["sleep", "1000"]), web.run_in("side", ["sleep", "1000"]));
+    let one = v1::ContainerStatsFilter { id: main.id.clone(), ..Default::default() };
+    assert_eq!(stats(Some(one)), [main.id.clone()]);
+    let all: BTreeSet<_> = stats(None).into_iter().collect();
+    assert_eq!(all, BTreeSet::from([main.id, side.id]));
+    let pods = BTreeSet::from([web.id, batch.id]);
+    let measured = pod_stats();
+    assert_eq!(measured.len(), 2);
+    let measured = measured.into_iter().map(|stats| stats.attributes.expect("attributes").id);
+    assert_eq!(measured.collect::<BTreeSet<_>>(), pods);
+    let told = metrics();
+    assert!(told.iter().map(|pod| pod.container_metrics.len()).sum::<usize>() >= 2);
+    assert_eq!(told.into_iter().map(|pod| pod.pod_sandbox_id).collect::<BTreeSet<_>>(), pods);
+    node.assert_clean();
 }

@@ -6,13 +6,17 @@ mod container;
 mod event;
 mod image;
 mod info;
+mod metrics;
 mod pod;
+mod stats;
 
 pub(crate) use container::{container, container_state, container_status};
 pub(crate) use event::event;
 pub(crate) use image::{fs_usage, image};
 pub(crate) use info::{container_info, image_info, pod_info};
+pub(crate) use metrics::{metric_descriptors, pod_metrics};
 pub(crate) use pod::{pod, pod_status};
+pub(crate) use stats::{container_stats, pod_stats};
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -51,6 +55,7 @@ pub(crate) mod tests {
                 addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             }),
             supervisor_pid: 42,
+            cgroup: None,
             containers: vec![Arc::new(container())],
         }
     }

@@ -62,18 +62,8 @@ impl RuntimeService {
         filter: Option<wire::ContainerFilter>,
     ) -> Result<impl Iterator<Item = wire::Container> + Send + use<>, Status> {
         let filter = parse::ContainerFilter::parse(filter).map_err(code::of)?;
-        // An id is resolved by the room that knows all of them: a prefix must fit one container only.
-        let only = filter.id.as_ref().map(|id| self.pods.container(id).map(|container| container.id.clone()));
-        let pods = match only {
-            Some(Err(_)) => Vec::new(),
-            Some(Ok(_)) | None => self.pods_with(filter.pod.as_deref()),
-        };
-        let only = only.and_then(Result::ok);
-        let containers = pods.into_iter().flat_map(|pod| pod.containers.clone());
-        Ok(containers
-            .filter(move |container| only.as_ref().is_none_or(|id| *id == container.id))
-            .filter(move |container| filter.admits(container))
-            .map(|container| render::container(&container)))
+        let containers = self.containers_with(&filter).into_iter();
+        Ok(containers.map(|container| render::container(&container)))
     }
 
     pub(super) async fn container_status(

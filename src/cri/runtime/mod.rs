@@ -3,7 +3,9 @@
 mod container;
 mod event;
 mod exec;
+mod metrics;
 mod pod;
+mod stats;
 mod status;
 
 use super::{Node, rpcs, wire};
@@ -37,11 +39,20 @@ rpcs! {
     "ListContainers" list_containers(ListContainersRequest) -> ListContainersResponse;
     "ContainerStatus" container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     "ReopenContainerLog" reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    "ContainerStats" container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    "ListContainerStats" list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    "PodSandboxStats" pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    "ListPodSandboxStats" list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+    "ListMetricDescriptors" list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+    "ListPodSandboxMetrics" list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
     "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     "UpdateRuntimeConfig" update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     "Status" status(StatusRequest) -> StatusResponse;
     "RuntimeConfig" runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
     stream "StreamPodSandboxes" stream_pod_sandboxes(StreamPodSandboxesRequest) -> StreamPodSandboxesResponse;
     stream "StreamContainers" stream_containers(StreamContainersRequest) -> StreamContainersResponse;
+    stream "StreamContainerStats" stream_container_stats(StreamContainerStatsRequest) -> StreamContainerStatsResponse;
+    stream "StreamPodSandboxStats" stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> StreamPodSandboxStatsResponse;
+    stream "StreamPodSandboxMetrics" stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> StreamPodSandboxMetricsResponse;
     stream "GetContainerEvents" get_container_events(GetEventsRequest) -> ContainerEventResponse;
 }

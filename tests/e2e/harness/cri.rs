@@ -102,6 +102,9 @@ streams! {
     runtime: get_container_events(GetEventsRequest) -> ContainerEventResponse;
     runtime: stream_pod_sandboxes(StreamPodSandboxesRequest) -> StreamPodSandboxesResponse;
     runtime: stream_containers(StreamContainersRequest) -> StreamContainersResponse;
+    runtime: stream_container_stats(StreamContainerStatsRequest) -> StreamContainerStatsResponse;
+    runtime: stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> StreamPodSandboxStatsResponse;
+    runtime: stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> StreamPodSandboxMetricsResponse;
     image: stream_images(StreamImagesRequest) -> StreamImagesResponse;
 }
 
