@@ -54,6 +54,10 @@ impl Container {
         self.group.version
     }
 
+    pub(super) fn group(&self) -> &Group {
+        &self.group
+    }
+
     /// Makes it in every hierarchy and limits it. Without device rules it may use what its pod may.
     ///
     /// # Errors
@@ -214,7 +218,6 @@ impl Container {
     }
 
     /// Its cgroup as `/proc/PID/cgroup` shows it and as `cgroupsPath` wants it: absolute.
-    #[cfg_attr(not(test), expect(dead_code, reason = "UpdateContainerResources is built next"))]
     pub fn path(&self) -> &str {
         &self.group.path
     }

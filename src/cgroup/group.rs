@@ -82,6 +82,11 @@ impl Group {
         found.map(|tree| self.directory(tree))
     }
 
+    /// Where its processes are listed.
+    pub(super) fn processes_directory(&self) -> Option<PathBuf> {
+        self.killing().map(|tree| self.directory(tree))
+    }
+
     /// Makes the directories, ready to take processes. On failure what was made is taken away again.
     pub(super) fn make(&self) -> Result<(), Error> {
         let result = self.own().try_for_each(|tree| {

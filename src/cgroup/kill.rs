@@ -154,11 +154,19 @@ fn signal_all(cgroup: &Path) -> io::Result<Vec<Pid>> {
 fn each_process(cgroup: &Path, act: &mut dyn FnMut(Pid) -> io::Result<()>) -> io::Result<()> {
     walk(cgroup, &mut |visit| match visit {
         Visit::Leave { .. } => Ok(()),
-        Visit::Enter(directory) => match open(directory, "cgroup.procs", OFlags::RDONLY) {
-            Ok(procs) => each_pid(File::from(procs), act),
-            Err(errno) => unless_gone(errno),
-        },
+        Visit::Enter(directory) => processes_in(directory, act),
     })
+}
+
+/// Calls `act` for each process of one cgroup, without those below, until it fails.
+pub(super) fn processes_in(
+    cgroup: BorrowedFd<'_>,
+    act: &mut dyn FnMut(Pid) -> io::Result<()>,
+) -> io::Result<()> {
+    match open(cgroup, "cgroup.procs", OFlags::RDONLY) {
+        Ok(procs) => each_pid(File::from(procs), act),
+        Err(errno) => unless_gone(errno),
+    }
 }
 
 /// Reads pids, one a line, however many there are, in a buffer that does not grow.

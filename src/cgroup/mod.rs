@@ -15,16 +15,19 @@
 //! the parent that was named no `cgroup.subtree_control` is written. Parents made for a pod go with it when empty.
 //! Invariant: a failed creation leaves nothing behind; a failed change leaves the limits as they were.
 //! Invariant: removing is recursive, bounded in time, and absence is success.
-//! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), statistics, and for
+//! Invariant: reading what is used never fails: what is missing or vanishes costs its own figure only.
+//! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), rates, and for
 //! now the systemd driver and v2's device program: what needs them is refused with an error that says so.
 
 mod cgroupfs;
 mod config;
 mod container;
 mod delegate;
+mod detail;
 mod devices;
 mod driver;
 mod error;
+mod figures;
 mod file;
 mod group;
 mod handle;
@@ -36,13 +39,19 @@ mod live;
 mod parent;
 mod settle;
 mod tree;
+mod usage;
 mod watch;
 
 pub use cgroupfs::Cgroupfs;
 pub use config::{Config, DriverChoice};
 pub use container::{Container, OomCounts};
+pub use detail::Detail;
+#[cfg(test)]
+pub(crate) use detail::Hugepages;
 pub use driver::{Driver, Manager};
 pub use error::Error;
+pub use figures::{DeviceIo, Pressure, Stall};
 pub use handle::Handle;
 pub use settle::Changed;
+pub use usage::{Memory, Swap, Usage};
 pub use watch::OomWatch;

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::parse::Refusal;
 use crate::{
-    cgroup, image,
+    cgroup, event, image,
     model::{Failure, Stage},
     pod,
     telemetry::log,
@@ -93,6 +93,17 @@ impl Coded for cgroup::Error {
             | Self::Foreign { .. }
             | Self::Unkillable { .. }
             | Self::Interrupted => Code::Internal,
+        }
+    }
+}
+
+impl Coded for event::Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::TooMany { .. } => Code::ResourceExhausted,
+            // What was not read is gone; only a list tells what is true now.
+            Self::Behind { .. } => Code::DataLoss,
+            Self::Closed => Code::Unavailable,
         }
     }
 }
@@ -206,6 +217,17 @@ mod tests {
             let status = of(error);
             assert_eq!((status.code(), status.message()), (code, text));
         }
+    }
+
+    #[test]
+    fn a_follower_is_told_why_it_is_told_no_more() {
+        let codes = [
+            event::Error::TooMany { limit: 1 },
+            event::Error::Behind { events: 1, bytes: 1 },
+            event::Error::Closed,
+        ]
+        .map(|error| of(error).code());
+        assert_eq!(codes, [Code::ResourceExhausted, Code::DataLoss, Code::Unavailable]);
     }
 
     #[test]

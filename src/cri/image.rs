@@ -1,8 +1,8 @@
 //! ImageService.
 
-use super::{code, parse, render, rpcs, wire};
+use super::{chunk::chunks, code, parse, render, rpcs, wire};
 use crate::image::Images;
-use tonic::Status;
+use tonic::{Status, codegen::BoxStream};
 
 /// Images, as the kubelet asks for them.
 #[derive(Clone, Debug)]
@@ -17,6 +17,7 @@ rpcs! {
     "PullImage" pull_image(PullImageRequest) -> PullImageResponse;
     "RemoveImage" remove_image(RemoveImageRequest) -> RemoveImageResponse;
     "ImageFsInfo" image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
+    stream "StreamImages" stream_images(StreamImagesRequest) -> StreamImagesResponse;
 }
 
 impl ImageService {
@@ -28,15 +29,31 @@ impl ImageService {
         &self,
         request: wire::ListImagesRequest,
     ) -> Result<wire::ListImagesResponse, Status> {
-        let wanted = request.filter.and_then(|filter| filter.image).filter(|image| !image.image.is_empty());
+        Ok(wire::ListImagesResponse { images: self.listed_images(request.filter)?.collect() })
+    }
+
+    async fn stream_images(
+        &self,
+        request: wire::StreamImagesRequest,
+    ) -> Result<BoxStream<wire::StreamImagesResponse>, Status> {
+        let images = self.listed_images(request.filter)?;
+        Ok(chunks(images, |images| wire::StreamImagesResponse { images }))
+    }
+
+    /// Of one snapshot, rendered one after the other.
+    fn listed_images(
+        &self,
+        filter: Option<wire::ImageFilter>,
+    ) -> Result<impl Iterator<Item = wire::Image> + Send + use<>, Status> {
+        let wanted = filter.and_then(|filter| filter.image).filter(|image| !image.image.is_empty());
         let images = match wanted {
             Some(image) => {
                 let reference = parse::reference(Some(image)).map_err(code::of)?;
-                self.images.find(&reference).iter().map(|image| render::image(image)).collect()
+                self.images.find(&reference).into_iter().collect()
             }
-            None => self.images.list().iter().map(|image| render::image(image)).collect(),
+            None => self.images.list().to_vec(),
         };
-        Ok(wire::ListImagesResponse { images })
+        Ok(images.into_iter().map(|image| render::image(&image)))
     }
 
     /// An unknown image is an answer without one, not an error.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `runtime/` and `image.rs` are named as the RPCs are; `parse/` is the door, where every check of a request
-//! is made; `render/` shows views; `code.rs` gives each failure its code; `wire.rs` is the generated
+//! is made; `render/` shows views; `code.rs` gives each failure its code; `chunk.rs` cuts lists into
+//! messages; `wire.rs` is the generated
 //! protocol and its proof; `serve.rs` assembles the server and its limits. `docs/rpcs.md` lists what is built.
 //!
 //! Invariant: a handler is parse, call, render. When a caller hangs up, the wait ends and the work does not.
@@ -14,6 +15,7 @@
 //! Invariant: no credential is logged or repeated in an error.
 //! Not here: whether something exists or is in the right state (`pod`), what an image is called (`image`).
 
+mod chunk;
 mod code;
 mod image;
 mod parse;
@@ -38,13 +40,16 @@ pub(crate) struct Node {
 }
 
 /// Writes a service's trait from its table of RPCs: each is handed to the method of the same name, its answer
-/// wrapped, its failure logged. An RPC that is not in the table answers Unimplemented (`proto/build.rs`).
+/// wrapped, its failure logged; the answers to a `stream` follow one another. An RPC that is not in the table answers Unimplemented (`proto/build.rs`).
 macro_rules! rpcs {
-    ($trait:path, $service:ty: $($name:literal $method:ident($request:ident) -> $response:ident;)*) => {
+    ($trait:path, $service:ty:
+        $($name:literal $method:ident($request:ident) -> $response:ident;)*
+        $(stream $stream:literal $streamed:ident($asked:ident) -> $message:ident;)*
+    ) => {
         impl $service {
             /// The RPCs that are built, as the protocol names them.
             #[cfg(test)]
-            pub(super) const BUILT: &[&str] = &[$($name),*];
+            pub(super) const BUILT: &[&str] = &[$($name,)* $($stream),*];
         }
 
         #[tonic::async_trait]
@@ -56,6 +61,16 @@ macro_rules! rpcs {
                 ) -> Result<tonic::Response<crate::cri::wire::$response>, tonic::Status> {
                     let answer = <$service>::$method(self, request.into_inner()).await;
                     crate::cri::log($name, answer).map(tonic::Response::new)
+                }
+            )*
+            $(
+                async fn $streamed(
+                    &self,
+                    request: tonic::Request<crate::cri::wire::$asked>,
+                ) -> Result<tonic::Response<tonic::codegen::BoxStream<crate::cri::wire::$message>>, tonic::Status>
+                {
+                    let answer = <$service>::$streamed(self, request.into_inner()).await;
+                    crate::cri::log($stream, answer).map(tonic::Response::new)
                 }
             )*
         }
@@ -110,6 +125,6 @@ mod tests {
             })
             .collect();
         assert_eq!(listed, expected);
-        assert_eq!(RuntimeService::BUILT.len() + ImageService::BUILT.len(), 24);
+        assert_eq!(RuntimeService::BUILT.len() + ImageService::BUILT.len(), 37);
     }
 }

@@ -23,7 +23,7 @@ use tonic::transport::{
 use super::wire::{image_service_server as image_wire, runtime_service_server as runtime_wire};
 
 /// Bytes of one message either way: what the kubelet and crictl take and send at most.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
+pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Calls at a time on one connection. The kubelet has one connection and two or three calls a pod.
 const STREAMS_MAX: u32 = 256;
 /// Connections at a time. A kubelet has two, a crictl one. There is room for a client that opens a thousand

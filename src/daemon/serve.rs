@@ -82,6 +82,7 @@ impl Daemon {
         crate::failpoint!("daemon.socket-bound");
         let stop = CancellationToken::new();
         let image = cri::ImageService::new(rooms.pods.images().clone());
+        let pods = rooms.pods.clone();
         let runtime = cri::RuntimeService::new(rooms.pods, rooms.node);
         let mut serving = pin!(cri::serve(listener, runtime, image, stop.clone().cancelled_owned()));
         tell(&[NotifyState::Ready]);
@@ -93,6 +94,8 @@ impl Daemon {
             name = signals.next() => info!(signal = name, "stopping, pods go on"),
         }
         tell(&[NotifyState::Stopping]);
+        // Their calls have no end of their own.
+        pods.end_following();
         stop.cancel();
         select! {
             drained = timeout(DRAIN_MAX, &mut serving) => match drained {

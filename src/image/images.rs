@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeSet,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -38,6 +39,17 @@ pub struct FsUsage {
     pub mountpoint: PathBuf,
     pub used_bytes: u64,
     pub inodes_used: u64,
+}
+
+/// How much a file system holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FsCapacity {
+    pub bytes: u64,
+    pub inodes: u64,
+    pub inodes_free: u64,
+    /// The device it is on; of some file systems a number that no device has.
+    pub major: u32,
+    pub minor: u32,
 }
 
 /// All images of the node. Cheap to clone.
@@ -125,6 +137,33 @@ impl Images {
     /// layers are sampled in the background, at most every 10 s.
     pub fn usage(&self) -> (FsUsage, FsUsage) {
         self.local.usage()
+    }
+
+    /// What a container has written, on the file system that [`Self::usage`] names second. Never walks the
+    /// disk: see there. `None`: not measured yet, as right after a start, or no such container.
+    pub fn writable_usage(&self, container: &str) -> Option<FsUsage> {
+        self.local.writable_usage(container)
+    }
+
+    /// Has the writable layers measured again that are due, in the background; returns at once.
+    pub fn refresh_writable(&self) {
+        self.local.writable.refresh();
+    }
+
+    /// The file system of images and writable layers. Asks the kernel, so it may block.
+    ///
+    /// # Errors
+    /// As statvfs(3).
+    pub fn capacity(&self) -> io::Result<FsCapacity> {
+        let root = &self.local.root;
+        let (capacity, root) = (rustix::fs::statvfs(root)?, rustix::fs::stat(root)?);
+        Ok(FsCapacity {
+            bytes: capacity.f_blocks.saturating_mul(capacity.f_frsize),
+            inodes: capacity.f_files,
+            inodes_free: capacity.f_ffree,
+            major: rustix::fs::major(root.st_dev),
+            minor: rustix::fs::minor(root.st_dev),
+        })
     }
 
     /// Where a container's writable layer goes: made here, removed by `remove_writable`. What goes wrong

@@ -171,6 +171,12 @@ impl Local {
         (usage(view.bytes, view.inodes), usage(writable.bytes, writable.inodes))
     }
 
+    pub(super) fn writable_usage(&self, container: &str) -> Option<FsUsage> {
+        let (at, sum) = self.writable.usage_of(container)?;
+        let mountpoint = self.root.clone();
+        Some(FsUsage { at, mountpoint, used_bytes: sum.bytes, inodes_used: sum.inodes })
+    }
+
     /// Takes off the shelf what no image lists, after dropping removed images that nobody uses any more.
     /// The caller holds the lock, and lets it go before the folders are dropped.
     fn collect(&self) -> Result<Vec<Folder>, Error> {
@@ -476,9 +482,17 @@ mod tests {
         std::fs::create_dir_all(path.join("work/work")).unwrap();
         std::fs::set_permissions(path.join("work/work"), std::os::unix::fs::PermissionsExt::from_mode(0o000))
             .unwrap();
-        node.local.usage(); // takes the sample
+        // A new one is known at once: nothing is in it but `upper` itself.
+        assert_eq!(node.local.writable_usage("container").unwrap().inodes_used, 1);
+        // Another daemon knows none, and what it is asked first has it look.
+        let node = node.restart();
+        assert!(node.local.writable_usage("container").is_none());
+        node.local.usage();
         let usage = node.local.usage().1;
         assert!(usage.used_bytes >= 100_000 && usage.inodes_used == 5, "{usage:?}");
+        let own = node.local.writable_usage("container").unwrap();
+        assert!(own.used_bytes >= 100_000 && own.inodes_used == 2, "{own:?}");
+        assert_eq!(own.mountpoint, usage.mountpoint);
         node.local.writable.remove("container").unwrap();
         node.local.writable.remove("container").unwrap();
         assert!(!path.exists());

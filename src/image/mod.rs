@@ -47,6 +47,6 @@ mod writable;
 
 pub use config::Config;
 pub use error::Error;
-pub use images::{FsUsage, Image, Images};
+pub use images::{FsCapacity, FsUsage, Image, Images};
 pub use load::Progress;
 pub use secret::Credentials;

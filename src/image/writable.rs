@@ -1,44 +1,70 @@
-//! The containers' writable layers: `containers/<id>/{upper,work}`.
+//! The containers' writable layers: `containers/<id>/{upper,work}`, and what they hold.
+//!
+//! No caller waits for a walk over a disk. A new layer is measured as it is made, when nothing is in it yet;
+//! later a thread in the background walks those that are due, one after the other, when somebody asks. What
+//! is walked was filled by strangers: links are not followed, mounts not entered, and a layer that takes long
+//! is walked the less often.
 
 use std::{
+    collections::{BTreeMap, HashSet},
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode};
-use tracing::{debug, error};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, Stat};
+use tracing::{debug, warn};
 
 use super::{Error, erase, folder};
-use crate::failpoint;
+use crate::{failpoint, model::UnixNanos};
 
-/// The disk is walked at most this often, however many ask.
-const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+/// A layer is walked at most this often, however many ask.
+const WALK_EVERY: Duration = Duration::from_secs(10);
+/// A layer rests at least this many times as long as its walk took: one with millions of files costs two
+/// hundredths of a processor at most.
+const REST_PER_WALK: u32 = 50;
 /// Directories deeper than this are not counted; each level holds a descriptor.
 const COUNTED_DEPTH_MAX: usize = 256;
+/// Files with several names that are remembered in one walk, so that each counts once. Of further ones each
+/// name counts for its share of the bytes.
+const LINKED_MAX: usize = 65_536;
 /// Longest name of a container's folder; bytes.
 const NAME_BYTES_MAX: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct Writable {
     path: PathBuf,
-    sample: Arc<Sample>,
+    samples: Arc<Samples>,
 }
 
+/// What the walks found, by container.
 #[derive(Debug, Default)]
-struct Sample {
-    last: Mutex<Last>,
-    running: AtomicBool,
+struct Samples {
+    known: Mutex<BTreeMap<String, Sample>>,
+    walking: AtomicBool,
+    /// When folders were last looked for that nobody here has made.
+    listed: Mutex<Option<Instant>>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Last {
-    at: Option<Instant>,
+/// What one folder holds.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: UnixNanos,
+    due: Instant,
+    /// What the container wrote.
+    upper: Sum,
+    /// The folder with what overlayfs needs beside that.
+    rest: Sum,
+}
+
+/// Bytes and inodes on disk.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Sum {
     pub(super) bytes: u64,
     pub(super) inodes: u64,
 }
@@ -47,7 +73,7 @@ impl Writable {
     pub(super) fn open(root: &Path) -> Result<Self, Error> {
         let path = root.join("containers");
         folder::make_private(&path)?;
-        Ok(Self { path, sample: Arc::default() })
+        Ok(Self { path, samples: Arc::default() })
     }
 
     /// The container's folder, with an empty `upper` and `work` when it is new.
@@ -61,6 +87,7 @@ impl Writable {
         // gets this far.
         fs::chmod(&upper, Mode::from_raw_mode(0o755))
             .map_err(|error| Error::store("set mode of", upper, error))?;
+        self.samples.take(&self.path, container);
         failpoint!("image.writable-made");
         Ok(path)
     }
@@ -77,7 +104,9 @@ impl Writable {
     pub(super) fn remove(&self, container: &str) -> Result<(), Error> {
         let path = self.folder(container)?;
         let parent = folder::open(&self.path).map_err(|error| Error::store("open", &self.path, error))?;
-        erase::at(&parent, container).map_err(|error| Error::store("delete", path, error))
+        erase::at(&parent, container).map_err(|error| Error::store("delete", path, error))?;
+        self.samples.known().remove(container);
+        Ok(())
     }
 
     /// Names of all folders.
@@ -87,22 +116,86 @@ impl Writable {
         Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
-    /// What the last sample found. Takes a new one in the background when that is due.
-    pub(super) fn usage(&self) -> Last {
-        let last = *self.sample.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.at.is_none_or(|at| at.elapsed() >= SAMPLE_EVERY);
-        if due && !self.sample.running.swap(true, Ordering::AcqRel) {
-            let (path, sample) = (self.path.clone(), self.sample.clone());
+    /// What the last walks found in all of them. Has those that are due walked again, in the background.
+    pub(super) fn usage(&self) -> Sum {
+        self.refresh();
+        let mut sum = Sum::default();
+        for sample in self.samples.known().values() {
+            for part in [sample.upper, sample.rest] {
+                sum.bytes = sum.bytes.saturating_add(part.bytes);
+                sum.inodes = sum.inodes.saturating_add(part.inodes);
+            }
+        }
+        sum
+    }
+
+    /// What one container has written, and when that was measured. `None`: not measured yet, or unknown.
+    pub(super) fn usage_of(&self, container: &str) -> Option<(UnixNanos, Sum)> {
+        let sample = *self.samples.known().get(container)?;
+        Some((sample.at, sample.upper))
+    }
+
+    /// Has the layers that are due walked, in the background; returns at once.
+    pub(super) fn refresh(&self) {
+        let now = Instant::now();
+        let unlisted =
+            locked(&self.samples.listed).is_none_or(|listed| now.duration_since(listed) >= WALK_EVERY);
+        let due = unlisted || self.samples.known().values().any(|sample| sample.due <= now);
+        if due && !self.samples.walking.swap(true, Ordering::AcqRel) {
+            let (path, samples) = (self.path.clone(), self.samples.clone());
             super::local::background(move || {
-                let (bytes, inodes) = measure(&path);
-                let now = Last { at: Some(Instant::now()), bytes, inodes };
-                *sample.last.lock().unwrap_or_else(PoisonError::into_inner) = now;
-                sample.running.store(false, Ordering::Release);
-                debug!(bytes, inodes, "writable layers sampled");
+                samples.walk_due(&path);
+                samples.walking.store(false, Ordering::Release);
             });
         }
-        last
     }
+}
+
+impl Samples {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Sample>> {
+        locked(&self.known)
+    }
+
+    fn walk_due(&self, path: &Path) {
+        let names = match std::fs::read_dir(path) {
+            Ok(entries) => entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()),
+            Err(error) => return warn!(path = %path.display(), %error, "writable layers cannot be listed"),
+        };
+        let names: HashSet<String> = names.collect();
+        let now = Instant::now();
+        *locked(&self.listed) = Some(now);
+        let due: Vec<&String> = {
+            let mut known = self.known();
+            known.retain(|name, _| names.contains(name));
+            names.iter().filter(|name| known.get(*name).is_none_or(|sample| sample.due <= now)).collect()
+        };
+        for name in due {
+            self.take(path, name);
+        }
+    }
+
+    /// Walks one folder. One that goes away meanwhile is forgotten.
+    fn take(&self, path: &Path, name: &str) {
+        let began = Instant::now();
+        let at = UnixNanos::from(SystemTime::now());
+        let measured = folder::open(path).and_then(|parent| measure(&parent, name));
+        let took = began.elapsed();
+        match measured {
+            Ok((upper, rest)) => {
+                let due = Instant::now() + WALK_EVERY.max(took.saturating_mul(REST_PER_WALK));
+                debug!(container = name, bytes = upper.bytes, inodes = upper.inodes, ?took, "layer measured");
+                self.known().insert(name.to_owned(), Sample { at, due, upper, rest });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.known().remove(name);
+            }
+            Err(error) => warn!(container = name, %error, "writable layer cannot be measured"),
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a text can be the name of one file.
@@ -113,31 +206,56 @@ pub(super) fn is_plain(name: &str) -> bool {
         && !name.contains(['/', '\0'])
 }
 
-/// Bytes and inodes of a tree. What goes away meanwhile is not counted.
-fn measure(path: &Path) -> (u64, u64) {
-    let mut sum = (0, 0);
-    match folder::open(path) {
-        Ok(top) => count(&top, 0, &mut sum),
-        Err(error) => error!(path = %path.display(), %error, "writable layers cannot be measured"),
+/// (`upper` and all in it, the rest of the folder). What goes away meanwhile is not counted.
+fn measure(parent: &OwnedFd, name: &str) -> io::Result<(Sum, Sum)> {
+    let (mut upper, mut rest) = (Walk::default(), Walk::default());
+    let top = erase::open(parent, name)?;
+    rest.add(&fs::fstat(&top)?);
+    for entry in Dir::read_from(&top)?.flatten() {
+        let walk = if entry.file_name() == c"upper" { &mut upper } else { &mut rest };
+        walk.entry(&top, &entry, 0);
     }
-    sum
+    Ok((upper.sum, rest.sum))
 }
 
-fn count(directory: &OwnedFd, depth: usize, sum: &mut (u64, u64)) {
-    let Ok(entries) = Dir::read_from(directory) else { return };
-    for entry in entries.flatten() {
+/// One walk over a tree.
+#[derive(Default)]
+struct Walk {
+    sum: Sum,
+    /// Files with several names that were met.
+    linked: HashSet<u64>,
+}
+
+impl Walk {
+    fn add(&mut self, stat: &Stat) {
+        let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        let names = u64::from(stat.st_nlink.max(1) as u32);
+        let many = names > 1 && FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
+        if many && self.linked.len() >= LINKED_MAX {
+            self.sum.bytes = self.sum.bytes.saturating_add(bytes.div_ceil(names));
+            return;
+        }
+        if !many || self.linked.insert(stat.st_ino) {
+            self.sum.bytes = self.sum.bytes.saturating_add(bytes);
+            self.sum.inodes += 1;
+        }
+    }
+
+    fn entry(&mut self, directory: &OwnedFd, entry: &fs::DirEntry, depth: usize) {
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
+            return;
         }
-        let Ok(stat) = fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        sum.0 += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        sum.1 += 1;
+        let Ok(stat) = fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { return };
+        self.add(&stat);
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
             && depth < COUNTED_DEPTH_MAX
             && let Ok(below) = erase::open(directory, name)
+            && let Ok(entries) = Dir::read_from(&below)
         {
-            count(&below, depth + 1, sum);
+            for entry in entries.flatten() {
+                self.entry(&below, &entry, depth + 1);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! - `bridge.rs`: attach, detach, sweep; the order of steps and their undoing.
 //! - `netlink.rs`: the requests to the kernel, each with a deadline.
 //! - `lease.rs`: who has which address, in files as the CNI plugin host-local has them.
+//! - `traffic.rs`: what has gone through a pod's interfaces.
 //! - `subnet.rs`, `veth.rs`: which address is next, whose a link is. Pure.
 //!
 //! Invariant: what a pod has on the network can be found again by its id alone, so that [`Network::detach`]
@@ -23,12 +24,16 @@ mod error;
 mod lease;
 mod netlink;
 mod subnet;
+mod traffic;
 mod veth;
 
 pub use bridge::Bridge;
 pub use config::Config;
 pub use error::Error;
 pub use subnet::Subnet;
+#[cfg(test)]
+pub(crate) use traffic::Counters;
+pub use traffic::{InterfaceTraffic, traffic_of};
 
 use crate::model::{PodId, PortMapping};
 

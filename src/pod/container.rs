@@ -13,6 +13,7 @@ use super::{
     record::{self, ContainerRecord, EndRecord},
     state::Input,
     stop::Stop,
+    told::Change,
     update::Queue,
     view::{ContainerState, ContainerView},
 };
@@ -40,6 +41,8 @@ pub(super) struct Container {
     pub(super) stop: Option<Stop>,
     pub(super) removal: Removal,
     pub(super) updates: Queue<Resources>,
+    /// What followers were told of it last.
+    pub(super) told: Change,
 }
 
 /// Whether it is being removed.
@@ -52,12 +55,14 @@ pub(super) enum Removal {
 
 impl Container {
     pub(super) fn new(view: ContainerView) -> Self {
+        let told = Change::reached(&view.state);
         Self {
             view: Arc::new(view),
             start: None,
             stop: None,
             removal: Removal::No,
             updates: Queue::default(),
+            told,
         }
     }
 }
@@ -170,6 +175,7 @@ impl Driver {
         }
         let ended = self.making.remove(at).ended;
         self.publish();
+        self.tell(Some(id), Change::Created);
         info!(pod = %self.pod.id, container = %id, "container created");
         if let (Some(exit), Some(at)) = (ended, self.find(id)) {
             self.exited(at, exit).await;
@@ -260,6 +266,7 @@ impl Driver {
             self.change(at, Input::StartFailed(exit)).await;
             self.after_exit(at);
         }
+        self.tell_life(at);
         send_all(replies.into_iter(), failure.into());
     }
 
@@ -330,6 +337,7 @@ impl Driver {
         }
         self.containers[at].view = Arc::new(next);
         self.publish();
+        self.tell_life(at);
         written.is_ok()
     }
 
@@ -376,8 +384,10 @@ impl Driver {
             self.fail_pod_calls(Error::Shared(Arc::clone(&error)));
             return send_all(replies.into_iter(), Error::Shared(error));
         }
+        self.tell_whole_life(at);
         self.containers.remove(at);
         self.publish();
+        self.tell(Some(id), Change::Deleted);
         info!(pod = %self.pod.id, container = %id, "container removed");
         for reply in replies {
             let _ = reply.send(Ok(()));

@@ -21,6 +21,7 @@ use super::{
     owed,
     record::{self, PodRecord},
     state::{PodInput, PodState},
+    told::Change,
     update::Queue,
     view::PodView,
 };
@@ -275,6 +276,7 @@ impl Driver {
         self.supervisor_pid = 0;
         self.attachment = None;
         self.write_and_publish().await;
+        self.tell(None, Change::Stopped);
         crate::failpoint!("pod.notready-written");
         info!(pod = %self.pod.id, "pod stopped");
         for reply in self.stop_replies.drain(..) {
@@ -292,6 +294,7 @@ impl Driver {
         // The view goes before the name: a new pod of this name is never listed beside the old one.
         node.board.withdraw(id);
         node.names().forget(&config.metadata, id);
+        self.tell(None, Change::Deleted);
         info!(pod = %id, "pod removed");
         self.over = true;
         for reply in self.remove_replies.drain(..).chain(self.stop_replies.drain(..)) {
@@ -429,7 +432,11 @@ impl Driver {
     }
 
     pub(super) fn publish(&self) {
-        self.pod.node.board.publish(PodView {
+        self.pod.node.board.publish(self.view());
+    }
+
+    pub(super) fn view(&self) -> PodView {
+        PodView {
             id: self.pod.id.clone(),
             config: Arc::clone(&self.pod.config),
             ready: self.state == PodState::Ready,
@@ -437,8 +444,9 @@ impl Driver {
             attachment: self.attachment.clone(),
             supervisor_pid: self.supervisor_pid,
             limits: self.limits.clone(),
+            cgroup: self.pod.cgroup.clone(),
             containers: self.containers.iter().map(|container| Arc::clone(&container.view)).collect(),
-        });
+        }
     }
 }
 

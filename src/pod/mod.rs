@@ -25,6 +25,7 @@
 //! Invariant: only the driver of a pod changes its records and its view.
 //! Invariant: a driver never waits for a workload, nor for a plugin, nor for a supervisor: those are effects.
 //! Invariant: when a caller hears of a success, it is written and shown. Failures leave nothing behind.
+//! Invariant: followers are told of a change after it is shown, and in the order in which it was decided.
 //! Invariant: no fsync between RunPodSandbox and StartContainer.
 //! Not here: how anything is done. No system calls on containers, no network, no layers, no wire types.
 
@@ -40,21 +41,29 @@ mod exec;
 mod files;
 mod filter;
 mod make;
+mod metrics;
 mod names;
 mod node;
 mod owed;
 mod pods;
+mod processes;
+mod rates;
 mod record;
 mod recover;
 mod run;
 mod signal;
 mod state;
+mod stats;
 mod stop;
+mod told;
 mod update;
 mod view;
 
 pub use config::Config;
 pub use error::Error;
+pub use metrics::{ContainerMetrics, PodMetrics};
 pub use node::Deps;
 pub use pods::Pods;
+pub use stats::{ContainerStats, PodStats, TrafficStats, UsageStats};
+pub use told::{Change, Event};
 pub use view::{ContainerState, ContainerView, PodView, View};

@@ -13,10 +13,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     admission::Admission, config::Config, driver::Call, error::Error, exec::Execs, names::Names,
-    record::Places, view::Board,
+    record::Places, told::Event, view::Board,
 };
 use crate::{
     cgroup,
+    event::Journal,
     image::Images,
     model::{ContainerId, PodId, ProcessPlan, UnixNanos},
     network::Network,
@@ -101,6 +102,7 @@ pub(super) struct Node {
     pub(super) creates: Admission,
     pub(super) execs: Execs,
     pub(super) board: Board,
+    pub(super) events: Journal<Event>,
     names: Mutex<Names<Join, Reach>>,
     latest: AtomicI64,
 }
@@ -132,6 +134,7 @@ impl Node {
             config,
             execs: Execs::default(),
             board: Board::default(),
+            events: Journal::default(),
             names: Mutex::default(),
             latest: AtomicI64::new(0),
         }

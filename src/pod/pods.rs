@@ -7,15 +7,19 @@ use super::{
     driver::{Call, Reply},
     error::Error,
     exec::{ExecOutput, client_of, exec_sync},
+    metrics::PodMetrics,
     names::Claim,
     node::{Deps, Join, Node, Reach},
     owed, recover, run,
     state::PodState,
+    stats::{ContainerStats, Meter, PodStats},
+    told::Event,
     view::{ContainerView, PodView, View},
 };
 use crate::{
+    event::{self, Subscriber},
     image::Images,
-    model::{ContainerConfig, ContainerId, PodConfig, PodId, PodLimits, Resources},
+    model::{ContainerConfig, ContainerId, PodConfig, PodId, PodLimits, Resources, UnixNanos},
     network,
     supervisor::Zygote,
     telemetry::task,
@@ -29,6 +33,7 @@ use crate::{
 pub struct Pods {
     node: Arc<Node>,
     zygote: Arc<Zygote>,
+    meter: Arc<Meter>,
 }
 
 impl Pods {
@@ -46,7 +51,9 @@ impl Pods {
             survey.map_err(|error| Error::Io { doing: "read the records".into(), source: error.into() })?;
         recover::recover(&node, survey?).await;
         task::spawn("pod-networks-owed", owed::repay(Arc::clone(&node)));
-        Ok(Self { node, zygote })
+        let meter = Arc::new(Meter::new(Arc::clone(&node)));
+        task::spawn("stats-sampler", Arc::clone(&meter).sample());
+        Ok(Self { node, zygote, meter })
     }
 
     /// RunPodSandbox. A retry of a call that is still at work waits for its result; one of a pod that is ready
@@ -212,6 +219,25 @@ impl Pods {
         self.node.board.view()
     }
 
+    /// Follows what happens to pods and containers. What has happened before is in the lists, if they are asked
+    /// for after this.
+    ///
+    /// # Errors
+    /// [`event::Error::TooMany`].
+    pub fn follow(&self) -> Result<Subscriber<Event>, event::Error> {
+        self.node.events.subscribe()
+    }
+
+    /// A moment for what is looked at after this call: no event that shows less is later.
+    pub fn moment(&self) -> UnixNanos {
+        self.node.events.moment()
+    }
+
+    /// The daemon ends. Its followers are told and have to come back; the pods go on.
+    pub fn end_following(&self) {
+        self.node.events.close();
+    }
+
     /// One pod, by id or unique prefix.
     ///
     /// # Errors
@@ -226,6 +252,22 @@ impl Pods {
     /// [`Error::NoSuchContainer`], [`Error::Ambiguous`].
     pub fn container(&self, id: &str) -> Result<Arc<ContainerView>, Error> {
         self.view().container(id).cloned().map_err(|lookup| Error::no_container(id, lookup))
+    }
+
+    /// What these containers use, in this order, read now. Those that have ended have their writable layer
+    /// only. Never fails and waits for nothing but the reading.
+    pub async fn container_stats(&self, containers: Vec<Arc<ContainerView>>) -> Vec<ContainerStats> {
+        self.meter.containers(containers).await
+    }
+
+    /// As [`Self::container_stats`], of pods with their containers.
+    pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
+        self.meter.pods(pods).await
+    }
+
+    /// As [`Self::pod_stats`], with all that metrics tell; of pods that are ready only.
+    pub async fn metrics(&self, pods: Vec<Arc<PodView>>) -> Vec<PodMetrics> {
+        self.meter.metrics(pods).await
     }
 
     /// Whether pods can be attached to the network; else why not.

@@ -34,6 +34,7 @@ use super::{
     owed,
     record::{self, ContainerRecord, EndRecord, Made, PodRecord, blocking},
     state::PodState,
+    told::Change,
     view::ContainerState,
 };
 use crate::{
@@ -64,6 +65,8 @@ pub(super) struct Found {
     damaged: Vec<ContainerId>,
     /// Containers that only a later release can read.
     foreign: HashSet<ContainerId>,
+    /// Containers of whose end nobody has heard yet.
+    ended: HashSet<ContainerId>,
 }
 
 /// All that is on disk.
@@ -148,7 +151,14 @@ impl Survey {
 
 fn read_containers(folder: &Path, record: PodRecord) -> Found {
     let cgroup = store::get(&record::cgroup_file(folder)).ok();
-    let mut found = Found { record, cgroup, containers: vec![], damaged: vec![], foreign: HashSet::new() };
+    let mut found = Found {
+        record,
+        cgroup,
+        containers: vec![],
+        damaged: vec![],
+        foreign: HashSet::new(),
+        ended: HashSet::new(),
+    };
     for id in record::containers_in(folder).unwrap_or_default() {
         match store::get::<ContainerRecord>(&record::container_file(folder, &id)) {
             Ok(container) if container.id == id && container.pod == found.record.id => {
@@ -183,6 +193,7 @@ fn end_by_reboot(node: &Node, mut found: Found) -> Found {
                 true => (ExitReason::NodeReboot, "the machine was restarted"),
                 false => (ExitReason::Unknown, "the state directory was emptied under it"),
             };
+            found.ended.insert(container.id.clone());
             EndRecord { started_at: None, exit: exit(255, reason, why.into()) }
         });
         let EndRecord { started_at, exit } = end;
@@ -271,7 +282,7 @@ fn recorded_containers(node: &Node) -> std::io::Result<BTreeSet<String>> {
 ///
 /// The receiver ends when the driver has found out.
 fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot::Receiver<()> {
-    let Found { record, cgroup, containers, damaged, foreign } = found;
+    let Found { record, cgroup, containers, damaged, foreign, ended } = found;
     node.seen_creation(record.created_at);
     let (mut made, mut undone) = (Vec::new(), damaged.into_iter().map(|id| (id, None)).collect::<Vec<_>>());
     for container in containers {
@@ -283,7 +294,10 @@ fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot
             None => undone.push((container.id, Some(container.image_id))),
         }
     }
-    let (driver, reach) = Driver::new(Start {
+    for container in made.iter_mut().filter(|container| ended.contains(&container.view.id)) {
+        container.told = Change::Created;
+    }
+    let (mut driver, reach) = Driver::new(Start {
         pod: pod_of(node, &record, cgroup),
         state: record.state,
         limits: record.limits.clone().unwrap_or_else(|| record.config.limits()),
@@ -293,6 +307,9 @@ fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot
     });
     driver.publish();
     node.names().hold(&record.config.metadata, record.id.clone(), reach);
+    for at in 0..driver.containers.len() {
+        driver.tell_life(at);
+    }
     let (found_out, known) = oneshot::channel();
     task::spawn("pod", async move {
         let turn = turns.acquire_owned().await;
@@ -542,6 +559,13 @@ mod tests {
         start(&node).await;
         let expected = [(255, ExitReason::NodeReboot), (3, ExitReason::Error)];
         assert_eq!((node.board.view().pods[0].ready, exits(&node)), (false, expected.to_vec()));
+        // The other's end was told by the daemon that wrote it down.
+        let mut follower = node.events.subscribe().unwrap();
+        let entry = follower.next().await.unwrap();
+        let one = running(&record, 1).id;
+        assert_eq!((&entry.event.container, entry.event.change), (&Some(one), Change::Stopped));
+        let entry = follower.next().await.unwrap();
+        assert_eq!((&entry.event.container, entry.event.change), (&None, Change::Stopped));
         let stored = record::pod_file(&node.places.live(&record.id));
         let state = || store::get::<PodRecord>(&stored).unwrap().state;
         wait_until("it is torn down", || state() == PodState::NotReady).await;

@@ -15,6 +15,7 @@ use super::{
     owed,
     record::{self, PodRecord, blocking},
     state::{PodInput, PodState},
+    told::Change,
 };
 use crate::{
     cgroup,
@@ -197,6 +198,8 @@ impl Making<'_> {
         let (id, name) = (&record.id, &record.config.metadata);
         driver.publish();
         node.names().hold(name, id.clone(), reach);
+        driver.tell(None, Change::Created);
+        driver.tell(None, Change::Started);
         info!(pod = %id, name = name.name, namespace = name.namespace, "pod ready");
         driver
     }

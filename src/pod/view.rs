@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{self, Lookup};
 use crate::{
+    cgroup,
     model::{
         ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, PodLimits, ResolvedUser, Resources,
         UnixNanos,
@@ -27,6 +28,8 @@ pub struct PodView {
     pub supervisor_pid: u32,
     /// As they were last changed.
     pub limits: PodLimits,
+    /// `None`: it has none any more.
+    pub cgroup: Option<cgroup::Handle>,
     /// Oldest first.
     pub containers: Vec<Arc<ContainerView>>,
 }
@@ -121,10 +124,10 @@ impl Board {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn pod(byte: u8) -> PodView {
+    pub(in crate::pod) fn pod(byte: u8) -> PodView {
         PodView {
             id: PodId::from_bytes([byte; 32]),
             config: Arc::default(),
@@ -133,6 +136,7 @@ mod tests {
             attachment: None,
             supervisor_pid: 0,
             limits: PodLimits::default(),
+            cgroup: None,
             containers: Vec::new(),
         }
     }

@@ -11,6 +11,7 @@ tests![
     what_crictl_shows_is_what_it_was_told,
     limits_are_changed_by_crictl,
     a_streamed_exec_speaks_and_listens,
+    events_are_shown_as_they_come,
 ];
 
 /// Runs crictl on the node and answers with what it prints.
@@ -125,5 +126,36 @@ fn a_streamed_exec_speaks_and_listens() {
     let mut running = command.spawn().unwrap();
     running.stdin.take().unwrap().write_all(b"heard\n").unwrap();
     assert_eq!(running.wait_with_output().unwrap().stdout, b"heard\n");
+    node.assert_clean();
+}
+
+fn events_are_shown_as_they_come() {
+    let node = Node::start();
+    let mut command = node.command(client("crictl"));
+    command.args(["--runtime-endpoint", &node.endpoint(), "events"]);
+    let mut events = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let output = serde_json::Deserializer::from_reader(events.stdout.take().unwrap());
+    let mut shown = output.into_iter::<Value>().map(Result::unwrap);
+
+    let pod = node.run_pod("web");
+    let told: Vec<Value> = shown.by_ref().take(2).collect();
+    for event in &told {
+        assert_eq!(
+            (&event["containerId"], &event["podSandboxStatus"]["id"]),
+            (&json!(pod.id), &json!(pod.id))
+        );
+    }
+    let kinds: Vec<_> = told.iter().map(|event| event["containerEventType"].clone()).collect();
+    assert_eq!(kinds, ["CONTAINER_CREATED_EVENT", "CONTAINER_STARTED_EVENT"]);
+
+    let container = pod.run_in("main", ["sh", "-c", "exit 3"]);
+    let stopped = shown.find(|event| {
+        event["containerId"] == container.id && event["containerEventType"] == "CONTAINER_STOPPED_EVENT"
+    });
+    assert_eq!(stopped.unwrap()["containersStatuses"][0]["exitCode"], 3);
+    // Nobody listens to it any more: its next word is its last.
+    drop(shown);
+    pod.stop();
+    wait_until("crictl ends", || events.try_wait().unwrap().is_some());
     node.assert_clean();
 }

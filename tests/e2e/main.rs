@@ -10,6 +10,7 @@ mod churn;
 mod conformance;
 mod container;
 mod crictl;
+mod event;
 mod exec;
 mod gauntlet;
 mod harness;
@@ -20,6 +21,7 @@ mod oom;
 mod pod;
 mod restart;
 mod security;
+mod stream;
 mod update;
 
 use std::{env, process::ExitCode};
@@ -48,6 +50,9 @@ fn main() -> ExitCode {
         network::TESTS,
         security::TESTS,
         gauntlet::TESTS,
+        event::TESTS,
+        event::CHURN_TESTS,
+        stream::TESTS,
         bad_input::TESTS,
         crictl::TESTS,
     ];

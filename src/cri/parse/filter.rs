@@ -29,6 +29,12 @@ impl PodFilter {
         })
     }
 
+    /// For statistics, which have no state to ask for.
+    pub(crate) fn of_stats(wire: Option<wire::PodSandboxStatsFilter>) -> Result<Self, Refusal> {
+        let Some(wire) = wire else { return Ok(Self::default()) };
+        Ok(Self { id: optional_id("id", &wire.id)?, ready: None, labels: wire.label_selector })
+    }
+
     /// All but the id.
     pub(crate) fn admits(&self, pod: &PodView) -> bool {
         self.ready.is_none_or(|ready| ready == pod.ready) && among(&self.labels, &pod.config.labels)
@@ -53,6 +59,17 @@ impl ContainerFilter {
             id: optional_id("id", &wire.id)?,
             pod: optional_id("pod_sandbox_id", &wire.pod_sandbox_id)?,
             state: wire.state.map(|state| text::known(state.state).at("filter.state")).transpose()?,
+            labels: wire.label_selector,
+        })
+    }
+
+    /// For statistics, which have no state to ask for.
+    pub(crate) fn of_stats(wire: Option<wire::ContainerStatsFilter>) -> Result<Self, Refusal> {
+        let Some(wire) = wire else { return Ok(Self::default()) };
+        Ok(Self {
+            id: optional_id("id", &wire.id)?,
+            pod: optional_id("pod_sandbox_id", &wire.pod_sandbox_id)?,
+            state: None,
             labels: wire.label_selector,
         })
     }
@@ -114,6 +131,26 @@ mod tests {
         assert!(admits(filter(wire::ContainerState::ContainerExited.into(), &[("role", "main")])));
         assert!(!admits(filter(wire::ContainerState::ContainerRunning.into(), &[("role", "main")])));
         assert!(!admits(filter(wire::ContainerState::ContainerExited.into(), &[("role", "side")])));
+    }
+
+    #[test]
+    fn statistics_are_filtered_by_the_same_rules() {
+        let wire = |pairs, id: &str| wire::ContainerStatsFilter {
+            id: id.into(),
+            label_selector: labels(pairs),
+            ..Default::default()
+        };
+        let parsed = |pairs, id| ContainerFilter::of_stats(Some(wire(pairs, id)));
+        assert!(parsed(&[("role", "main")], "").unwrap().admits(&container()));
+        assert!(!parsed(&[("role", "side")], "").unwrap().admits(&container()));
+        assert_eq!(parsed(&[], "ab").unwrap().id, Some("ab".into()));
+        assert!(parsed(&[], "../x").is_err());
+        assert!(ContainerFilter::of_stats(None).unwrap().admits(&container()));
+        let wire =
+            |pairs, id: &str| wire::PodSandboxStatsFilter { id: id.into(), label_selector: labels(pairs) };
+        assert!(PodFilter::of_stats(Some(wire(&[("app", "web")], ""))).unwrap().admits(&pod()));
+        assert!(!PodFilter::of_stats(Some(wire(&[("app", "db")], ""))).unwrap().admits(&pod()));
+        assert!(PodFilter::of_stats(Some(wire(&[], "a/b"))).is_err());
     }
 
     #[test]

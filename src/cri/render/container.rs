@@ -59,7 +59,7 @@ pub(crate) fn container_state(state: &ContainerState) -> wire::ContainerState {
     }
 }
 
-fn metadata(metadata: &ContainerMetadata) -> wire::ContainerMetadata {
+pub(super) fn metadata(metadata: &ContainerMetadata) -> wire::ContainerMetadata {
     wire::ContainerMetadata { name: metadata.name.clone(), attempt: metadata.attempt }
 }
 

@@ -3,14 +3,20 @@
 //! Invariant: pure and total. A view that exists can be shown, and what the kubelet insists on is filled.
 
 mod container;
+mod event;
 mod image;
 mod info;
+mod metrics;
 mod pod;
+mod stats;
 
 pub(crate) use container::{container, container_state, container_status};
+pub(crate) use event::event;
 pub(crate) use image::{fs_usage, image};
 pub(crate) use info::{container_info, image_info, pod_info};
+pub(crate) use metrics::{metric_descriptors, pod_metrics};
 pub(crate) use pod::{pod, pod_status};
+pub(crate) use stats::{container_stats, pod_stats};
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -50,6 +56,7 @@ pub(crate) mod tests {
             }),
             supervisor_pid: 42,
             limits: PodLimits::default(),
+            cgroup: None,
             containers: vec![Arc::new(container())],
         }
     }

@@ -36,7 +36,7 @@ pub(crate) fn pod_status(view: &PodView) -> wire::PodSandboxStatus {
     }
 }
 
-fn metadata(config: &PodConfig) -> wire::PodSandboxMetadata {
+pub(super) fn metadata(config: &PodConfig) -> wire::PodSandboxMetadata {
     let metadata = config.metadata.clone();
     wire::PodSandboxMetadata {
         name: metadata.name,

@@ -1,7 +1,7 @@
-use tonic::Status;
+use tonic::{Status, codegen::BoxStream};
 
 use super::RuntimeService;
-use crate::cri::{code, parse, render, wire};
+use crate::cri::{chunk::chunks, code, parse, render, wire};
 
 impl RuntimeService {
     pub(super) async fn create_container(
@@ -45,23 +45,25 @@ impl RuntimeService {
         &self,
         request: wire::ListContainersRequest,
     ) -> Result<wire::ListContainersResponse, Status> {
-        let filter = parse::ContainerFilter::parse(request.filter).map_err(code::of)?;
-        // An id is resolved by the room that knows all of them: a prefix must fit one container only.
-        let only = match &filter.id {
-            None => None,
-            Some(id) => match self.pods.container(id) {
-                Ok(container) => Some(container.id.clone()),
-                Err(_) => return Ok(wire::ListContainersResponse::default()),
-            },
-        };
-        let pods = self.pods_with(filter.pod.as_deref());
-        let containers = pods.iter().flat_map(|pod| &pod.containers);
-        let containers = containers
-            .filter(|container| only.as_ref().is_none_or(|id| *id == container.id))
-            .filter(|container| filter.admits(container))
-            .map(|container| render::container(container))
-            .collect();
-        Ok(wire::ListContainersResponse { containers })
+        Ok(wire::ListContainersResponse { containers: self.listed_containers(request.filter)?.collect() })
+    }
+
+    pub(super) async fn stream_containers(
+        &self,
+        request: wire::StreamContainersRequest,
+    ) -> Result<BoxStream<wire::StreamContainersResponse>, Status> {
+        let containers = self.listed_containers(request.filter)?;
+        Ok(chunks(containers, |containers| wire::StreamContainersResponse { containers }))
+    }
+
+    /// Of one snapshot, rendered one after the other.
+    fn listed_containers(
+        &self,
+        filter: Option<wire::ContainerFilter>,
+    ) -> Result<impl Iterator<Item = wire::Container> + Send + use<>, Status> {
+        let filter = parse::ContainerFilter::parse(filter).map_err(code::of)?;
+        let containers = self.containers_with(&filter).into_iter();
+        Ok(containers.map(|container| render::container(&container)))
     }
 
     pub(super) async fn container_status(

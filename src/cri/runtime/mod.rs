@@ -1,8 +1,11 @@
 //! RuntimeService. Each file holds the RPCs of one noun, under their own names.
 
 mod container;
+mod event;
 mod exec;
+mod metrics;
 mod pod;
+mod stats;
 mod status;
 
 use super::{Node, rpcs, wire};
@@ -38,10 +41,22 @@ rpcs! {
     "UpdateContainerResources" update_container_resources(UpdateContainerResourcesRequest)
         -> UpdateContainerResourcesResponse;
     "ReopenContainerLog" reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    "ContainerStats" container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    "ListContainerStats" list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    "PodSandboxStats" pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    "ListPodSandboxStats" list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+    "ListMetricDescriptors" list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+    "ListPodSandboxMetrics" list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
     "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     "UpdateRuntimeConfig" update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     "Status" status(StatusRequest) -> StatusResponse;
     "RuntimeConfig" runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
     "UpdatePodSandboxResources" update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
         -> UpdatePodSandboxResourcesResponse;
+    stream "StreamPodSandboxes" stream_pod_sandboxes(StreamPodSandboxesRequest) -> StreamPodSandboxesResponse;
+    stream "StreamContainers" stream_containers(StreamContainersRequest) -> StreamContainersResponse;
+    stream "StreamContainerStats" stream_container_stats(StreamContainerStatsRequest) -> StreamContainerStatsResponse;
+    stream "StreamPodSandboxStats" stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> StreamPodSandboxStatsResponse;
+    stream "StreamPodSandboxMetrics" stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> StreamPodSandboxMetricsResponse;
+    stream "GetContainerEvents" get_container_events(GetEventsRequest) -> ContainerEventResponse;
 }

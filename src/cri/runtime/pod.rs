@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
-use tonic::Status;
+use prost::Message as _;
+use tonic::{Status, codegen::BoxStream};
 
 use super::RuntimeService;
 use crate::{
-    cri::{code, parse, render, wire},
+    cri::{chunk::chunks, code, parse, render, serve::MESSAGE_BYTES_MAX, wire},
     pod::PodView,
 };
 
@@ -36,18 +37,22 @@ impl RuntimeService {
         Ok(wire::RemovePodSandboxResponse {})
     }
 
-    /// `containers_statuses` and `timestamp` stay empty: they belong to GetContainerEvents.
+    /// With the statuses of all containers, which spares a kubelet that follows the events a call for each.
+    /// It sorts this answer among them by its timestamp, so that is of before the look.
     pub(super) async fn pod_sandbox_status(
         &self,
         request: wire::PodSandboxStatusRequest,
     ) -> Result<wire::PodSandboxStatusResponse, Status> {
         let id = parse::id("pod_sandbox_id", &request.pod_sandbox_id).map_err(code::of)?;
+        let moment = self.pods.moment();
         let pod = self.pods.pod(&id).map_err(code::of)?;
-        Ok(wire::PodSandboxStatusResponse {
+        let answer = wire::PodSandboxStatusResponse {
             status: Some(render::pod_status(&pod)),
             info: if request.verbose { render::pod_info(&pod) } else { Default::default() },
-            ..wire::PodSandboxStatusResponse::default()
-        })
+            containers_statuses: pod.containers.iter().map(|each| render::container_status(each)).collect(),
+            timestamp: moment.0,
+        };
+        Ok(fitting(answer))
     }
 
     pub(super) async fn update_pod_sandbox_resources(
@@ -63,10 +68,25 @@ impl RuntimeService {
         &self,
         request: wire::ListPodSandboxRequest,
     ) -> Result<wire::ListPodSandboxResponse, Status> {
-        let filter = parse::PodFilter::parse(request.filter).map_err(code::of)?;
-        let pods = self.pods_with(filter.id.as_deref());
-        let items = pods.iter().filter(|pod| filter.admits(pod)).map(|pod| render::pod(pod)).collect();
-        Ok(wire::ListPodSandboxResponse { items })
+        Ok(wire::ListPodSandboxResponse { items: self.listed_pods(request.filter)?.collect() })
+    }
+
+    pub(super) async fn stream_pod_sandboxes(
+        &self,
+        request: wire::StreamPodSandboxesRequest,
+    ) -> Result<BoxStream<wire::StreamPodSandboxesResponse>, Status> {
+        let pods = self.listed_pods(request.filter)?;
+        Ok(chunks(pods, |pod_sandboxes| wire::StreamPodSandboxesResponse { pod_sandboxes }))
+    }
+
+    /// Of one snapshot, rendered one after the other.
+    fn listed_pods(
+        &self,
+        filter: Option<wire::PodSandboxFilter>,
+    ) -> Result<impl Iterator<Item = wire::PodSandbox> + Send + use<>, Status> {
+        let filter = parse::PodFilter::parse(filter).map_err(code::of)?;
+        let pods = self.pods_with(filter.id.as_deref()).into_iter();
+        Ok(pods.filter(move |pod| filter.admits(pod)).map(|pod| render::pod(&pod)))
     }
 
     /// All pods, or the one that the id or prefix names; an id that names none gives an empty list.
@@ -75,5 +95,36 @@ impl RuntimeService {
             Some(id) => self.pods.pod(id).into_iter().collect(),
             None => self.pods.view().pods.clone(),
         }
+    }
+}
+
+/// A pod with a great many containers may be more than one message. Without a timestamp the kubelet asks for
+/// its containers one by one.
+fn fitting(answer: wire::PodSandboxStatusResponse) -> wire::PodSandboxStatusResponse {
+    if answer.encoded_len() <= MESSAGE_BYTES_MAX {
+        return answer;
+    }
+    wire::PodSandboxStatusResponse { containers_statuses: Vec::new(), timestamp: 0, ..answer }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_that_is_more_than_a_message_goes_without_its_containers() {
+        let answer = |count, bytes| {
+            let status = wire::ContainerStatus { message: "x".repeat(bytes), ..Default::default() };
+            let status = vec![status; count];
+            fitting(wire::PodSandboxStatusResponse {
+                containers_statuses: status,
+                timestamp: 7,
+                ..Default::default()
+            })
+        };
+        let told =
+            |answer: wire::PodSandboxStatusResponse| (answer.containers_statuses.len(), answer.timestamp);
+        assert_eq!(told(answer(15, 1 << 20)), (15, 7));
+        assert_eq!(told(answer(16, 1 << 20)), (0, 0));
     }
 }

@@ -4,7 +4,7 @@ use std::{path::Path, sync::LazyLock, time::Duration};
 
 use tokio::runtime::Runtime;
 use tonic::{
-    Response, Status,
+    Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
@@ -36,6 +36,9 @@ use v1::{image_service_client::ImageServiceClient, runtime_service_client::Runti
 /// As long as the kubelet's own shortest deadline.
 const CALL_MAX: Duration = Duration::from_secs(120);
 
+/// What the kubelet takes.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
 /// One for all tests.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -54,8 +57,55 @@ impl Cri {
         let endpoint =
             Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().timeout(CALL_MAX);
         let channel = endpoint.connect_lazy();
-        Self { runtime: RuntimeServiceClient::new(channel.clone()), image: ImageServiceClient::new(channel) }
+        let runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let image = ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Self { runtime, image }
     }
+}
+
+/// What the daemon sends one after the other. Dropped, it hangs up.
+#[derive(Debug)]
+pub(crate) struct Messages<T>(Streaming<T>);
+
+impl<T> Messages<T> {
+    /// The next message, `None` at the end. The test fails if the daemon is silent for [`CALL_MAX`].
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> Option<Result<T, Status>> {
+        self.within(CALL_MAX).unwrap_or_else(|| panic!("no message for {CALL_MAX:?}"))
+    }
+
+    /// As `next`; `None` if the daemon is silent for so long.
+    pub(crate) fn within(&mut self, time: Duration) -> Option<Option<Result<T, Status>>> {
+        let next = async { tokio::time::timeout(time, self.0.message()).await };
+        RUNTIME.block_on(next).ok().map(Result::transpose)
+    }
+
+    /// All of them, to the end.
+    #[track_caller]
+    pub(crate) fn all(mut self) -> Vec<T> {
+        std::iter::from_fn(|| self.next()).map(|message| message.unwrap()).collect()
+    }
+}
+
+macro_rules! streams {
+    ($($service:ident: $name:ident($request:ident) -> $message:ident;)*) => {
+        impl Cri {
+            $(pub(crate) fn $name(&self, request: v1::$request) -> Result<Messages<v1::$message>, Status> {
+                let mut client = self.$service.clone();
+                RUNTIME.block_on(async move { client.$name(request).await.map(|reply| Messages(reply.into_inner())) })
+            })*
+        }
+    };
+}
+
+streams! {
+    runtime: get_container_events(GetEventsRequest) -> ContainerEventResponse;
+    runtime: stream_pod_sandboxes(StreamPodSandboxesRequest) -> StreamPodSandboxesResponse;
+    runtime: stream_containers(StreamContainersRequest) -> StreamContainersResponse;
+    runtime: stream_container_stats(StreamContainerStatsRequest) -> StreamContainerStatsResponse;
+    runtime: stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> StreamPodSandboxStatsResponse;
+    runtime: stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> StreamPodSandboxMetricsResponse;
+    image: stream_images(StreamImagesRequest) -> StreamImagesResponse;
 }
 
 macro_rules! calls {

@@ -18,7 +18,10 @@ pub(crate) mod runner;
 mod wait;
 
 pub(crate) use cgroups::{Driver, is_unified};
-pub(crate) use cri::v1::{self, ContainerState};
+pub(crate) use cri::{
+    Cri, Messages,
+    v1::{self, ContainerState},
+};
 pub(crate) use http::{ROLE as NODE_GET, node_get};
 pub(crate) use init::{ROLE as NODE_INIT, node_init};
 pub(crate) use node::{Node, Setup};

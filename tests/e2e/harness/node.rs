@@ -86,6 +86,11 @@ impl Node {
         &self.cri
     }
 
+    /// A connection of its own.
+    pub(crate) fn connect(&self) -> Cri {
+        Cri::new(&self.path("pintle.sock"))
+    }
+
     /// A file or folder of the node.
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folders.path(name)

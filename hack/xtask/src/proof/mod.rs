@@ -33,7 +33,12 @@ const PROOFS: [Proof; 11] = [
     Proof {
         name: "kills",
         promise: "a daemon that is killed at 200 random moments, while pods come and go, loses nothing",
-        how: How::Reported("test --features failpoints --test e2e -- churn"),
+        how: How::Reported("test --features failpoints --test e2e -- random_kills_under_churn"),
+    },
+    Proof {
+        name: "events",
+        promise: "over 1,000 pods that come and go, every step of every life is told once, in order, with its state",
+        how: How::Reported("test --features failpoints --test e2e -- event::churn"),
     },
     Proof {
         name: "oom",

@@ -17,15 +17,19 @@ const KILLS: &str = "200";
 
 /// Ends that the proof `oom` judges, unless the caller says otherwise.
 const OOM_KILLS: &str = "200";
+/// Pods that the proof `events` asks for, likewise.
+const EVENT_PODS: &str = "1000";
 
 /// Runs cargo, which tells the test where to write its figures, and writes the page whatever comes of it.
 pub fn run(name: &str, promise: &str, arguments: &str) -> Result<()> {
     let figures = env::temp_dir().join(format!("pintle-proof-{name}-{}", std::process::id()));
     let kills = env::var("PINTLE_E2E_KILLS").unwrap_or_else(|_| KILLS.into());
     let oom_kills = env::var("PINTLE_E2E_OOM_KILLS").unwrap_or_else(|_| OOM_KILLS.into());
+    let pods = env::var("PINTLE_E2E_EVENT_PODS").unwrap_or_else(|_| EVENT_PODS.into());
     let variables = [
         format!("PINTLE_E2E_KILLS={kills}"),
         format!("PINTLE_E2E_OOM_KILLS={oom_kills}"),
+        format!("PINTLE_E2E_EVENT_PODS={pods}"),
         format!("PINTLE_E2E_FIGURES={}", figures.display()),
         env::var("CARGO").unwrap_or_else(|_| "cargo".into()),
     ];
