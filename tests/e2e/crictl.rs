@@ -9,6 +9,7 @@ use crate::harness::{BUSYBOX, KUBELETS, Node, client, runner::tests, wait_until}
 tests![
     a_pod_is_led_through_its_life_by_crictl,
     what_crictl_shows_is_what_it_was_told,
+    what_is_used_is_shown_by_crictl,
     a_streamed_exec_speaks_and_listens,
 ];
 
@@ -93,6 +94,24 @@ fn what_crictl_shows_is_what_it_was_told() {
     let conditions = shown["status"]["conditions"].as_array().expect("conditions");
     assert!(conditions.iter().all(|condition| condition["status"] == true), "{conditions:?}");
     assert!(crictl(&node, ["version"]).contains("RuntimeApiVersion:  v1"));
+    node.assert_clean();
+}
+
+fn what_is_used_is_shown_by_crictl() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let container = pod.run_in("busy", ["sh", "-c", "while :; do :; done"]);
+
+    let shown = crictl(&node, ["stats"]);
+    assert!(shown.contains(&container.id[..13]) && shown.contains("busy"), "{shown}");
+    let shown = json_of(&crictl(&node, ["stats", "--output", "json", "--id", &container.id]));
+    assert_eq!(shown["stats"][0]["attributes"]["id"], container.id);
+    let shown = crictl(&node, ["statsp"]);
+    assert!(shown.contains(&pod.id[..13]) && shown.contains("web"), "{shown}");
+    let shown = json_of(&crictl(&node, ["metricdescs"]));
+    assert_eq!(shown["descriptors"].as_array().map(Vec::len), Some(56));
+    let shown = json_of(&crictl(&node, ["metricsp"]));
+    assert_eq!(shown["podMetrics"][0]["podSandboxId"], pod.id);
     node.assert_clean();
 }
 

@@ -19,6 +19,7 @@ mod network;
 mod pod;
 mod restart;
 mod security;
+mod stats;
 
 use std::{env, process::ExitCode};
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         gauntlet::TESTS,
         bad_input::TESTS,
         crictl::TESTS,
+        stats::TESTS,
     ];
     runner::run(files.iter().copied().flatten().copied())
 }
