@@ -28,6 +28,9 @@ const PODS: usize = 50;
 /// Containers alive at once for the lists.
 const LISTED: usize = 100;
 const LISTS: usize = 200;
+/// How long the idle daemon is watched, and how long before that it is left alone. Several of its samples fit.
+const IDLE: Duration = Duration::from_secs(40);
+const SETTLE: Duration = Duration::from_secs(3);
 /// Bytes that one container writes to its log.
 const LOG_BYTES: u64 = 500_000_000;
 
@@ -144,9 +147,41 @@ async fn lists(node: &mut runtime::Node, figures: &mut Figures) -> Result<()> {
     }
     figures.push(("ListContainers of 100 p50, ms", ms(percentile(&mut times, 50))));
     figures.push(("ListContainers of 100 p99, ms", ms(percentile(&mut times, 99))));
+    stats(node, figures).await?;
+    // Nobody asks for anything: what is used is what the daemon does by itself.
+    tokio::time::sleep(SETTLE).await;
+    let before = node.daemon_cpu_nanos()?;
+    tokio::time::sleep(IDLE).await;
+    let used = node.daemon_cpu_nanos()?.saturating_sub(before);
+    let percent = used as f64 / IDLE.as_nanos() as f64 * 100.0;
+    figures.push(("daemon idle with 100 pods, % of a core", format!("{percent:.2}")));
     for (pod, container) in pods {
         node.end_pod(&pod, &container).await?;
     }
+    Ok(())
+}
+
+/// The figures of all containers and of all pods, as the kubelet asks for them.
+async fn stats(node: &mut runtime::Node, figures: &mut Figures) -> Result<()> {
+    let (mut of_containers, mut of_pods) = (Vec::new(), Vec::new());
+    for _ in 0..LISTS {
+        let began = Instant::now();
+        let reply = node.runtime.list_container_stats(v1::ListContainerStatsRequest::default()).await?;
+        of_containers.push(began.elapsed());
+        if reply.into_inner().stats.len() != LISTED {
+            return Err("statistics that are not complete".into());
+        }
+        let began = Instant::now();
+        let reply = node.runtime.list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest::default()).await?;
+        of_pods.push(began.elapsed());
+        if reply.into_inner().stats.len() != LISTED {
+            return Err("statistics that are not complete".into());
+        }
+    }
+    figures.push(("ListContainerStats of 100 p50, ms", ms(percentile(&mut of_containers, 50))));
+    figures.push(("ListContainerStats of 100 p99, ms", ms(percentile(&mut of_containers, 99))));
+    figures.push(("ListPodSandboxStats of 100 p50, ms", ms(percentile(&mut of_pods, 50))));
+    figures.push(("ListPodSandboxStats of 100 p99, ms", ms(percentile(&mut of_pods, 99))));
     Ok(())
 }
 

@@ -192,6 +192,15 @@ impl Node {
         Ok(fs::read_to_string(format!("{CPU}{}/cpuacct.usage", self.cgroup))?.trim().parse()?)
     }
 
+    /// CPU time of the daemon alone.
+    pub(crate) fn daemon_cpu_nanos(&self) -> Result<u64> {
+        // The 14th and 15th fields, counted in hundredths of a second; the name, in brackets, may hold spaces.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.daemon.id()))?;
+        let (_, fields) = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?;
+        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+        Ok(ticks.sum::<std::result::Result<u64, _>>()? * 10_000_000)
+    }
+
     pub(crate) fn daemon_rss_kib(&self) -> Result<u64> {
         status_kib(self.daemon.id(), "VmRSS:").ok_or_else(|| "the daemon died".into())
     }

@@ -141,3 +141,123 @@ fn processes(group: &Group) -> Vec<u32> {
     });
     pids
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::cgroup::tree::Tree;
+
+    fn container(version: Version, top: &Path, controllers: &[&str], files: &[(&str, &str)]) -> Container {
+        fs::create_dir_all(top.join("ctr")).unwrap();
+        for (name, text) in files {
+            fs::write(top.join("ctr").join(name), text).unwrap();
+        }
+        let controllers = controllers.iter().map(|&name| name.to_owned()).collect();
+        let tree = Tree { mountpoint: top.into(), controllers, parents_made: 0 };
+        Container::new(Group { version, trees: [tree].into(), path: "/ctr".into(), leaf: None })
+    }
+
+    const SIZES: fn() -> Vec<String> = || vec!["2MB".to_owned()];
+
+    #[test]
+    fn v2_is_told_in_full() {
+        let top = tempfile::tempdir().unwrap();
+        let files = [
+            (
+                "cpu.stat",
+                "usage_usec 9\nuser_usec 5\nsystem_usec 4\nnr_periods 3\nnr_throttled 2\nthrottled_usec 1\n",
+            ),
+            ("memory.current", "100\n"),
+            ("memory.stat", "anon 1\nkernel 7\n"),
+            ("memory.peak", "150\n"),
+            ("memory.events", "low 0\nmax 6\noom_kill 2\n"),
+            ("io.stat", "8:0 rbytes=1\n"),
+            ("pids.max", "max\n"),
+            ("hugetlb.2MB.current", "2097152\n"),
+            ("cgroup.procs", "11\n12\n"),
+        ];
+        let container = container(Version::V2, top.path(), &[], &files);
+        fs::create_dir(top.path().join("ctr/exec-1")).unwrap();
+        fs::write(top.path().join("ctr/exec-1/cgroup.procs"), "13\n").unwrap();
+        let detail = container.detail(&SIZES()).unwrap();
+        assert_eq!(detail.usage.memory.unwrap().kernel, 7);
+        let expected = Detail {
+            usage: detail.usage,
+            cpu_user_ns: 5000,
+            cpu_system_ns: 4000,
+            cpu_periods: 3,
+            cpu_throttled_periods: 2,
+            cpu_throttled_ns: 1000,
+            memory_peak: 150,
+            memory_failures: 6,
+            oom_kills: 2,
+            io: vec![DeviceIo { major: 8, read_bytes: 1, ..DeviceIo::default() }],
+            hugepages: vec![Hugepages { page_size: "2MB".into(), usage: 2 << 20, peak: 2 << 20 }],
+            tasks_max: None,
+            processes: vec![11, 12, 13],
+        };
+        assert_eq!(detail, expected);
+    }
+
+    #[test]
+    fn v1_is_told_in_full() {
+        let top = tempfile::tempdir().unwrap();
+        let files = [
+            ("cpu.stat", "nr_periods 3\nnr_throttled 2\nthrottled_time 1\n"),
+            ("cpuacct.stat", "user 5\nsystem 4\n"),
+            ("memory.usage_in_bytes", "100\n"),
+            ("memory.stat", "total_rss 1\n"),
+            ("memory.max_usage_in_bytes", "150\n"),
+            ("memory.failcnt", "6\n"),
+            ("memory.kmem.usage_in_bytes", "7\n"),
+            ("memory.oom_control", "oom_kill 2\n"),
+            ("blkio.throttle.io_service_bytes_recursive", "8:0 Read 1\n"),
+            ("pids.max", "20\n"),
+            ("hugetlb.2MB.usage_in_bytes", "0\n"),
+            ("hugetlb.2MB.max_usage_in_bytes", "2097152\n"),
+            ("cgroup.procs", "11\n"),
+        ];
+        let controllers = ["cpu", "cpuacct", "memory", "blkio", "pids", "hugetlb", "freezer"];
+        let container = container(Version::V1, top.path(), &controllers, &files);
+        let detail = container.detail(&SIZES()).unwrap();
+        assert_eq!(detail.usage.memory.unwrap().kernel, 7);
+        let expected = Detail {
+            usage: detail.usage,
+            cpu_user_ns: 50_000_000,
+            cpu_system_ns: 40_000_000,
+            cpu_periods: 3,
+            cpu_throttled_periods: 2,
+            cpu_throttled_ns: 1,
+            memory_peak: 150,
+            memory_failures: 6,
+            oom_kills: 2,
+            io: vec![DeviceIo { major: 8, read_bytes: 1, ..DeviceIo::default() }],
+            hugepages: vec![Hugepages { page_size: "2MB".into(), usage: 0, peak: 2 << 20 }],
+            tasks_max: Some(20),
+            processes: vec![11],
+        };
+        assert_eq!(detail, expected);
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_zero_and_a_peak_is_never_below_the_usage() {
+        let top = tempfile::tempdir().unwrap();
+        let files = [("memory.current", "100\n"), ("memory.stat", "")];
+        let container = container(Version::V2, top.path(), &[], &files);
+        let detail = container.detail(&SIZES()).unwrap();
+        assert_eq!((detail.memory_peak, detail.oom_kills, detail.cpu_periods), (100, 0, 0));
+        assert_eq!(detail.hugepages[0].usage, 0);
+        fs::remove_dir_all(top.path().join("ctr")).unwrap();
+        assert_eq!(container.detail(&SIZES()), None);
+    }
+
+    #[test]
+    fn a_fork_bomb_is_counted_up_to_the_limit() {
+        let top = tempfile::tempdir().unwrap();
+        let many: String = (1..20_000).map(|pid| format!("{pid}\n")).collect();
+        let container = container(Version::V2, top.path(), &[], &[("cgroup.procs", &many)]);
+        assert_eq!(container.detail(&[]).unwrap().processes.len(), PROCESSES_MAX);
+    }
+}

@@ -538,3 +538,39 @@ fn a_look_before_a_kill_finds_everybody_alive() {
         container.remove().unwrap();
     }
 }
+
+#[test]
+fn what_a_real_container_uses_is_told_until_it_is_gone() {
+    const READINGS: u32 = 200;
+    for bed in Bed::each() {
+        let v1 = bed.version() == Version::V1;
+        let pod = bed.pod();
+        let container = pod.container(&container_id(1));
+        container.create(&Resources::default(), &[]).unwrap();
+        let mut init =
+            run_in(&container, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; exec sleep 1000");
+        wait_until("it has computed", || container.cpu_ns().is_some_and(|used| used > 10_000_000));
+        let usage = container.usage().unwrap();
+        if v1 {
+            assert!(
+                usage.memory.is_some_and(|memory| memory.usage > 0 && memory.working_set <= memory.usage)
+            );
+            assert!(usage.tasks.is_some_and(|tasks| tasks >= 1), "{usage:?}");
+        }
+        assert!(pod.usage().unwrap().cpu_ns >= usage.cpu_ns);
+        assert_eq!(container.detail(&[]).unwrap().processes, [init.id()]);
+        let began = Instant::now();
+        (0..READINGS).for_each(|_| drop(container.usage()));
+        let of_usage = began.elapsed() / READINGS;
+        let began = Instant::now();
+        (0..READINGS).for_each(|_| drop(container.cpu_ns()));
+        let of_sample = began.elapsed() / READINGS;
+        eprintln!("v1: {v1}: usage {of_usage:?}, one sample {of_sample:?}");
+        container.kill().unwrap();
+        ends(&mut init);
+        container.remove().unwrap();
+        assert_eq!((container.usage(), container.cpu_ns()), (None, None));
+        assert_eq!(container.detail(&[]), None);
+        pod.remove().unwrap();
+    }
+}

@@ -27,8 +27,8 @@ use crate::{
     network::{self, InterfaceTraffic},
 };
 
-/// How often the sampler reads every CPU counter. As often as the kubelet asks: two thousandths of a core
-/// would be read away by doing it each second with 100 pods.
+/// How often the sampler reads every CPU counter: as often as the kubelet asks. It is two files for a pod of
+/// one container.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 
 /// Lists that are read at the same time, so that a client that asks too often waits and the disk's threads

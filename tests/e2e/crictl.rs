@@ -10,6 +10,7 @@ tests![
     a_pod_is_led_through_its_life_by_crictl,
     what_crictl_shows_is_what_it_was_told,
     limits_are_changed_by_crictl,
+    what_is_used_is_shown_by_crictl,
     a_streamed_exec_speaks_and_listens,
     events_are_shown_as_they_come,
 ];
@@ -112,6 +113,24 @@ fn limits_are_changed_by_crictl() {
     let limits = &shown["status"]["resources"]["linux"];
     assert_eq!(limits["memoryLimitInBytes"], json!(memory));
     assert_eq!((&limits["cpuQuota"], &limits["cpusetCpus"]), (&json!("20000"), &json!("0")));
+    node.assert_clean();
+}
+
+fn what_is_used_is_shown_by_crictl() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let container = pod.run_in("busy", ["sh", "-c", "while :; do :; done"]);
+
+    let shown = crictl(&node, ["stats"]);
+    assert!(shown.contains(&container.id[..13]) && shown.contains("busy"), "{shown}");
+    let shown = json_of(&crictl(&node, ["stats", "--output", "json", "--id", &container.id]));
+    assert_eq!(shown["stats"][0]["attributes"]["id"], container.id);
+    let shown = crictl(&node, ["statsp"]);
+    assert!(shown.contains(&pod.id[..13]) && shown.contains("web"), "{shown}");
+    let shown = json_of(&crictl(&node, ["metricdescs"]));
+    assert_eq!(shown["descriptors"].as_array().map(Vec::len), Some(56));
+    let shown = json_of(&crictl(&node, ["metricsp"]));
+    assert_eq!(shown["podMetrics"][0]["podSandboxId"], pod.id);
     node.assert_clean();
 }
 

@@ -21,6 +21,7 @@ mod oom;
 mod pod;
 mod restart;
 mod security;
+mod stats;
 mod stream;
 mod update;
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         stream::TESTS,
         bad_input::TESTS,
         crictl::TESTS,
+        stats::TESTS,
     ];
     runner::run(files.iter().copied().flatten().copied())
 }

@@ -138,6 +138,11 @@ calls! {
     runtime: reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     runtime: exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     runtime: container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    runtime: list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    runtime: pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    runtime: list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+    runtime: list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+    runtime: list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
     image: list_images(ListImagesRequest) -> ListImagesResponse;
     image: image_status(ImageStatusRequest) -> ImageStatusResponse;
     image: pull_image(PullImageRequest) -> PullImageResponse;

@@ -25,8 +25,7 @@ pub(crate) struct Test {
 }
 
 /// Stories of what is not built yet, and what each waits for. One that passes must be taken off this list.
-const WAITING: [(&str, &str); 3] = [
-    ("container::statistics_count_what_was_used", "container statistics"),
+const WAITING: [(&str, &str); 2] = [
     ("crictl::a_streamed_exec_speaks_and_listens", "streaming"),
     ("network::a_host_port_leads_to_the_pod_until_it_is_stopped", "host ports"),
 ];
