@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(reads.load(Relaxed), 1);
         let second = messages.next().await.unwrap().unwrap();
         assert!(messages.next().await.is_none());
-        let told = [first, second].map(|message| message.images.iter().map(|image| image.id.len()).collect());
+        let told = [first, second].map(|message| message.images.iter().map(|image| image.id.len()).collect::<Vec<usize>>());
         assert_eq!(told, [(1..=READ_MAX).collect::<Vec<_>>(), (2 * READ_MAX + 1..=3 * READ_MAX).collect()]);
     }
 
