@@ -136,7 +136,9 @@ fn written(said: &BTreeMap<String, Verdict>, before: &BTreeMap<String, Expected>
         });
         if expected.words[host] != verdict.word {
             expected.words[host].clone_from(&verdict.word);
-            expected.reason.clone_from(&verdict.reason);
+            if !verdict.reason.is_empty() {
+                expected.reason.clone_from(&verdict.reason);
+            }
         }
         let same = expected.words.iter().all(|word| *word == verdict.word);
         let words = if same { verdict.word.clone() } else { expected.words.join("/") };

@@ -65,7 +65,9 @@ impl Cgroups {
         let name = format!("pintle_e2e_{}_{}", process::id(), NODES.fetch_add(1, Ordering::Relaxed));
         let cgroups = Self { driver, name };
         if driver == Driver::Cgroupfs && is_unified() {
-            cgroups.make(&cgroups.kubelets(&cgroups.top(Path::new(UNIFIED))));
+            let kubelets = cgroups.kubelets(&cgroups.top(Path::new(UNIFIED)));
+            cgroups.make(&kubelets);
+            hand_down(&kubelets);
         }
         cgroups
     }
@@ -138,13 +140,17 @@ impl Cgroups {
         let below = folder.strip_prefix(UNIFIED).unwrap();
         let mut above = PathBuf::from(UNIFIED);
         for name in below {
-            let all = fs::read_to_string(above.join("cgroup.controllers")).unwrap();
-            let all: String = all.split_whitespace().map(|name| format!("+{name} ")).collect();
-            fs::write(above.join("cgroup.subtree_control"), all.trim_end())
-                .unwrap_or_else(|error| panic!("{}: {error}", above.display()));
+            hand_down(&above);
             above.push(name);
         }
     }
+}
+
+fn hand_down(folder: &Path) {
+    let all = fs::read_to_string(folder.join("cgroup.controllers")).unwrap();
+    let all: Vec<String> = all.split_whitespace().map(|name| format!("+{name}")).collect();
+    fs::write(folder.join("cgroup.subtree_control"), all.join(" "))
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
 }
 
 impl Drop for Cgroups {
