@@ -34,12 +34,16 @@ pub enum Error {
     NoController { limit: &'static str, controller: &'static str, path: PathBuf },
     #[error("{limit} cannot be {value:?}: {fault}")]
     BadLimit { limit: &'static str, value: String, fault: &'static str },
-    #[error(
-        "device rules cannot be enforced in {}: device filtering on cgroup v2 is not in this release, \
-         so only privileged containers (all devices allowed) can be made here",
-        path.display()
-    )]
-    DevicesOnV2 { path: PathBuf },
+    /// Loading or attaching the device filter of cgroup v2 (bpf(2)).
+    #[error("{doing} the device filter of {}", path.display())]
+    DeviceFilter {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{given} device rules are more than {max}")]
+    DeviceRules { given: usize, max: usize },
     #[error("device rule {rule:?} {fault}")]
     BadDeviceRule { rule: String, fault: &'static str },
     /// The record of a pod's cgroup does not name a pod's cgroup.

@@ -462,19 +462,107 @@ fn an_out_of_memory_kill_is_counted() {
     assert!(container.oom_counts().is_err(), "the counters went with the cgroup");
 }
 
+/// A disk of the host: a file behind a loop device, taken back with it.
+struct Disk {
+    device: PathBuf,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Disk {
+    fn new() -> Option<Self> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file.path()).output();
+        let Some(made) = made.ok().filter(|made| made.status.success()) else {
+            eprintln!("skipped: no loop device to be had");
+            return None;
+        };
+        let device = String::from_utf8(made.stdout).unwrap().trim().into();
+        Some(Self { device, _file: file })
+    }
+
+    /// The rule that makes it usable, as the helper would write it.
+    fn rule(&self, access: &str) -> DeviceRule {
+        let number = std::os::unix::fs::MetadataExt::rdev(&fs::metadata(&self.device).unwrap());
+        let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+        DeviceRule { allow: true, kind: 'b', major: Some(major), minor: Some(minor), access: access.into() }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.device).status();
+    }
+}
+
+/// Whether a process of a container with these rules may do what a shell's redirection does.
+#[track_caller]
+fn may(container: &Container, redirection: &str) -> bool {
+    ends(&mut run_in(container, &format!("exec {redirection}"))).success()
+}
+
 #[test]
-fn a_device_that_no_rule_allows_cannot_be_opened() {
-    let Some(bed) = Bed::new().filter(|bed| bed.version() == Version::V1) else { return };
-    let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: "rwm".into() };
-    let container = bed.pod().container(&container_id(1));
-    let rules = [rule(false, 'a', None, None), rule(true, 'c', Some(1), Some(3))];
-    container.create(&Resources::default(), &rules).unwrap();
-    assert_eq!(bed.read("devices", container.path(), "devices.list"), "c 1:3 rwm");
-    let mut allowed = run_in(&container, "exec < /dev/null");
-    assert!(ends(&mut allowed).success());
-    let mut refused = run_in(&container, "exec < /dev/zero");
-    assert!(!ends(&mut refused).success());
-    container.remove().unwrap();
+fn a_disk_of_the_host_can_be_opened_only_by_whom_a_rule_allows() {
+    for bed in Bed::each() {
+        let Some(disk) = Disk::new() else { return };
+        let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: "rwm".into() };
+        let nothing = rule(false, 'a', None, None);
+        let null = rule(true, 'c', Some(1), Some(3));
+        let read = format!("< {}", disk.device.display());
+        let write = format!("1<> {}", disk.device.display());
+        let pod = bed.pod();
+        let make = |number, rules: &[DeviceRule]| {
+            let container = pod.container(&container_id(number));
+            container.create(&Resources::default(), rules).unwrap();
+            container
+        };
+
+        let plain = make(1, &[nothing.clone(), null.clone()]);
+        assert!(may(&plain, "< /dev/null") && may(&plain, "> /dev/null"));
+        assert!(!may(&plain, "< /dev/zero"));
+        assert!(!may(&plain, &read) && !may(&plain, &write));
+        // What a container makes for itself below is held by the same rules.
+        let nested = bed.directory("devices", plain.path()).join("nested");
+        fs::create_dir(&nested).unwrap();
+        let mut below = start(&format!("exec {read}"));
+        fs::write(nested.join("cgroup.procs"), below.id().to_string()).unwrap();
+        release(&mut below);
+        assert!(!ends(&mut below).success());
+
+        let reader = make(2, &[nothing.clone(), null, disk.rule("r")]);
+        assert!(may(&reader, &read));
+        assert!(!may(&reader, &write));
+
+        let writer = make(3, &[nothing, disk.rule("r"), disk.rule("w")]);
+        assert!(may(&writer, &read) && may(&writer, &write));
+
+        let privileged = make(4, &[rule(true, 'a', None, None)]);
+        assert!(may(&privileged, &read) && may(&privileged, &write));
+        pod.kill().unwrap();
+        pod.remove().unwrap();
+    }
+}
+
+#[test]
+fn the_kernel_takes_as_many_rules_as_a_container_can_have() {
+    for bed in Bed::each() {
+        let numbered = |number: u32| DeviceRule {
+            allow: !number.is_multiple_of(3),
+            kind: if number.is_multiple_of(2) { 'b' } else { 'c' },
+            major: Some(200 + number % 7),
+            minor: Some(number),
+            access: ["r", "rw", "rwm"][number as usize % 3].into(),
+        };
+        let null = DeviceRule { allow: true, kind: 'c', major: Some(1), minor: Some(3), access: "rw".into() };
+        let rules: Vec<_> = std::iter::once(null).chain((1..1000).map(numbered)).collect();
+        let container = bed.pod().container(&container_id(1));
+        let started = Instant::now();
+        container.create(&Resources::default(), &rules).unwrap();
+        eprintln!("{} device rules on {:?}: {:?}", rules.len(), bed.version(), started.elapsed());
+        assert!(may(&container, "< /dev/null"));
+        assert!(!may(&container, "< /dev/zero"));
+        container.remove().unwrap();
+    }
 }
 
 #[test]

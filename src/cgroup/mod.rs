@@ -16,7 +16,7 @@
 //! Invariant: a failed creation leaves nothing behind; a failed change leaves the limits as they were.
 //! Invariant: removing is recursive, bounded in time, and absence is success.
 //! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), statistics, and for
-//! now the systemd driver and v2's device program: what needs them is refused with an error that says so.
+//! now the systemd driver: what needs it is refused with an error that says so.
 
 mod cgroupfs;
 mod config;
