@@ -97,7 +97,7 @@ fn make_once(
         directory.push(name);
         let new = tree::make(&directory)?;
         parents_made += usize::from(new);
-        ready(tree, version, &directory, new || (configured && directory == tree.directory(parent)))?;
+        ready(tree, version, &directory, new || directory == tree.directory(parent))?;
     }
     directory.push(pod.as_str());
     tree::make(&directory)?;
@@ -107,7 +107,8 @@ fn make_once(
 }
 
 /// Makes a cgroup fit to have children: on v1 with CPUs and memory nodes, on v2 with controllers for them.
-/// A parent that is `ours` neither by making nor by configuration hands down what its owner said.
+/// What is `ours` hands down all it has: what we made, and the parent that was named, which is given for pods.
+/// A kubelet leaves the latter to the runtime. What is above it hands down what its owner said.
 fn ready(tree: &Tree, version: Version, directory: &Path, ours: bool) -> Result<(), Error> {
     match version {
         Version::V1 if tree.has("cpuset") => tree::inherit_cpuset(directory),
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_configured_parent_is_made_to_hand_down_controllers() {
+    fn only_the_parent_itself_is_made_to_hand_down_controllers() {
         let top = tempfile::tempdir().unwrap();
         let tree = Tree { mountpoint: top.path().into(), controllers: Vec::new(), parents_made: 0 };
         let given =
@@ -137,10 +138,11 @@ mod tests {
             make_pod(&tree, Version::V2, "/parent/below", &PodId::from_bytes([number; 32]), configured)
                 .unwrap()
         };
-        make(1, false);
-        assert_eq!(["", "parent", "parent/below"].map(given), ["", "", ""]);
-        make(2, true);
-        assert_eq!(["", "parent", "parent/below"].map(given), ["", "", "+cpu +memory"]);
+        for (number, configured) in [(1, false), (2, true)] {
+            make(number, configured);
+            assert_eq!(["", "parent", "parent/below"].map(given), ["", "", "+cpu +memory"]);
+            fs::write(top.path().join("parent/below/cgroup.subtree_control"), "").unwrap();
+        }
     }
 
     #[test]

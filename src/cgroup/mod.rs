@@ -11,8 +11,8 @@
 //! included. The record of it, a [`Handle`], says which driver made it, and whoever holds the handle needs no
 //! driver to work with it: the daemon and the supervisor call the same file operations.
 //!
-//! Invariant: nothing outside a pod's own directory is limited, killed or removed, and no ancestor's
-//! `cgroup.subtree_control` is written that is not ours. Parents made for a pod go with it when empty.
+//! Invariant: nothing outside a pod's own directory is limited, killed or removed, and above
+//! the parent that was named no `cgroup.subtree_control` is written. Parents made for a pod go with it when empty.
 //! Invariant: a failed creation leaves nothing behind; a failed change leaves the limits as they were.
 //! Invariant: removing is recursive, bounded in time, and absence is success.
 //! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), statistics, and for

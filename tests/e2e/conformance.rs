@@ -1,18 +1,22 @@
 //! critest, the specification's own tests, against what we expect of each.
 //!
-//! `critest.expected` names every spec: `pass NAME`, `skip NAME # why`, `fail NAME # the missing feature`. A
-//! spec that does otherwise fails this test, and so does one that is not named. `CRITEST_REFRESH=1` writes
-//! the file anew, keeping the reasons: read the difference like code.
+//! `critest.expected` names every spec: `pass NAME`, `skip NAME # why`, `fail NAME # the missing feature`. Where
+//! hosts differ there is a word for each: `skip/fail/fail NAME # why` is for cgroup v1, for cgroup v2 with
+//! cgroupfs, and with systemd. A spec that does otherwise fails this test, and so does one that is not named.
+//! `CRITEST_REFRESH=1` writes this host's words anew, keeping the others and the reasons: read the difference
+//! like code.
 
 use std::{collections::BTreeMap, env, fs, process::Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Node, patched_critest, runner::tests};
+use crate::harness::{Driver, Node, is_unified, patched_critest, runner::tests};
 
 tests![critest_says_what_we_expect_of_each_spec];
 
 const EXPECTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/critest.expected");
+
+const PASS: &str = "pass";
 
 /// critest skips its benchmarks without a word.
 const UNEXPLAINED: &str = "only in benchmark mode";
@@ -20,7 +24,19 @@ const UNEXPLAINED: &str = "only in benchmark mode";
 /// A reason is one line to read, not a stack of errors.
 const REASON_CHARS_MAX: usize = 160;
 
-/// What a spec did, or shall do.
+/// Kinds of hosts, in the order of their words in the file.
+const HOSTS: [(bool, Driver); 3] =
+    [(false, Driver::Cgroupfs), (true, Driver::Cgroupfs), (true, Driver::Systemd)];
+
+/// What a spec shall do on each kind of host.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Expected {
+    words: [String; HOSTS.len()],
+    /// Why it does not pass everywhere.
+    reason: String,
+}
+
+/// What a spec did.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Verdict {
     word: String,
@@ -29,6 +45,7 @@ struct Verdict {
 }
 
 fn critest_says_what_we_expect_of_each_spec() {
+    let host = HOSTS.iter().position(|host| *host == (is_unified(), Driver::chosen())).expect("a known host");
     let node = Node::start();
     let report = node.path("critest.json");
     let log = fs::File::create(node.path("critest.log")).unwrap();
@@ -42,21 +59,19 @@ fn critest_says_what_we_expect_of_each_spec() {
     let said = verdicts(&fs::read_to_string(&report).expect("critest wrote its report"));
     let expected = expected(&fs::read_to_string(EXPECTED).unwrap_or_default());
     if env::var_os("CRITEST_REFRESH").is_some() {
-        fs::write(EXPECTED, written(&said, &expected)).unwrap();
+        fs::write(EXPECTED, written(&said, &expected, host)).unwrap();
         return;
     }
-    let words =
-        |verdict: Option<&Verdict>| verdict.map_or("nothing", |verdict| verdict.word.as_str()).to_owned();
     let surprises: Vec<String> = said
         .keys()
         .chain(expected.keys())
         .collect::<std::collections::BTreeSet<_>>()
         .into_iter()
-        .filter(|name| words(said.get(*name)) != words(expected.get(*name)))
-        .map(|name| {
-            let (did, shall) = (words(said.get(name)), words(expected.get(name)));
+        .filter_map(|name| {
+            let did = said.get(name).map_or("nothing", |verdict| verdict.word.as_str());
+            let shall = expected.get(name).map_or("nothing", |expected| expected.words[host].as_str());
             let reason = said.get(name).map(|verdict| verdict.reason.as_str()).unwrap_or_default();
-            format!("{name}: {did}, expected {shall}: {reason}")
+            (did != shall).then(|| format!("{name}: {did}, expected {shall}: {reason}"))
         })
         .collect();
     let count = |word: &str| said.values().filter(|verdict| verdict.word == word).count();
@@ -81,7 +96,7 @@ fn name_of(spec: &Value) -> String {
 
 fn verdict_of(spec: &Value) -> Verdict {
     let word = match spec["State"].as_str() {
-        Some("passed") => "pass",
+        Some("passed") => PASS,
         Some("skipped" | "pending") => "skip",
         _ => "fail",
     };
@@ -89,31 +104,47 @@ fn verdict_of(spec: &Value) -> Verdict {
     Verdict { word: word.into(), reason: reason.lines().collect::<Vec<_>>().join(" ") }
 }
 
-fn expected(text: &str) -> BTreeMap<String, Verdict> {
+fn expected(text: &str) -> BTreeMap<String, Expected> {
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
-            let (word, rest) = line.split_once(' ').unwrap_or_else(|| panic!("no name in {line:?}"));
+            let (words, rest) = line.split_once(' ').unwrap_or_else(|| panic!("no name in {line:?}"));
             let (name, reason) = rest.split_once(" # ").unwrap_or((rest, ""));
-            assert!(word == "pass" || !reason.is_empty(), "no reason in {line:?}");
-            (name.to_owned(), Verdict { word: word.into(), reason: reason.into() })
+            assert!(words == PASS || !reason.is_empty(), "no reason in {line:?}");
+            let words: Vec<String> = words.split('/').map(String::from).collect();
+            let words = match <[String; 1]>::try_from(words) {
+                Ok([word]) => [(); HOSTS.len()].map(|()| word.clone()),
+                Err(words) => words.try_into().unwrap_or_else(|_| panic!("not a word a host in {line:?}")),
+            };
+            (name.to_owned(), Expected { words, reason: reason.into() })
         })
         .collect()
 }
 
-/// The file, with what was said; a reason that was written by hand is kept.
-fn written(said: &BTreeMap<String, Verdict>, expected: &BTreeMap<String, Verdict>) -> String {
-    let mut text =
-        String::from("# What critest says of pintle, spec by spec. Written by CRITEST_REFRESH=1.\n");
+/// The file, with what was said on this host; a reason that was written by hand is kept.
+fn written(said: &BTreeMap<String, Verdict>, before: &BTreeMap<String, Expected>, host: usize) -> String {
+    let mut text = String::from(
+        "# What critest says of pintle, spec by spec: one word for all hosts, or v1/v2 cgroupfs/v2 systemd.\n\
+         # Written by CRITEST_REFRESH=1.\n",
+    );
     for (name, verdict) in said {
-        let known = expected.get(name).filter(|known| known.word == verdict.word && !known.reason.is_empty());
-        let reason = known.map_or(&verdict.reason, |known| &known.reason);
-        let reason = if reason.is_empty() { UNEXPLAINED } else { reason };
-        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-        text += &match verdict.word.as_str() {
-            "pass" => format!("pass {name}\n"),
-            word => format!("{word} {name} # {reason}\n"),
-        };
+        // A spec that is new is taken to do the same everywhere.
+        let known = before.get(name).cloned();
+        let mut expected = known.unwrap_or_else(|| Expected {
+            words: [(); HOSTS.len()].map(|()| verdict.word.clone()),
+            reason: String::new(),
+        });
+        if expected.words[host] != verdict.word {
+            expected.words[host].clone_from(&verdict.word);
+            expected.reason.clone_from(&verdict.reason);
+        }
+        let same = expected.words.iter().all(|word| *word == verdict.word);
+        let words = if same { verdict.word.clone() } else { expected.words.join("/") };
+        let reason = [&expected.reason, &verdict.reason].into_iter().find(|reason| !reason.is_empty());
+        let reason: String =
+            reason.map_or(UNEXPLAINED, |reason| reason).chars().take(REASON_CHARS_MAX).collect();
+        text +=
+            &if words == PASS { format!("{words} {name}\n") } else { format!("{words} {name} # {reason}\n") };
     }
     text
 }

@@ -4,7 +4,7 @@ use std::{fs, io::Write as _, process::Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{BUSYBOX, KUBELETS, Node, client, runner::tests, wait_until};
+use crate::harness::{BUSYBOX, Node, client, runner::tests, wait_until};
 
 tests![
     a_pod_is_led_through_its_life_by_crictl,
@@ -31,7 +31,7 @@ fn json_of(text: &str) -> Value {
 
 /// Writes the two files that crictl makes a pod and a container from.
 fn write_configs(node: &Node) -> (String, String) {
-    let cgroup_parent = format!("{}/{KUBELETS}/crictl", node.folders().cgroup);
+    let cgroup_parent = node.folders().cgroups.parent_of("crictl");
     let pod = json!({
         "metadata": {"name": "web", "uid": "web-uid", "namespace": "e2e", "attempt": 0},
         "log_directory": node.path("logs/web"), "linux": {"cgroup_parent": cgroup_parent},

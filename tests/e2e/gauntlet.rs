@@ -380,7 +380,7 @@ fn a_home_with_a_line_break_makes_no_user() {
         .enumerate()
     {
         let created = pod.try_create(&format!("c{number}"), BUSYBOX, ["sleep", "1000"], |config| {
-            config.envs = vec![v1::KeyValue { key: "HOME".into(), value: home.into(), ..Default::default() }];
+            config.envs = vec![v1::KeyValue { key: "HOME".into(), value: home.into() }];
         });
         let Ok(container) = created else {
             assert!(!home.contains('\\'), "{home:?} is harmless");
@@ -471,8 +471,8 @@ fn a_create_that_lost_its_daemon_leaves_nothing() {
     node.start_daemon_with(&Setup { failpoints, ..Setup::default() });
     let pod = node.run_pod("web");
     let cgroups = || {
-        let top = format!("/sys/fs/cgroup/freezer{}", pod.config.linux.clone().unwrap().cgroup_parent);
-        node.run("find", [&top, "-type", "d"]).lines().count()
+        let top = node.folders().cgroups.folder_of("web");
+        node.run("find", [&top.to_string_lossy(), "-type", "d"]).lines().count()
     };
     let before = cgroups();
 

@@ -6,10 +6,13 @@
 //! cargo xtask e2e [name]…      the end-to-end tests whose names hold one of the words; needs root
 //! cargo xtask bench [name]     speed and memory, beside containerd and runc where they are installed; root
 //! cargo xtask proof [name]     the long ones; without a name, which there are and which are built
+//! cargo xtask vm test [name]…  the end-to-end tests in a machine with cgroup v2, systemd and swap; root
+//! cargo xtask vm run COMMAND   a shell command in there
 //! ```
 
 mod images;
 mod proof;
+mod vm;
 
 use std::{
     env,
@@ -32,8 +35,10 @@ fn main() -> ExitCode {
         ),
         "bench" => bench(arguments.next()),
         "proof" => proof::prove(arguments.next().as_deref()),
+        "vm" => vm::command(arguments),
         other => {
-            Err(format!("unknown command {other:?}; there are check, images, e2e, bench and proof").into())
+            Err(format!("unknown command {other:?}; there are check, images, e2e, bench, proof and vm")
+                .into())
         }
     };
     match done {

@@ -1,32 +1,25 @@
-//! A node's folders and its cgroup, removed with it.
+//! A node's folders and its cgroups, removed with it.
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use tempfile::TempDir;
 
-use super::wait::wait_until;
-
-/// Nodes of this run so far.
-static NODES: AtomicU32 = AtomicU32::new(0);
+use super::cgroups::Cgroups;
 
 /// Everything of a node that outlives its namespaces.
 #[derive(Debug)]
 pub(crate) struct Folders {
     temporary: TempDir,
-    /// Of the node's cgroup, in every hierarchy: `/pintle-e2e-<n>`.
-    pub(crate) cgroup: String,
+    pub(crate) cgroups: Cgroups,
 }
 
 impl Folders {
     pub(crate) fn new() -> Self {
         let temporary = tempfile::Builder::new().prefix("pintle-e2e-").tempdir().unwrap();
-        let cgroup = format!("/pintle-e2e-{}-{}", process::id(), NODES.fetch_add(1, Ordering::Relaxed));
-        let folders = Self { temporary, cgroup };
+        let folders = Self { temporary, cgroups: Cgroups::new() };
         for folder in ["root", "state", "logs", "conf.d", "shared"] {
             fs::create_dir(folders.path(folder)).unwrap();
         }
@@ -37,28 +30,12 @@ impl Folders {
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.temporary.path().join(name)
     }
-
-    /// The folders of the node's cgroup, one for each hierarchy that has it.
-    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let hierarchies = mounts.lines().filter_map(|line| {
-            let (place, kind) = line.split_once(" - ")?;
-            kind.starts_with("cgroup").then(|| place.split(' ').nth(4))?
-        });
-        let folders =
-            hierarchies.map(|hierarchy| Path::new(hierarchy).join(self.cgroup.trim_start_matches('/')));
-        folders.filter(|folder| folder.exists()).collect()
-    }
 }
 
 impl Drop for Folders {
     fn drop(&mut self) {
         if std::env::var_os("PINTLE_E2E_KEEP").is_some() {
             self.temporary.disable_cleanup(true);
-        }
-        for cgroup in self.cgroups() {
-            // The processes are dead, but the kernel may still be about to forget them.
-            wait_until("the node's cgroup is removed", || remove_tree(&cgroup));
         }
     }
 }
@@ -73,11 +50,4 @@ pub(crate) fn below(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-fn remove_tree(cgroup: &Path) -> bool {
-    below(cgroup).iter().rev().chain([&cgroup.to_path_buf()]).all(|folder| match fs::remove_dir(folder) {
-        Ok(()) => true,
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    })
 }

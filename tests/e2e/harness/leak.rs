@@ -10,7 +10,6 @@ use std::{
 };
 
 use super::{
-    KUBELETS,
     folders::below,
     node::Node,
     wait::{wait_for, wait_until},
@@ -83,9 +82,9 @@ fn mounts(node: &Node) -> Vec<String> {
 
 /// Cgroups below the node's, in any hierarchy, but those that are the kubelet's.
 fn cgroups(node: &Node) -> Vec<String> {
-    let mut found = Vec::new();
-    for top in node.folders().cgroups() {
-        let kubelets = top.join(KUBELETS);
+    let (cgroups, mut found) = (&node.folders().cgroups, Vec::new());
+    for top in cgroups.folders() {
+        let kubelets = cgroups.kubelets(&top);
         let own = |folder: &PathBuf| *folder != kubelets && folder.parent() != Some(&kubelets);
         found.extend(below(&top).into_iter().filter(own));
     }

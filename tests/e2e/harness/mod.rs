@@ -4,6 +4,7 @@
 //! A [`Node`] has its own network, mount and process namespaces, so two tests never meet, and whatever a
 //! failed test leaves dies with it. Inside runs a registry on loopback and `pintle serve`.
 
+mod cgroups;
 pub(crate) mod chance;
 mod cri;
 mod folders;
@@ -16,6 +17,7 @@ mod programs;
 pub(crate) mod runner;
 mod wait;
 
+pub(crate) use cgroups::{Driver, is_unified};
 pub(crate) use cri::v1::{self, ContainerState};
 pub(crate) use http::{ROLE as NODE_GET, node_get};
 pub(crate) use init::{ROLE as NODE_INIT, node_init};
@@ -29,4 +31,4 @@ pub(crate) const BUSYBOX: &str = "docker.io/library/busybox:latest";
 
 /// The part of a node's cgroup that a kubelet makes and removes itself: this folder and the pods' in it. What
 /// is below a pod's folder is pintle's.
-pub(crate) const KUBELETS: &str = "kubepods";
+const KUBELETS: &str = "kubepods";

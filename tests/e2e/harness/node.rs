@@ -322,12 +322,13 @@ fn start_registry(folders: &Folders, namespaces: &Namespaces) -> Child {
 /// The node's own places, and what the test adds.
 fn write_config(folders: &Folders, more: &str) {
     let text = format!(
-        "root = {:?}\nstate = {:?}\nlisten = \"unix://{}\"\n\n[image]\nregistry_config_dir = {:?}\n\n[cgroup]\nparent = {:?}\n",
+        "root = {:?}\nstate = {:?}\nlisten = \"unix://{}\"\n\n[image]\nregistry_config_dir = {:?}\n\n[cgroup]\ndriver = {:?}\nparent = {:?}\n",
         folders.path("root"),
         folders.path("state"),
         folders.path("pintle.sock").display(),
         test_images().join("hosts"),
-        folders.cgroup,
+        folders.cgroups.driver().name(),
+        folders.cgroups.configured_parent(),
     );
     fs::write(folders.path("config.toml"), text).unwrap();
     if !more.is_empty() {

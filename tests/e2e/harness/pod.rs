@@ -5,7 +5,6 @@ use std::{fs, path::PathBuf};
 use tonic::{Code, Status};
 
 use super::{
-    KUBELETS,
     cri::v1::{self, ContainerState},
     node::Node,
     wait::wait_until,
@@ -70,7 +69,7 @@ pub(crate) fn pod_config(node: &Node, name: &str) -> v1::PodSandboxConfig {
     let security =
         v1::LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..Default::default() };
     let linux = v1::LinuxPodSandboxConfig {
-        cgroup_parent: format!("{}/{KUBELETS}/{name}", node.folders().cgroup),
+        cgroup_parent: node.folders().cgroups.parent_of(name),
         security_context: Some(security),
         ..Default::default()
     };

@@ -1,7 +1,7 @@
 //! Programs and images that others build: found in the cache, or built now.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
@@ -10,10 +10,19 @@ use std::{
 /// critest pulls one image by a digest that it has from its makers' registry.
 const CRITEST_DIGEST: &str = "9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
 
-static TOOLS: LazyLock<PathBuf> = LazyLock::new(|| printed_folder(&mut Command::new("hack/tools/build")));
-static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
-    printed_folder(Command::new(env!("CARGO")).args(["run", "-q", "-p", "xtask", "--", "images"]))
+static TOOLS: LazyLock<PathBuf> = LazyLock::new(|| {
+    made_before("PINTLE_E2E_TOOLS").unwrap_or_else(|| printed_folder(&mut Command::new("hack/tools/build")))
 });
+static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
+    let mut make = Command::new(env!("CARGO"));
+    make.args(["run", "-q", "-p", "xtask", "--", "images"]);
+    made_before("PINTLE_E2E_IMAGES").unwrap_or_else(|| printed_folder(&mut make))
+});
+
+/// The folder that a variable names: a machine that only runs the tests can make nothing.
+fn made_before(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from)
+}
 
 /// `crictl` or `critest`, of the version that `hack/tools` pins.
 pub(crate) fn client(name: &str) -> PathBuf {
@@ -27,7 +36,7 @@ pub(crate) fn test_images() -> &'static Path {
 
 /// The `pintle` under test: `PINTLE_BIN`, else the one built beside this program.
 pub(crate) fn pintle() -> PathBuf {
-    std::env::var_os("PINTLE_BIN").map_or_else(|| env!("CARGO_BIN_EXE_pintle").into(), PathBuf::from)
+    env::var_os("PINTLE_BIN").map_or_else(|| env!("CARGO_BIN_EXE_pintle").into(), PathBuf::from)
 }
 
 /// A copy of critest in `folder` that pulls our image where it would pull one that cannot be had here.

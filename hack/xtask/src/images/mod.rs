@@ -14,7 +14,7 @@
 
 mod broken;
 mod layer;
-mod package;
+pub(crate) mod package;
 mod recipe;
 mod registry;
 
@@ -51,7 +51,7 @@ const SOURCES: [&str; 13] = [
 
 /// Makes the images unless the cache has them, and answers with their folder.
 pub(crate) fn build() -> Result<PathBuf> {
-    let folder = cache()?.join("images").join(key());
+    let folder = cache()?.join("images").join(key_of(&SOURCES));
     if folder.join("complete").exists() {
         return Ok(folder);
     }
@@ -76,8 +76,15 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// A folder of the cache, made if it is not there.
+pub(crate) fn folder_of(name: &str) -> Result<PathBuf> {
+    let folder = cache()?.join(name);
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
 /// `$PINTLE_CACHE`, else the user's cache folder.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     if let Some(cache) = env::var_os("PINTLE_CACHE") {
         return Ok(cache.into());
     }
@@ -86,9 +93,10 @@ fn cache() -> Result<PathBuf> {
     Ok(user.join("pintle"))
 }
 
-fn key() -> String {
+/// The name of what is made from these sources, and from these only.
+pub(crate) fn key_of(sources: &[&str]) -> String {
     let mut hash = Sha256::new();
-    for source in SOURCES {
+    for source in sources {
         hash.update(source);
     }
     registry::hex(&hash.finalize())[..16].into()

@@ -1,0 +1,91 @@
+//! What the machine is to do: folders of the host that it sees, and a command.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use super::Result;
+use crate::images;
+
+/// Variables that are handed on to the tests inside.
+const HANDED_ON: [&str; 2] = ["PINTLE_E2E_", "CRITEST_"];
+
+/// A job, in the words of `hack/vm/guest`.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Folders of the host, seen under the same path; the second value: whether they can be written to.
+    pub(super) shares: Vec<(PathBuf, bool)>,
+    /// The body of a shell function.
+    pub(super) script: String,
+}
+
+/// The end-to-end tests whose names hold one of `names`, with the cgroup driver named.
+pub(super) fn stories(driver: &Option<String>, names: &[String]) -> Result<Job> {
+    let repository = repository()?;
+    let program = end_to_end_tests()?;
+    let (images, tools) = (images::build()?.canonicalize()?, tools(&repository)?);
+    let build = program.ancestors().nth(2).ok_or("a test has a target folder")?.to_owned();
+    let mut variables = vec![
+        ("PINTLE_E2E_IMAGES".to_owned(), images.display().to_string()),
+        ("PINTLE_E2E_TOOLS".to_owned(), tools.display().to_string()),
+    ];
+    variables.extend(driver.iter().map(|driver| ("PINTLE_E2E_DRIVER".to_owned(), driver.clone())));
+    variables.extend(env::vars().filter(|(name, _)| HANDED_ON.iter().any(|start| name.starts_with(start))));
+    let set: String =
+        variables.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();
+    let words: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+    let script = format!(
+        "cd {}\n{set}{} {}",
+        quoted(&repository.display().to_string()),
+        quoted(&program.display().to_string()),
+        words.join(" ")
+    );
+    let refresh = env::var_os("CRITEST_REFRESH").is_some();
+    let shares = vec![(repository, refresh), (build, false), (images, false), (tools, false)];
+    Ok(Job { shares, script })
+}
+
+/// Any shell command; it sees the repository.
+pub(super) fn shell(command: &str) -> Result<Job> {
+    let repository = repository()?;
+    let script = format!("cd {}\n{command}", quoted(&repository.display().to_string()));
+    Ok(Job { shares: vec![(repository, false)], script })
+}
+
+fn repository() -> Result<PathBuf> {
+    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?)
+}
+
+/// Builds them, and answers with their program.
+fn end_to_end_tests() -> Result<PathBuf> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["test", "--features", "failpoints", "--test", "e2e", "--no-run"]);
+    command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    let output = command.output()?;
+    if !output.status.success() {
+        return Err("the end-to-end tests could not be built".into());
+    }
+    let messages = String::from_utf8(output.stdout)?;
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut programs = messages.filter(|message| message["target"]["name"] == "e2e");
+    let program = programs.find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    program.ok_or_else(|| "cargo names no program of the end-to-end tests".into())
+}
+
+/// The folder of crictl and critest.
+fn tools(repository: &Path) -> Result<PathBuf> {
+    let output = Command::new(repository.join("hack/tools/build")).stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err("the clients could not be built".into());
+    }
+    let said = String::from_utf8(output.stdout)?;
+    Ok(Path::new(said.lines().last().unwrap_or_default()).canonicalize()?)
+}
+
+/// For a shell.
+pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
