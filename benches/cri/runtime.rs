@@ -68,7 +68,10 @@ impl Peer {
 pub(crate) struct Node {
     peer: Peer,
     daemon: Child,
+    /// On disk: images, layers, logs.
     folder: PathBuf,
+    /// On tmpfs, as `/run` is: live records and sockets.
+    state: PathBuf,
     cgroup: String,
     pub(crate) runtime: RuntimeServiceClient<Channel>,
 }
@@ -77,19 +80,22 @@ impl Node {
     pub(crate) async fn start(peer: Peer) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("pintle-bench-{}-{peer:?}", std::process::id()));
         fs::create_dir_all(folder.join("logs"))?;
+        let state = Path::new("/dev/shm").join(format!("pintle-bench-{}-{peer:?}", std::process::id()));
+        fs::create_dir_all(&state)?;
         let cgroup = format!("/pintle-bench-{}-{peer:?}", std::process::id());
         fs::create_dir_all(format!("{CPU}{cgroup}/daemon"))?;
+        make_parents(&format!("{cgroup}/pods"))?;
         let image = archive(&folder, IMAGE, &["sh"])?;
         let socket = folder.join("cri.sock");
         let mut command = match peer {
-            Peer::Pintle => pintle(&folder, &socket, &image)?,
-            Peer::Containerd => containerd(&folder, &socket)?,
+            Peer::Pintle => pintle(&folder, &state, &socket, &image)?,
+            Peer::Containerd => containerd(&folder, &state, &socket)?,
         };
         let log = fs::File::create(folder.join("daemon.log"))?;
         let daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         fs::write(format!("{CPU}{cgroup}/daemon/cgroup.procs"), daemon.id().to_string())?;
         let runtime = connect(&socket).await?;
-        let mut node = Self { peer, daemon, folder, cgroup, runtime };
+        let mut node = Self { peer, daemon, folder, state, cgroup, runtime };
         if peer == Peer::Containerd {
             let pause = archive(&node.folder, PAUSE, &["sleep", "1000000"])?;
             for image in [&image, &pause] {
@@ -224,6 +230,7 @@ impl Node {
             std::thread::sleep(Duration::from_millis(100));
         }
         fs::remove_dir_all(&self.folder)?;
+        fs::remove_dir_all(&self.state)?;
         Ok(())
     }
 }
@@ -234,6 +241,25 @@ impl Drop for Node {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
     }
+}
+
+/// The parent of the pods in every hierarchy: the kubelet makes it before it asks for a pod. A cpuset takes a
+/// process only once it has CPUs and memory nodes.
+fn make_parents(path: &str) -> Result<()> {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup")?.flatten() {
+        let mut directory = hierarchy.path();
+        for name in path.trim_start_matches('/').split('/') {
+            let above = directory.clone();
+            directory.push(name);
+            fs::create_dir_all(&directory)?;
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let Ok(value) = fs::read(above.join(file)) {
+                    fs::write(directory.join(file), value)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn remove_cgroups(path: &str) -> bool {
@@ -274,19 +300,19 @@ fn runtime_default() -> v1::SecurityProfile {
     v1::SecurityProfile::default()
 }
 
-fn pintle(folder: &Path, socket: &Path, image: &Path) -> Result<Command> {
+fn pintle(folder: &Path, state: &Path, socket: &Path, image: &Path) -> Result<Command> {
     let binary = env!("CARGO_BIN_EXE_pintle");
     let root = folder.join("root");
     run(Command::new(binary).args(["image", "load", "--root"]).arg(&root).arg(image))?;
     let mut command = Command::new(binary);
-    command.arg("serve").arg("--root").arg(root).arg("--state").arg(folder.join("state"));
+    command.arg("serve").arg("--root").arg(root).arg("--state").arg(state);
     command.arg("--listen").arg(format!("unix://{}", socket.display()));
     Ok(command)
 }
 
-fn containerd(folder: &Path, socket: &Path) -> Result<Command> {
+fn containerd(folder: &Path, state: &Path, socket: &Path) -> Result<Command> {
     let config = folder.join("containerd.toml");
-    let (root, state) = (folder.join("root"), folder.join("state"));
+    let root = folder.join("root");
     fs::write(
         &config,
         format!(

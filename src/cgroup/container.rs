@@ -1,7 +1,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -135,7 +135,16 @@ impl Container {
         settle::change(&self.group, &settings)
     }
 
-    /// Moves process `pid` (0: the caller) into it, in every hierarchy.
+    /// Makes and opens what a child can be forked into, so that it need not be moved there; `None` where
+    /// there is no cgroup2. The child still has to [`Container::join`] the other hierarchies.
+    ///
+    /// # Errors
+    /// The kernel's refusal. What was made goes with [`Container::remove`].
+    pub fn gate(&self) -> Result<Option<OwnedFd>, Error> {
+        self.group.gate()
+    }
+
+    /// Moves process `pid` (0: the caller, which then has one thread) into it, in every hierarchy.
     ///
     /// # Errors
     /// `ESRCH` when the process has ended.

@@ -1,15 +1,17 @@
 //! One cgroup in every mounted hierarchy at once.
 
 use std::{
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Error, file, kill,
+    Error, error, file, kill,
     tree::{self, Tree},
 };
 
@@ -56,12 +58,16 @@ impl Group {
         self.killing().is_some_and(|killing| std::ptr::eq(killing, tree))
     }
 
-    /// Where a process of this group is in `tree`.
+    /// Where a process of this group is in `tree`, on the host.
     pub(super) fn directory(&self, tree: &Tree) -> PathBuf {
-        let directory = tree.directory(&self.path);
+        tree.directory(&self.path_in(tree))
+    }
+
+    /// Where it is in `tree`, from the hierarchy's root.
+    fn path_in(&self, tree: &Tree) -> String {
         match &self.leaf {
-            Some(leaf) if self.is_killing(tree) => directory.join(leaf),
-            _ => directory,
+            Some(leaf) if self.is_killing(tree) => format!("{}/{leaf}", self.path),
+            _ => self.path.clone(),
         }
     }
 
@@ -93,15 +99,29 @@ impl Group {
         }
     }
 
-    /// Moves process `pid` here in every tree; 0 is the caller.
+    /// Moves process `pid` here in every tree; 0 is the caller, which then has one thread.
     pub(super) fn join(&self, pid: u32) -> Result<(), Error> {
-        let pid = pid.to_string();
         let killing = self.killing();
         let others = self.trees.iter().filter(|tree| !self.is_killing(tree));
-        killing
-            .into_iter()
-            .chain(others)
-            .try_for_each(|tree| file::write(&self.directory(tree).join("cgroup.procs"), &pid))
+        killing.into_iter().chain(others).try_for_each(|tree| match (pid, tree.is_v2()) {
+            // The only move for which the kernel does not wait for all CPUs first: 0.1 ms instead of 7.
+            (0, false) => file::write(&self.directory(tree).join("tasks"), "0"),
+            (0, true) if tree.holds_caller(&self.path_in(tree)) => Ok(()),
+            _ => file::write(&self.directory(tree).join("cgroup.procs"), &pid.to_string()),
+        })
+    }
+
+    /// Makes the directory that a child can be forked into ([`crate::sys::process::fork_into`]), and opens it.
+    /// `None` where there is no cgroup2 hierarchy.
+    pub(super) fn gate(&self) -> Result<Option<OwnedFd>, Error> {
+        let Some(tree) = self.trees.iter().find(|tree| tree.is_v2()) else { return Ok(None) };
+        let directory = self.directory(tree);
+        if self.own().any(|own| std::ptr::eq(own, tree)) {
+            tree::make(&directory)?;
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&directory, flags, Mode::empty());
+        opened.map(Some).map_err(|errno| error::file("open", &directory)(errno.into()))
     }
 
     pub(super) fn kill(&self) -> Result<(), Error> {

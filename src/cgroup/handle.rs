@@ -1,4 +1,4 @@
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Instant};
 
 use rustix::{fs::rmdir, io::Errno};
 use serde::{Deserialize, Serialize};
@@ -94,7 +94,17 @@ impl Handle {
         Group { version: self.version, trees: self.trees.clone(), path: self.path().into(), leaf: None }
     }
 
-    /// Makes `<pod>/supervisor` and moves process `pid` there (0 is the caller). It has no limits of its own.
+    /// Makes and opens what the supervisor can be forked into, so that it need not be moved there; `None`
+    /// where there is no cgroup2. It still has to [`Handle::join_supervisor`].
+    ///
+    /// # Errors
+    /// The kernel's refusal. What was made goes with the pod's removal.
+    pub fn supervisor_gate(&self) -> Result<Option<OwnedFd>, Error> {
+        self.group().child(SUPERVISOR).gate()
+    }
+
+    /// Makes `<pod>/supervisor` and moves process `pid` there (0: the caller, which then has one thread). It has
+    /// no limits of its own.
     /// On v2 the pod's cgroup then hands its controllers down, which it may not while it holds a process.
     ///
     /// # Errors

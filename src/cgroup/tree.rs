@@ -38,6 +38,17 @@ impl Tree {
         self.controllers.iter().any(|known| known == controller)
     }
 
+    pub(super) fn is_v2(&self) -> bool {
+        self.controllers.is_empty()
+    }
+
+    /// Whether the calling process is in cgroup `path` of this cgroup2 hierarchy already. When in doubt it is not.
+    pub(super) fn holds_caller(&self, path: &str) -> bool {
+        debug_assert!(self.is_v2(), "asked of a hierarchy with another name in /proc/self/cgroup");
+        let memberships = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        memberships.lines().any(|line| line.strip_prefix("0::") == Some(path))
+    }
+
     /// The host directory of cgroup `path` (absolute, or empty for the root).
     pub(super) fn directory(&self, path: &str) -> PathBuf {
         let mut directory = self.mountpoint.clone().into_os_string();

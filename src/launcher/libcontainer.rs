@@ -193,8 +193,6 @@ fn complete(
     }
     linux.set_namespaces(Some(list));
     if let Some(process) = spec.process_mut() {
-        // Ours are `plan.process`; libcontainer's copy would only have to fit into its bundle.
-        process.set_args(Some(vec!["init".into()]));
         // The terminal is ours (`Init::terminal`).
         process.set_terminal(Some(false));
     }

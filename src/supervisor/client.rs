@@ -54,7 +54,7 @@ pub struct Client {
 struct Shared {
     socket: AsyncFd<OwnedFd>,
     /// One frame goes out at a time.
-    outgoing: AsyncMutex<()>,
+    outgoing: Arc<AsyncMutex<()>>,
     /// `None` once the connection is lost.
     pending: Mutex<Option<HashMap<u64, Pending>>>,
     next: AtomicU64,
@@ -90,7 +90,7 @@ impl Client {
         let (greeted, greeting) = oneshot::channel();
         let shared = Arc::new(Shared {
             socket: crate::sys::ready::watch(socket).map_err(failed)?,
-            outgoing: AsyncMutex::new(()),
+            outgoing: Arc::default(),
             pending: Mutex::new(Some(HashMap::new())),
             next: AtomicU64::new(1),
             events: AsyncMutex::new(events),
@@ -190,8 +190,10 @@ impl Client {
         let timeout_ms = timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let process = Some(wire::process_message(process));
         let call = Call::Exec(v1::Exec { container_id: id.to_string(), process, timeout_ms });
-        let (sequence, answer) = self.request(call, vec![stdout, stderr]).await?;
+        let sequence = self.next_sequence();
+        // From here on, for the request may be on its way before this future hears of it.
         let mut abandoned = Abandoned { client: self, sequence: Some(sequence) };
+        let answer = self.request(sequence, call, vec![stdout, stderr]).await?;
         // The supervisor itself keeps the time.
         let (result, _) = answer.await.map_err(|_| lost())?;
         abandoned.sequence = None;
@@ -247,7 +249,7 @@ impl Client {
         within: Duration,
     ) -> Result<(Answer, Vec<OwnedFd>), Failure> {
         let answered = async {
-            let (_, answer) = self.request(call, fds).await?;
+            let answer = self.request(self.next_sequence(), call, fds).await?;
             let (result, fds) = answer.await.map_err(|_| lost())?;
             Ok((result?, fds))
         };
@@ -255,12 +257,16 @@ impl Client {
         tokio::time::timeout(within, answered).await.unwrap_or_else(|_| Err(late()))
     }
 
+    fn next_sequence(&self) -> u64 {
+        self.shared.next.fetch_add(1, Ordering::Relaxed)
+    }
+
     async fn request(
         &self,
+        sequence: u64,
         call: Call,
         fds: Vec<OwnedFd>,
-    ) -> Result<(u64, oneshot::Receiver<(Result<Answer, Failure>, Vec<OwnedFd>)>), Failure> {
-        let sequence = self.shared.next.fetch_add(1, Ordering::Relaxed);
+    ) -> Result<oneshot::Receiver<(Result<Answer, Failure>, Vec<OwnedFd>)>, Failure> {
         let (tell, answer) = oneshot::channel();
         let fds_count = u32::try_from(fds.len()).unwrap_or(0);
         let frame = wire::encode(&v1::Request { sequence, fds: fds_count, call: Some(call) }, fds);
@@ -269,14 +275,16 @@ impl Client {
         }
         self.shared.pending().as_mut().ok_or_else(lost)?.insert(sequence, tell);
         self.send(frame).await.map_err(|error| Failure::io(Stage::Connection, "", "", &error))?;
-        Ok((sequence, answer))
+        Ok(answer)
     }
 
-    /// A frame goes out whole: a caller that stops waiting must not leave half of one behind.
+    /// A frame goes out whole: a caller that stops waiting must not leave half of one behind. And frames go out
+    /// in the order of their turns: one that takes another back never overtakes it.
     async fn send(&self, frame: Frame) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
+        let turn = Arc::clone(&self.shared.outgoing).lock_owned().await;
         task::spawn("supervisor-writer", async move {
-            let _turn = shared.outgoing.lock().await;
+            let _turn = turn;
             let mut sent = 0;
             while sent < frame.bytes.len() {
                 let mut guard = shared.socket.writable().await?;

@@ -85,7 +85,7 @@ impl Supervisor {
             Ok(helper) => helper,
             Err(error) => {
                 self.unwatch(report.as_fd(), token);
-                return Err(failed(error));
+                return Err(error);
             }
         };
         let timeout = (exec.timeout_ms > 0).then(|| Duration::from_millis(exec.timeout_ms));

@@ -48,17 +48,19 @@ pub(super) fn create(
     cgroup: &cgroup::Container,
     stdio: Option<Stdio>,
     report: Reporter,
-) -> io::Result<u32> {
+) -> Result<u32, Failure> {
     let mut keep = vec![namespaces.template.as_fd()];
     let shared = [&namespaces.network, &namespaces.ipc, &namespaces.uts];
     keep.extend(shared.into_iter().flatten().chain(pid_namespace).map(AsFd::as_fd));
-    let pid_namespace_copy = pid_namespace.map(OwnedFd::try_clone).transpose()?;
+    let pid_namespace_copy = pid_namespace.map(OwnedFd::try_clone).transpose();
+    let pid_namespace_copy =
+        pid_namespace_copy.map_err(|error| Failure::io(Stage::Internal, plan.id.as_str(), "", &error))?;
     keep.extend(pid_namespace_copy.as_ref().map(AsFd::as_fd));
     if let Some(stdio) = &stdio {
         keep.extend([stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()]);
     }
     let keep: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
-    spawn(&keep, report, |report| {
+    spawn(&keep, report, plan.id.as_str(), cgroup, |report| {
         let in_cgroup = |error| in_cgroup(plan.id.as_str(), &error);
         cgroup.create(&plan.resources, &device_rules(plan)?).map_err(in_cgroup)?;
         crate::failpoint!("supervisor.container-cgroup-made");
@@ -77,7 +79,7 @@ pub(super) fn create(
 }
 
 /// Forks the helper that runs a process in a container; gives its pid.
-pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container, oom_score_adj: i64) -> io::Result<u32> {
+pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container, oom_score_adj: i64) -> Result<u32, Failure> {
     let keep = [
         exec.init.as_raw_fd(),
         exec.stdio.stdin.as_raw_fd(),
@@ -85,7 +87,7 @@ pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container, oom_score_adj: i64)
         exec.stdio.stderr.as_raw_fd(),
     ];
     let Exec { plan, identity, init, namespaces, own_cgroup_namespace, stdio, report } = exec;
-    spawn(&keep, report, |report| {
+    spawn(&keep, report, "exec", leaf, |report| {
         let in_cgroup = |error| in_cgroup("exec", &error);
         leaf.create(&crate::model::Resources::default(), &[]).map_err(in_cgroup)?;
         leaf.join(0).map_err(in_cgroup)?;
@@ -94,13 +96,21 @@ pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container, oom_score_adj: i64)
     })
 }
 
-/// Forks a helper that closes all descriptors but `keep`, does `work` and reports the answer.
+/// Forks a helper into `cgroup` as far as it can be born there; it closes all descriptors but `keep`, does
+/// `work` and reports the answer. Without a helper nothing is left of the cgroup.
 fn spawn(
     keep: &[i32],
     report: Reporter,
+    object: &str,
+    cgroup: &cgroup::Container,
     work: impl FnOnce(Reporter) -> Result<u32, Failure>,
-) -> io::Result<u32> {
-    match process::fork()? {
+) -> Result<u32, Failure> {
+    let gate = cgroup.gate().map_err(|error| in_cgroup(object, &error))?;
+    let forked = process::fork_into(gate.as_ref().map(AsFd::as_fd)).map_err(|error| {
+        let _ = cgroup.remove();
+        Failure::io(Stage::Internal, object, "fork", &error)
+    });
+    match forked? {
         Fork::Parent(pid) => Ok(pid),
         Fork::Child => {
             let mut keep = keep.to_vec();

@@ -78,8 +78,7 @@ impl Supervisor {
         let (theirs, ours) = streams(&plan).map_err(failed)?;
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let cgroup = pod.cgroup.container(&id);
-        let helper = helper::create(&plan, &pod.namespaces, joined.as_ref(), &cgroup, theirs, their_report)
-            .map_err(failed)?;
+        let helper = helper::create(&plan, &pod.namespaces, joined.as_ref(), &cgroup, theirs, their_report)?;
         let deadline = Instant::now() + CREATE_MAX;
         let shared = shared_namespaces(pod);
         let launch = self.next_launch();

@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use super::{
     Client, Ready,
     process::Supervisor,
+    requests::in_cgroup,
     wire::{self, Assembler, v1},
 };
 use crate::{
@@ -75,7 +76,8 @@ impl Zygote {
     ) -> Result<(Client, Ready), Failure> {
         let setup = wire::setup_request(pod, dir, plan, cgroup)?;
         let late = || Failure::new(Stage::Deadline, pod.as_str(), "its supervisor did not come up");
-        let (client, pidfd) = tokio::time::timeout(SPAWN_MAX, self.fork(pod)).await.map_err(|_| late())??;
+        let (client, pidfd) =
+            tokio::time::timeout(SPAWN_MAX, self.fork(pod, cgroup)).await.map_err(|_| late())??;
         match tokio::time::timeout(SPAWN_MAX, client.set_up(setup)).await.unwrap_or_else(|_| Err(late())) {
             Ok(ready) => Ok((client, ready)),
             Err(failure) => {
@@ -86,11 +88,15 @@ impl Zygote {
         }
     }
 
-    async fn fork(&self, pod: &PodId) -> Result<(Client, OwnedFd), Failure> {
+    async fn fork(&self, pod: &PodId, cgroup: &cgroup::Handle) -> Result<(Client, OwnedFd), Failure> {
         let failed = |error: io::Error| Failure::io(Stage::Internal, "zygote", "", &error);
+        let cgroup = cgroup.clone();
+        let gate = tokio::task::spawn_blocking(move || cgroup.supervisor_gate()).await;
+        let gate = gate.map_err(|error| failed(error.into()))?;
+        let gate = gate.map_err(|error| in_cgroup(pod.as_str(), &error))?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-        let fork = v1::Fork { pod_id: pod.to_string() };
-        let frame = wire::encode(&fork, vec![theirs.into()]);
+        let fork = v1::Fork { pod_id: pod.to_string(), gate: gate.is_some() };
+        let frame = wire::encode(&fork, [theirs.into()].into_iter().chain(gate).collect());
         let channel = Arc::clone(&self.channel);
         // In a task of its own: a caller that stops waiting must not leave an answer for the next one to take.
         let exchange = async move { channel.lock().await.ask(&frame).await };
@@ -194,9 +200,10 @@ fn serve() -> io::Result<()> {
     while incoming.fill(socket.as_fd())? {
         while let Some(fork) = incoming.next::<v1::Fork>()? {
             let connection = incoming.take_fds(1)?.pop().ok_or(io::ErrorKind::InvalidData)?;
-            let answer = match process::fork() {
+            let gate = incoming.take_fds(fork.gate.into())?.pop();
+            let answer = match process::fork_into(gate.as_ref().map(AsFd::as_fd)) {
                 Ok(Fork::Child) => {
-                    drop(socket);
+                    drop((socket, gate));
                     supervise(&fork.pod_id, connection);
                     process::exit_now(0)
                 }

@@ -21,6 +21,7 @@ tests![
     volumes_are_seen_and_a_read_only_one_is_not_written,
     a_symlink_as_source_leads_to_what_it_names,
     a_read_only_root_is_read_only_and_memory_files_are_not,
+    each_process_is_in_its_place_in_every_hierarchy,
     limits_are_set_and_can_be_changed,
     too_much_memory_is_told_apart_from_an_error,
     statistics_count_what_was_used,
@@ -230,6 +231,28 @@ fn limits_are_set_and_can_be_changed() {
     assert_eq!(memory_limit(&node, container.pid()), 96 * MIB);
     let shown = container.status().resources.unwrap().linux.unwrap();
     assert_eq!((shown.memory_limit_in_bytes, shown.cpu_quota), (96 * MIB, 50_000));
+    node.assert_clean();
+}
+
+fn each_process_is_in_its_place_in_every_hierarchy() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let container = pod.run_in("main", ["sleep", "1000"]);
+    let init = container.pid();
+    let status = node.read(&format!("/proc/{init}/status"));
+    let supervisor = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
+
+    let below_pod = |pid: &str| -> Vec<String> {
+        let groups = node.read(&format!("/proc/{pid}/cgroup"));
+        let parts = groups.lines().map(|line| match line.split_once(&format!("/{}/", pod.id)) {
+            Some((_, below)) => below.to_owned(),
+            None => line.to_owned(),
+        });
+        parts.collect()
+    };
+    let hierarchies = below_pod(&supervisor).len();
+    assert_eq!(below_pod(&supervisor), vec!["supervisor".to_owned(); hierarchies]);
+    assert_eq!(below_pod(&init.to_string()), vec![container.id.clone(); hierarchies]);
     node.assert_clean();
 }
 
