@@ -70,8 +70,7 @@ impl Bed {
     fn on(host: Host) -> Option<Self> {
         let number = BEDS.fetch_add(1, Ordering::Relaxed);
         let parent = format!("/pintle-test-{}-{number}", std::process::id());
-        let config = Config { parent: parent.clone(), ..Config::default() };
-        let bed = Self { cgroupfs: Cgroupfs::new(host, &config).unwrap(), parent };
+        let bed = Self { cgroupfs: Cgroupfs::new(host.into()), parent };
         for directory in bed.directories() {
             if let Err(error) = fs::create_dir(&directory) {
                 eprintln!("skipped: cannot make {} (root needed): {error}", directory.display());
@@ -102,7 +101,12 @@ impl Bed {
 
     /// A pod whose parent stands for the kubelet's.
     fn pod(&self) -> Handle {
-        self.cgroupfs.create_pod(&self.parent, &pod_id(1), &Resources::default()).unwrap()
+        self.pod_in(&self.parent, 1)
+    }
+
+    fn pod_in(&self, parent: &str, number: u8) -> Handle {
+        let planned = self.cgroupfs.plan(parent, &pod_id(number), false);
+        self.cgroupfs.create_pod(planned, &Resources::default()).unwrap()
     }
 
     fn container(&self, resources: &Resources) -> Container {
@@ -280,13 +284,15 @@ fn a_refused_update_leaves_the_limits_as_they_were() {
 fn a_pods_limits_are_ours_only_under_the_configured_parent() {
     let Some(bed) = Bed::new() else { return };
     let resources = Resources { pids_max: 50, ..Resources::default() };
-    let ours = bed.cgroupfs.create_pod("", &pod_id(2), &resources).unwrap();
+    let ours = bed.cgroupfs.plan(&bed.parent, &pod_id(2), true);
+    let ours = bed.cgroupfs.create_pod(ours, &resources).unwrap();
     assert_eq!(ours.path(), format!("{}/{}", bed.parent, pod_id(2)));
     assert_eq!(bed.read("pids", ours.path(), "pids.max"), "50");
     ours.update(&Resources { pids_max: 60, ..Resources::default() }).unwrap();
     assert_eq!(bed.read("pids", ours.path(), "pids.max"), "60");
 
-    let kubelets = bed.cgroupfs.create_pod(&bed.parent, &pod_id(3), &resources).unwrap();
+    let kubelets = bed.cgroupfs.plan(&bed.parent, &pod_id(3), false);
+    let kubelets = bed.cgroupfs.create_pod(kubelets, &resources).unwrap();
     kubelets.update(&resources).unwrap();
     assert_eq!(bed.read("pids", kubelets.path(), "pids.max"), "max");
 }
@@ -297,8 +303,8 @@ fn parents_made_for_a_pod_go_with_the_last_that_made_them_and_others_stay() {
     let deep = format!("{}/burstable/pod7", bed.parent);
     // The kubelet knows this hierarchy and has made the parent there.
     fs::create_dir_all(bed.directory("memory", &deep)).unwrap();
-    let first = bed.cgroupfs.create_pod(&deep, &pod_id(1), &Resources::default()).unwrap();
-    let second = bed.cgroupfs.create_pod(&deep, &pod_id(2), &Resources::default()).unwrap();
+    let first = bed.pod_in(&deep, 1);
+    let second = bed.pod_in(&deep, 2);
     second.remove().unwrap();
     assert!(first.paths().iter().all(|directory| directory.is_dir()));
     first.remove().unwrap();
@@ -318,8 +324,7 @@ fn pods_made_and_removed_at_once_under_a_missing_parent_do_not_trip_each_other()
                 let (bed, deep) = (&bed, &deep);
                 scope.spawn(move || {
                     for _ in 0..30 {
-                        let pod =
-                            bed.cgroupfs.create_pod(deep, &pod_id(number), &Resources::default()).unwrap();
+                        let pod = bed.pod_in(deep, number);
                         pod.remove().unwrap();
                     }
                 });
@@ -581,7 +586,9 @@ async fn a_pod_is_made_off_the_callers_thread_and_its_record_is_enough_to_remove
     let Some(bed) = Bed::new() else { return };
     let config = Config { driver: DriverChoice::Cgroupfs, parent: bed.parent.clone() };
     let manager = Manager::detect(&config).unwrap();
-    let pod = manager.create_pod("", &pod_id(5), &Resources::default()).await.unwrap();
+    let planned = manager.plan_pod("", &pod_id(5)).unwrap();
+    assert!(planned.paths().iter().all(|directory| !directory.exists()));
+    let pod = manager.create_pod(planned, &Resources::default()).await.unwrap();
     assert_eq!(pod.driver(), Driver::Cgroupfs);
     let record = serde_json::to_string(&pod).unwrap();
     let read: Handle = serde_json::from_str(&record).unwrap();
@@ -589,11 +596,10 @@ async fn a_pod_is_made_off_the_callers_thread_and_its_record_is_enough_to_remove
     read.remove().unwrap();
     assert!(pod.paths().iter().all(|directory| !directory.exists()));
 
-    let refused = manager.create_pod("kubepods.slice", &pod_id(6), &Resources::default()).await;
-    assert!(matches!(refused, Err(Error::SliceUnderCgroupfs { .. })));
-    let refused = manager.create_pod("/a/../..", &pod_id(6), &Resources::default()).await;
+    let refused = manager.plan_pod("/a/../..", &pod_id(6));
     assert!(matches!(refused, Err(Error::BadParent { .. })));
-    let ghost = Manager::Fake.create_pod("/x", &pod_id(6), &Resources::default()).await.unwrap();
+    let ghost = Manager::Fake.plan_pod("/x", &pod_id(6)).unwrap();
+    let ghost = Manager::Fake.create_pod(ghost, &Resources::default()).await.unwrap();
     ghost.join_supervisor(0).unwrap();
     ghost.remove().unwrap();
 }

@@ -1,7 +1,8 @@
 //! Cgroups: made, limited, joined, killed, read and removed.
 //!
 //! ```text
-//! <parent>/<pod id>/                  made here; limited here only under the configured parent
+//! <parent>/<pod id>/                  made here; limited here only under the configured parent (which with
+//!                                     systemd is the pod's scope, see `systemd`)
 //! <parent>/<pod id>/supervisor/       the pod's supervisor, without limits of its own
 //! <parent>/<pod id>/<container id>/   the container's limits, and its init
 //!                       …/exec-<n>/   one exec; on v1 in the freezer hierarchy only
@@ -15,8 +16,7 @@
 //! the parent that was named no `cgroup.subtree_control` is written. Parents made for a pod go with it when empty.
 //! Invariant: a failed creation leaves nothing behind; a failed change leaves the limits as they were.
 //! Invariant: removing is recursive, bounded in time, and absence is success.
-//! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), statistics, and for
-//! now the systemd driver: what needs it is refused with an error that says so.
+//! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), statistics.
 
 mod cgroupfs;
 mod config;
@@ -35,6 +35,7 @@ mod limits;
 mod live;
 mod parent;
 mod settle;
+mod systemd;
 mod tree;
 mod watch;
 

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::parse::Refusal;
 use crate::{
-    image,
+    cgroup, image,
     model::{Failure, Stage},
     pod,
     telemetry::log,
@@ -68,7 +68,34 @@ impl Coded for pod::Error {
             Self::Network(_) => Code::Unavailable,
             // The request and the image together make no container.
             Self::Spec(_) => Code::InvalidArgument,
-            Self::Cgroup(_) | Self::Io { .. } | Self::Record { .. } => Code::Internal,
+            Self::Cgroup(error) => error.code(),
+            Self::Io { .. } | Self::Record { .. } => Code::Internal,
+        }
+    }
+}
+
+impl Coded for cgroup::Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::BadParent { .. }
+            | Self::SliceWithoutSystemd { .. }
+            | Self::BadLimit { .. }
+            | Self::BadDeviceRule { .. }
+            | Self::DeviceRules { .. } => Code::InvalidArgument,
+            // systemd may be back a moment later, and the kubelet tries again.
+            Self::NoBus { .. } | Self::BusLate { .. } | Self::Bus { .. } => Code::Unavailable,
+            Self::File { .. }
+            | Self::Write { .. }
+            | Self::NoCgroups { .. }
+            | Self::NoSystemd { .. }
+            | Self::ParentOfOther { .. }
+            | Self::Refused { .. }
+            | Self::Elsewhere { .. }
+            | Self::NoController { .. }
+            | Self::DeviceFilter { .. }
+            | Self::Foreign { .. }
+            | Self::Unkillable { .. }
+            | Self::Interrupted => Code::Internal,
         }
     }
 }
