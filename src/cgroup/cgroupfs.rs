@@ -1,11 +1,11 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    Config, Driver, Error, Handle, delegate,
+    Driver, Error, Handle, delegate,
     group::Version,
     handle::PodPath,
     host::Host,
-    kill, parent,
+    kill,
     tree::{self, Tree},
 };
 use crate::{
@@ -17,48 +17,45 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Cgroupfs {
     host: Arc<Host>,
-    /// Where pods go whose request names no parent.
-    parent: String,
 }
 
 /// Tries to make a pod's directories. Another pod's removal may take a common parent away in between.
 const MAKE_TRIES_MAX: usize = 5;
 
 impl Cgroupfs {
-    pub(super) fn new(host: Host, config: &Config) -> Result<Self, Error> {
-        Ok(Self { host: Arc::new(host), parent: parent::parse(&config.parent)? })
+    pub(super) fn new(host: Arc<Host>) -> Self {
+        Self { host }
     }
 
     pub(super) fn host(&self) -> &Host {
         &self.host
     }
 
-    /// As [`super::Manager::create_pod`], on the calling thread.
-    pub(super) fn create_pod(
-        &self,
-        parent: &str,
-        pod: &PodId,
-        resources: &Resources,
-    ) -> Result<Handle, Error> {
-        let configured = parent.is_empty();
-        let parent = if configured { self.parent.clone() } else { parent::parse(parent)? };
-        let mut handle = Handle {
+    /// The cgroup that the pod will have below `parent`, a path from [`super::parent::parse`]; makes nothing.
+    /// `limited`: below the configured parent.
+    pub(super) fn plan(&self, parent: &str, pod: &PodId, limited: bool) -> Handle {
+        Handle {
             driver: Driver::Cgroupfs,
             version: self.host.version,
-            path: PodPath::new(&parent, pod),
-            trees: Arc::new([]),
-            limited: configured,
-        };
+            path: PodPath::new(parent, pod),
+            trees: self.host.trees.clone().into(),
+            limited,
+        }
+    }
+
+    /// As [`super::Manager::create_pod`], on the calling thread.
+    pub(super) fn create_pod(&self, mut handle: Handle, resources: &Resources) -> Result<Handle, Error> {
+        let (limited, version) = (handle.limited, handle.version);
         let mut trees = Vec::with_capacity(self.host.trees.len());
         let made = self.host.trees.iter().try_for_each(|tree| {
-            let made = make_pod(tree, self.host.version, &parent, pod, configured);
+            let made = make_pod(tree, version, &handle.path, limited);
             // A failure half-way may have made something: it is on the list all the same.
             let parents_made = *made.as_ref().unwrap_or(&0);
             trees.push(Tree { parents_made, ..tree.clone() });
             made.map(drop)
         });
         handle.trees = trees.into();
-        let made = made.and_then(|()| if configured { handle.limit(resources) } else { Ok(()) });
+        let made = made.and_then(|()| if limited { handle.limit(resources) } else { Ok(()) });
         made.inspect_err(|_| handle.unmake())?;
         failpoint!("cgroup.pod-made");
         Ok(handle)
@@ -66,17 +63,11 @@ impl Cgroupfs {
 }
 
 /// Makes the pod's directory in one hierarchy, with what is missing above it; says how much that was.
-fn make_pod(
-    tree: &Tree,
-    version: Version,
-    parent: &str,
-    pod: &PodId,
-    configured: bool,
-) -> Result<usize, Error> {
+fn make_pod(tree: &Tree, version: Version, pod: &PodPath, configured: bool) -> Result<usize, Error> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match make_once(tree, version, parent, pod, configured) {
+        match make_once(tree, version, pod, configured) {
             Err(Error::File { source, .. } | Error::Write { source, .. })
                 if tries < MAKE_TRIES_MAX && kill::is_gone(&source) => {}
             made => return made,
@@ -84,13 +75,8 @@ fn make_pod(
     }
 }
 
-fn make_once(
-    tree: &Tree,
-    version: Version,
-    parent: &str,
-    pod: &PodId,
-    configured: bool,
-) -> Result<usize, Error> {
+fn make_once(tree: &Tree, version: Version, pod: &PodPath, configured: bool) -> Result<usize, Error> {
+    let parent = pod.parent();
     let mut directory = tree.mountpoint.clone();
     let mut parents_made = 0;
     for name in parent.split('/').skip(1) {
@@ -99,7 +85,7 @@ fn make_once(
         parents_made += usize::from(new);
         ready(tree, version, &directory, new || directory == tree.directory(parent))?;
     }
-    directory.push(pod.as_str());
+    let directory = tree.directory(pod.as_str());
     tree::make(&directory)?;
     ready(tree, version, &directory, false)?;
     // The configured parent is everybody's and stays.
@@ -135,8 +121,8 @@ mod tests {
             fs::write(top.path().join(name).join("cgroup.subtree_control"), "").unwrap();
         }
         let make = |number, configured| {
-            make_pod(&tree, Version::V2, "/parent/below", &PodId::from_bytes([number; 32]), configured)
-                .unwrap()
+            let pod = PodPath::new("/parent/below", &PodId::from_bytes([number; 32]));
+            make_pod(&tree, Version::V2, &pod, configured).unwrap()
         };
         for (number, configured) in [(1, false), (2, true)] {
             make(number, configured);
@@ -151,7 +137,8 @@ mod tests {
         // Of v1: nothing but directories is needed.
         let tree = Tree { mountpoint: top.path().into(), controllers: vec!["pids".into()], parents_made: 0 };
         let make = |parent, number, configured| {
-            make_pod(&tree, Version::V1, parent, &PodId::from_bytes([number; 32]), configured).unwrap()
+            let pod = PodPath::new(parent, &PodId::from_bytes([number; 32]));
+            make_pod(&tree, Version::V1, &pod, configured).unwrap()
         };
         assert_eq!(make("/a/b/c", 1, false), 3);
         assert_eq!(make("/a/b/c", 2, false), 0);

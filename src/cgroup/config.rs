@@ -1,27 +1,22 @@
 use serde::{Deserialize, Serialize};
 
 /// How pods get their cgroups.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Who makes cgroups: `auto`, `systemd` or `cgroupfs`. Must be what the kubelet uses; a kubelet of
     /// 1.34 or later asks us and follows.
     pub driver: DriverChoice,
-    /// The cgroup under which a pod goes whose request names none. An absolute path with cgroupfs.
+    /// The cgroup under which a pod goes whose request names none: an absolute path with cgroupfs, the name of
+    /// a slice with systemd. Empty: `/pintle` or `pintle.slice`. With `auto` its form decides who makes it.
     pub parent: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { driver: DriverChoice::Auto, parent: "/pintle".into() }
-    }
 }
 
 /// What the operator may ask for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DriverChoice {
-    /// The best driver that works on this host.
+    /// systemd where it booted a host with cgroup v2, else cgroupfs.
     #[default]
     Auto,
     /// Transient units made by systemd over D-Bus. Needs systemd and cgroup v2.
@@ -37,7 +32,7 @@ mod tests {
     #[test]
     fn an_empty_table_is_the_default() {
         let config: Config = toml::from_str("").unwrap();
-        assert_eq!(config, Config { driver: DriverChoice::Auto, parent: "/pintle".into() });
+        assert_eq!(config, Config { driver: DriverChoice::Auto, parent: String::new() });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
-    devices::{self, Line},
+    devices::{self, Line, PROGRAM_NAME},
     error, file,
     group::{Group, Version},
     limits::Present,
@@ -23,12 +23,19 @@ use super::{
 use crate::{
     failpoint,
     model::{DeviceRule, Resources},
+    sys::bpf,
 };
 
 /// One container's cgroup, which holds its limits and its init; or the leaf of one exec in it.
 #[derive(Clone, Debug)]
 pub struct Container {
     group: Group,
+}
+
+/// Device rules in the form that the host's version of cgroups takes.
+enum Filter {
+    Lines(Vec<Line>),
+    Program(Option<Vec<bpf::Instruction>>),
 }
 
 /// Counters at the exit of a container.
@@ -65,23 +72,30 @@ impl Container {
     /// Then nothing is left behind.
     pub fn create(&self, resources: &Resources, rules: &[DeviceRule]) -> Result<(), Error> {
         let settings = settle::plan(&self.group, resources, &Present::default())?;
-        let lines = self.device_lines(rules)?;
+        let filter = self.device_filter(rules)?;
         self.group.make()?;
         failpoint!("cgroup.container-made");
         settle::put(&self.group, &settings)
-            .and_then(|()| self.rule_devices(&lines))
+            .and_then(|()| self.filter_devices(&filter))
             .inspect_err(|_| self.group.unmake())?;
         failpoint!("cgroup.limits-set");
         Ok(())
     }
 
-    fn device_lines(&self, rules: &[DeviceRule]) -> Result<Vec<Line>, Error> {
-        let lines = devices::v1(rules)?;
+    fn device_filter(&self, rules: &[DeviceRule]) -> Result<Filter, Error> {
         match self.group.version {
-            Version::V1 => Ok(lines),
-            // A new v2 cgroup allows everything until a program says otherwise, and there is none yet.
-            Version::V2 if rules.is_empty() || devices::allow_everything(rules) => Ok(Vec::new()),
-            Version::V2 => Err(Error::DevicesOnV2 { path: self.group.path.clone().into() }),
+            Version::V1 => devices::lines(rules).map(Filter::Lines),
+            Version::V2 => devices::program(rules).map(Filter::Program),
+        }
+    }
+
+    fn filter_devices(&self, filter: &Filter) -> Result<(), Error> {
+        match filter {
+            Filter::Lines(lines) => self.rule_devices(lines),
+            Filter::Program(None) => Ok(()),
+            Filter::Program(Some(program)) => {
+                self.group.own().try_for_each(|tree| attach(program, &self.group.directory(tree)))
+            }
         }
     }
 
@@ -223,6 +237,14 @@ impl Container {
     }
 }
 
+/// Has the kernel ask `program` about every device access below `directory`.
+fn attach(program: &[bpf::Instruction], directory: &Path) -> Result<(), Error> {
+    let failed = |doing| move |source| Error::DeviceFilter { doing, path: directory.into(), source };
+    let program = bpf::load_device_filter(PROGRAM_NAME, program).map_err(failed("load"))?;
+    let cgroup = File::open(directory).map_err(error::file("open", directory))?;
+    bpf::attach_device_filter(cgroup.as_fd(), program.as_fd()).map_err(failed("attach"))
+}
+
 /// v2 counts what happens below in the cgroup itself. No such file: no memory controller here.
 fn oom_counts_v2(directory: &Path) -> io::Result<OomCounts> {
     let at = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -290,12 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn device_rules_on_v2_are_refused_unless_they_allow_everything() {
+    fn a_container_whose_devices_cannot_be_filtered_is_not_made() {
+        // A directory, but no cgroup: the program is loaded, as root, and attached to nothing.
         let top = tempfile::tempdir().unwrap();
         let ctr = container(Version::V2, top.path());
         let mut rule = DeviceRule { allow: false, kind: 'a', major: None, minor: None, access: "rwm".into() };
         let refused = ctr.create(&Resources::default(), std::slice::from_ref(&rule));
-        assert!(matches!(refused, Err(Error::DevicesOnV2 { .. })));
+        assert!(matches!(refused, Err(Error::DeviceFilter { .. })), "{refused:?}");
         assert!(!top.path().join("ctr").exists());
         rule.allow = true;
         ctr.create(&Resources::default(), &[rule]).unwrap();

@@ -1,5 +1,8 @@
 use std::{io, path::PathBuf};
 
+/// An error of the D-Bus library, which no other room knows.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a cgroup could not be made, limited, joined, killed, read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -37,22 +40,50 @@ pub enum Error {
     #[error("driver = \"systemd\" cannot work on this host: {why}")]
     NoSystemd { why: &'static str },
     #[error(
-        "cgroup parent {parent:?} is a systemd slice, but the cgroup driver in use is cgroupfs, \
-         which needs an absolute path; give the kubelet and pintle the same cgroup driver"
+        "cgroup parent {parent:?} is a systemd slice, but the cgroup driver of this host is cgroupfs, \
+         which needs an absolute path, and systemd cannot make it: {why}"
     )]
-    SliceUnderCgroupfs { parent: String },
+    SliceWithoutSystemd { parent: String, why: &'static str },
+    #[error("parent = {parent:?} does not go with driver = {driver:?}, which needs {wanted}")]
+    ParentOfOther { parent: String, driver: &'static str, wanted: &'static str },
+    /// No connection to the system bus, or to systemd on it.
+    #[error("reach systemd over D-Bus")]
+    NoBus {
+        #[source]
+        source: Cause,
+    },
+    #[error("{doing}: no answer over D-Bus within {seconds} s")]
+    BusLate { doing: String, seconds: u64 },
+    #[error("have systemd start {unit} over D-Bus")]
+    Bus {
+        unit: String,
+        #[source]
+        source: Cause,
+    },
+    #[error("systemd refused to start {unit}")]
+    Refused {
+        unit: String,
+        #[source]
+        source: Cause,
+    },
+    #[error("systemd put process {pid} into cgroup {found:?} instead of {scope:?}")]
+    Elsewhere { pid: u32, scope: String, found: String },
     #[error("cgroup parent {parent:?} {fault}")]
     BadParent { parent: String, fault: &'static str },
     #[error("{limit} cannot be set: the {controller} controller is not available at {}", path.display())]
     NoController { limit: &'static str, controller: &'static str, path: PathBuf },
     #[error("{limit} cannot be {value:?}: {fault}")]
     BadLimit { limit: &'static str, value: String, fault: &'static str },
-    #[error(
-        "device rules cannot be enforced in {}: device filtering on cgroup v2 is not in this release, \
-         so only privileged containers (all devices allowed) can be made here",
-        path.display()
-    )]
-    DevicesOnV2 { path: PathBuf },
+    /// Loading or attaching the device filter of cgroup v2 (bpf(2)).
+    #[error("{doing} the device filter of {}", path.display())]
+    DeviceFilter {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{given} device rules are more than {max}")]
+    DeviceRules { given: usize, max: usize },
     #[error("device rule {rule:?} {fault}")]
     BadDeviceRule { rule: String, fault: &'static str },
     /// The record of a pod's cgroup does not name a pod's cgroup.

@@ -1,4 +1,4 @@
-use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Instant};
+use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
 
 use rustix::{fs::rmdir, io::Errno};
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use super::{
     group::{Group, Version},
     limits, parent,
     settle::{self, Changed},
+    systemd,
     tree::Tree,
 };
 use crate::{
@@ -38,7 +39,7 @@ pub struct Handle {
 pub(super) struct PodPath(String);
 
 impl PodPath {
-    /// `parent` is what [`parent::parse`] gave.
+    /// `parent` is what [`parent::parse`] gave, or the path of a scope.
     pub(super) fn new(parent: &str, pod: &PodId) -> Self {
         Self(format!("{parent}/{pod}"))
     }
@@ -48,7 +49,7 @@ impl PodPath {
     }
 
     /// The cgroup right above the pod's; empty is the root.
-    fn parent(&self) -> &str {
+    pub(super) fn parent(&self) -> &str {
         self.0.rsplit_once('/').map_or("", |(parent, _)| parent)
     }
 }
@@ -86,9 +87,28 @@ impl Handle {
         self.path.as_str()
     }
 
-    /// The pod's directory on the host in every hierarchy, to be shown to people.
-    pub fn paths(&self) -> Vec<PathBuf> {
+    /// The pod's directory on the host in every hierarchy.
+    #[cfg(test)]
+    pub(super) fn paths(&self) -> Vec<std::path::PathBuf> {
         self.trees.iter().map(|tree| tree.directory(self.path())).collect()
+    }
+
+    /// The cgroup of the pod's scope and the name of the slice that this is in; `None` where systemd made nothing.
+    pub(super) fn scope(&self) -> Option<(&str, String)> {
+        let scope = self.path.parent();
+        let (slice, name) = scope.rsplit_once('/')?;
+        let pod = self.path().rsplit('/').next()?;
+        let is_ours = self.driver == Driver::Systemd && name == systemd::scope_of(pod);
+        is_ours.then(|| (scope, systemd::slice_at(slice)))
+    }
+
+    /// What the pod's processes are killed in and what goes with it: its scope, else its own cgroup.
+    fn top(&self) -> Group {
+        let mut group = self.group();
+        if let Some((scope, _)) = self.scope() {
+            group.path = scope.to_owned();
+        }
+        group
     }
 
     pub(super) fn group(&self) -> Group {
@@ -96,12 +116,13 @@ impl Handle {
     }
 
     /// Makes and opens what the supervisor can be forked into, so that it need not be moved there; `None`
-    /// where there is no cgroup2. It still has to [`Handle::join_supervisor`].
+    /// where there is no cgroup2, and for a scope, which is made around it. It still has to
+    /// [`Handle::join_supervisor`].
     ///
     /// # Errors
     /// The kernel's refusal. What was made goes with the pod's removal.
     pub fn supervisor_gate(&self) -> Result<Option<OwnedFd>, Error> {
-        self.group().child(SUPERVISOR).gate()
+        if self.scope().is_some() { Ok(None) } else { self.group().child(SUPERVISOR).gate() }
     }
 
     /// Makes `<pod>/supervisor` and moves process `pid` there (0: the caller, which then has one thread). It has
@@ -111,12 +132,18 @@ impl Handle {
     /// # Errors
     /// The kernel's refusal. What was made goes with the pod's removal.
     pub fn join_supervisor(&self, pid: u32) -> Result<(), Error> {
-        let leaf = self.group().child(SUPERVISOR);
+        let (top, group) = (self.top(), self.group());
+        if top.path != group.path {
+            group.make()?;
+        }
+        let leaf = group.child(SUPERVISOR);
         leaf.make()?;
         leaf.join(pid)?;
         if self.version == Version::V2 {
-            for directory in self.paths() {
-                delegate::hand_down(&directory)?;
+            for tree in self.trees.iter() {
+                // A scope, then the pod in it; without one they are the same, and the second finds nothing to do.
+                delegate::hand_down(&top.directory(tree))?;
+                delegate::hand_down(&group.directory(tree))?;
             }
         }
         failpoint!("cgroup.supervisor-joined");
@@ -154,7 +181,7 @@ impl Handle {
     /// The kernel's refusal, or processes that keep appearing. Those that were signalled may take a moment to
     /// end: see [`Handle::populated`].
     pub fn kill(&self) -> Result<(), Error> {
-        self.group().kill()
+        self.top().kill()
     }
 
     /// Removes the pod's cgroup and all below it, and of the directories above it those that were made for
@@ -163,7 +190,7 @@ impl Handle {
     /// # Errors
     /// Names what is left; the other hierarchies are removed all the same.
     pub fn remove(&self) -> Result<(), Error> {
-        self.group().remove()?;
+        self.top().remove()?;
         for tree in self.trees.iter() {
             self.remove_parents(tree);
         }
@@ -174,6 +201,7 @@ impl Handle {
     /// Best effort: a parent that another pod uses by now is busy and stays.
     fn remove_parents(&self, tree: &Tree) {
         let mut path = self.path.parent();
+        // Of the directories above a scope systemd takes care.
         for _ in 0..tree.parents_made {
             match rmdir(tree.directory(path)) {
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -185,7 +213,7 @@ impl Handle {
 
     /// Removes what a failed creation made, without waiting.
     pub(super) fn unmake(&self) {
-        let group = self.group();
+        let group = self.top();
         for tree in self.trees.iter() {
             if super::tree::remove(&group.directory(tree), Instant::now()).is_ok() {
                 self.remove_parents(tree);
@@ -198,7 +226,7 @@ impl Handle {
     /// # Errors
     /// A file that cannot be read. An absent cgroup is empty.
     pub fn populated(&self) -> Result<bool, Error> {
-        self.group().populated()
+        self.top().populated()
     }
 
     /// The cgroup of a pod on a host without any: every call succeeds and does nothing.
@@ -216,6 +244,8 @@ impl Handle {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     const POD: &str = "00000000000000000000000000000000000000000000000000000000000000ab";
@@ -261,6 +291,29 @@ mod tests {
         for path in ["", "/", "/kubepods", POD, &above, &double, &below, &relative] {
             let error = serde_json::from_str::<Handle>(&record(path)).unwrap_err().to_string();
             assert!(error.contains("left alone"), "{path:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_pods_scope_is_killed_and_removed_with_it_and_no_other() {
+        let handle = |driver: &str, path: &str| {
+            let json = format!(r#"{{"driver":"{driver}","version":"v2","path":"{path}","trees":[]}}"#);
+            serde_json::from_str::<Handle>(&json).unwrap()
+        };
+        let scope = format!("/a.slice/a-b.slice/pintle-{POD}.scope");
+        let pod = handle("Systemd", &format!("{scope}/{POD}"));
+        assert_eq!(pod.scope(), Some((scope.as_str(), "a-b.slice".to_owned())));
+        assert_eq!((pod.top().path, pod.group().path), (scope.clone(), format!("{scope}/{POD}")));
+        let at_root = handle("Systemd", &format!("/pintle-{POD}.scope/{POD}"));
+        assert_eq!(at_root.scope().unwrap().1, "-.slice");
+
+        let other = POD.replace("ab", "cd");
+        for pod in [
+            handle("Systemd", &format!("/a.slice/pintle-{other}.scope/{POD}")),
+            handle("Systemd", &format!("/a.slice/{POD}")),
+            handle("Cgroupfs", &format!("{scope}/{POD}")),
+        ] {
+            assert_eq!((pod.scope(), pod.top().path), (None, pod.path().to_owned()));
         }
     }
 

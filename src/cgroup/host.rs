@@ -104,9 +104,6 @@ impl fmt::Display for Host {
         for (controller, lost) in self.missing() {
             writeln!(f, "  missing: {controller} (no {lost})")?;
         }
-        if self.version == Version::V2 {
-            writeln!(f, "  not in this release: device rules; only privileged containers can be made")?;
-        }
         Ok(())
     }
 }

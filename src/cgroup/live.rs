@@ -70,8 +70,7 @@ impl Bed {
     fn on(host: Host) -> Option<Self> {
         let number = BEDS.fetch_add(1, Ordering::Relaxed);
         let parent = format!("/pintle-test-{}-{number}", std::process::id());
-        let config = Config { parent: parent.clone(), ..Config::default() };
-        let bed = Self { cgroupfs: Cgroupfs::new(host, &config).unwrap(), parent };
+        let bed = Self { cgroupfs: Cgroupfs::new(host.into()), parent };
         for directory in bed.directories() {
             if let Err(error) = fs::create_dir(&directory) {
                 eprintln!("skipped: cannot make {} (root needed): {error}", directory.display());
@@ -102,7 +101,12 @@ impl Bed {
 
     /// A pod whose parent stands for the kubelet's.
     fn pod(&self) -> Handle {
-        self.cgroupfs.create_pod(&self.parent, &pod_id(1), &Resources::default()).unwrap()
+        self.pod_in(&self.parent, 1)
+    }
+
+    fn pod_in(&self, parent: &str, number: u8) -> Handle {
+        let planned = self.cgroupfs.plan(parent, &pod_id(number), false);
+        self.cgroupfs.create_pod(planned, &Resources::default()).unwrap()
     }
 
     fn container(&self, resources: &Resources) -> Container {
@@ -280,13 +284,15 @@ fn a_refused_update_leaves_the_limits_as_they_were() {
 fn a_pods_limits_are_ours_only_under_the_configured_parent() {
     let Some(bed) = Bed::new() else { return };
     let resources = Resources { pids_max: 50, ..Resources::default() };
-    let ours = bed.cgroupfs.create_pod("", &pod_id(2), &resources).unwrap();
+    let ours = bed.cgroupfs.plan(&bed.parent, &pod_id(2), true);
+    let ours = bed.cgroupfs.create_pod(ours, &resources).unwrap();
     assert_eq!(ours.path(), format!("{}/{}", bed.parent, pod_id(2)));
     assert_eq!(bed.read("pids", ours.path(), "pids.max"), "50");
     ours.update(&Resources { pids_max: 60, ..Resources::default() }).unwrap();
     assert_eq!(bed.read("pids", ours.path(), "pids.max"), "60");
 
-    let kubelets = bed.cgroupfs.create_pod(&bed.parent, &pod_id(3), &resources).unwrap();
+    let kubelets = bed.cgroupfs.plan(&bed.parent, &pod_id(3), false);
+    let kubelets = bed.cgroupfs.create_pod(kubelets, &resources).unwrap();
     kubelets.update(&resources).unwrap();
     assert_eq!(bed.read("pids", kubelets.path(), "pids.max"), "max");
 }
@@ -297,8 +303,8 @@ fn parents_made_for_a_pod_go_with_the_last_that_made_them_and_others_stay() {
     let deep = format!("{}/burstable/pod7", bed.parent);
     // The kubelet knows this hierarchy and has made the parent there.
     fs::create_dir_all(bed.directory("memory", &deep)).unwrap();
-    let first = bed.cgroupfs.create_pod(&deep, &pod_id(1), &Resources::default()).unwrap();
-    let second = bed.cgroupfs.create_pod(&deep, &pod_id(2), &Resources::default()).unwrap();
+    let first = bed.pod_in(&deep, 1);
+    let second = bed.pod_in(&deep, 2);
     second.remove().unwrap();
     assert!(first.paths().iter().all(|directory| directory.is_dir()));
     first.remove().unwrap();
@@ -318,8 +324,7 @@ fn pods_made_and_removed_at_once_under_a_missing_parent_do_not_trip_each_other()
                 let (bed, deep) = (&bed, &deep);
                 scope.spawn(move || {
                     for _ in 0..30 {
-                        let pod =
-                            bed.cgroupfs.create_pod(deep, &pod_id(number), &Resources::default()).unwrap();
+                        let pod = bed.pod_in(deep, number);
                         pod.remove().unwrap();
                     }
                 });
@@ -462,19 +467,107 @@ fn an_out_of_memory_kill_is_counted() {
     assert!(container.oom_counts().is_err(), "the counters went with the cgroup");
 }
 
+/// A disk of the host: a file behind a loop device, taken back with it.
+struct Disk {
+    device: PathBuf,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Disk {
+    fn new() -> Option<Self> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file.path()).output();
+        let Some(made) = made.ok().filter(|made| made.status.success()) else {
+            eprintln!("skipped: no loop device to be had");
+            return None;
+        };
+        let device = String::from_utf8(made.stdout).unwrap().trim().into();
+        Some(Self { device, _file: file })
+    }
+
+    /// The rule that makes it usable, as the helper would write it.
+    fn rule(&self, access: &str) -> DeviceRule {
+        let number = std::os::unix::fs::MetadataExt::rdev(&fs::metadata(&self.device).unwrap());
+        let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+        DeviceRule { allow: true, kind: 'b', major: Some(major), minor: Some(minor), access: access.into() }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.device).status();
+    }
+}
+
+/// Whether a process of a container with these rules may do what a shell's redirection does.
+#[track_caller]
+fn may(container: &Container, redirection: &str) -> bool {
+    ends(&mut run_in(container, &format!("exec {redirection}"))).success()
+}
+
 #[test]
-fn a_device_that_no_rule_allows_cannot_be_opened() {
-    let Some(bed) = Bed::new().filter(|bed| bed.version() == Version::V1) else { return };
-    let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: "rwm".into() };
-    let container = bed.pod().container(&container_id(1));
-    let rules = [rule(false, 'a', None, None), rule(true, 'c', Some(1), Some(3))];
-    container.create(&Resources::default(), &rules).unwrap();
-    assert_eq!(bed.read("devices", container.path(), "devices.list"), "c 1:3 rwm");
-    let mut allowed = run_in(&container, "exec < /dev/null");
-    assert!(ends(&mut allowed).success());
-    let mut refused = run_in(&container, "exec < /dev/zero");
-    assert!(!ends(&mut refused).success());
-    container.remove().unwrap();
+fn a_disk_of_the_host_can_be_opened_only_by_whom_a_rule_allows() {
+    for bed in Bed::each() {
+        let Some(disk) = Disk::new() else { return };
+        let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: "rwm".into() };
+        let nothing = rule(false, 'a', None, None);
+        let null = rule(true, 'c', Some(1), Some(3));
+        let read = format!("< {}", disk.device.display());
+        let write = format!("1<> {}", disk.device.display());
+        let pod = bed.pod();
+        let make = |number, rules: &[DeviceRule]| {
+            let container = pod.container(&container_id(number));
+            container.create(&Resources::default(), rules).unwrap();
+            container
+        };
+
+        let plain = make(1, &[nothing.clone(), null.clone()]);
+        assert!(may(&plain, "< /dev/null") && may(&plain, "> /dev/null"));
+        assert!(!may(&plain, "< /dev/zero"));
+        assert!(!may(&plain, &read) && !may(&plain, &write));
+        // What a container makes for itself below is held by the same rules.
+        let nested = bed.directory("devices", plain.path()).join("nested");
+        fs::create_dir(&nested).unwrap();
+        let mut below = start(&format!("exec {read}"));
+        fs::write(nested.join("cgroup.procs"), below.id().to_string()).unwrap();
+        release(&mut below);
+        assert!(!ends(&mut below).success());
+
+        let reader = make(2, &[nothing.clone(), null, disk.rule("r")]);
+        assert!(may(&reader, &read));
+        assert!(!may(&reader, &write));
+
+        let writer = make(3, &[nothing, disk.rule("r"), disk.rule("w")]);
+        assert!(may(&writer, &read) && may(&writer, &write));
+
+        let privileged = make(4, &[rule(true, 'a', None, None)]);
+        assert!(may(&privileged, &read) && may(&privileged, &write));
+        pod.kill().unwrap();
+        pod.remove().unwrap();
+    }
+}
+
+#[test]
+fn the_kernel_takes_as_many_rules_as_a_container_can_have() {
+    for bed in Bed::each() {
+        let numbered = |number: u32| DeviceRule {
+            allow: !number.is_multiple_of(3),
+            kind: if number.is_multiple_of(2) { 'b' } else { 'c' },
+            major: Some(200 + number % 7),
+            minor: Some(number),
+            access: ["r", "rw", "rwm"][number as usize % 3].into(),
+        };
+        let null = DeviceRule { allow: true, kind: 'c', major: Some(1), minor: Some(3), access: "rw".into() };
+        let rules: Vec<_> = std::iter::once(null).chain((1..1000).map(numbered)).collect();
+        let container = bed.pod().container(&container_id(1));
+        let started = Instant::now();
+        container.create(&Resources::default(), &rules).unwrap();
+        eprintln!("{} device rules on {:?}: {:?}", rules.len(), bed.version(), started.elapsed());
+        assert!(may(&container, "< /dev/null"));
+        assert!(!may(&container, "< /dev/zero"));
+        container.remove().unwrap();
+    }
 }
 
 #[test]
@@ -493,7 +586,9 @@ async fn a_pod_is_made_off_the_callers_thread_and_its_record_is_enough_to_remove
     let Some(bed) = Bed::new() else { return };
     let config = Config { driver: DriverChoice::Cgroupfs, parent: bed.parent.clone() };
     let manager = Manager::detect(&config).unwrap();
-    let pod = manager.create_pod("", &pod_id(5), &Resources::default()).await.unwrap();
+    let planned = manager.plan_pod("", &pod_id(5)).unwrap();
+    assert!(planned.paths().iter().all(|directory| !directory.exists()));
+    let pod = manager.create_pod(planned, &Resources::default()).await.unwrap();
     assert_eq!(pod.driver(), Driver::Cgroupfs);
     let record = serde_json::to_string(&pod).unwrap();
     let read: Handle = serde_json::from_str(&record).unwrap();
@@ -501,11 +596,10 @@ async fn a_pod_is_made_off_the_callers_thread_and_its_record_is_enough_to_remove
     read.remove().unwrap();
     assert!(pod.paths().iter().all(|directory| !directory.exists()));
 
-    let refused = manager.create_pod("kubepods.slice", &pod_id(6), &Resources::default()).await;
-    assert!(matches!(refused, Err(Error::SliceUnderCgroupfs { .. })));
-    let refused = manager.create_pod("/a/../..", &pod_id(6), &Resources::default()).await;
+    let refused = manager.plan_pod("/a/../..", &pod_id(6));
     assert!(matches!(refused, Err(Error::BadParent { .. })));
-    let ghost = Manager::Fake.create_pod("/x", &pod_id(6), &Resources::default()).await.unwrap();
+    let ghost = Manager::Fake.plan_pod("/x", &pod_id(6)).unwrap();
+    let ghost = Manager::Fake.create_pod(ghost, &Resources::default()).await.unwrap();
     ghost.join_supervisor(0).unwrap();
     ghost.remove().unwrap();
 }

@@ -1,7 +1,8 @@
 //! Cgroups: made, limited, joined, killed, read and removed.
 //!
 //! ```text
-//! <parent>/<pod id>/                  made here; limited here only under the configured parent
+//! <parent>/<pod id>/                  made here; limited here only under the configured parent (which with
+//!                                     systemd is the pod's scope, see `systemd`)
 //! <parent>/<pod id>/supervisor/       the pod's supervisor, without limits of its own
 //! <parent>/<pod id>/<container id>/   the container's limits, and its init
 //!                       …/exec-<n>/   one exec; on v1 in the freezer hierarchy only
@@ -16,8 +17,7 @@
 //! Invariant: a failed creation leaves nothing behind; a failed change leaves the limits as they were.
 //! Invariant: removing is recursive, bounded in time, and absence is success.
 //! Invariant: reading what is used never fails: what is missing or vanishes costs its own figure only.
-//! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), rates, and for
-//! now the systemd driver and v2's device program: what needs them is refused with an error that says so.
+//! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), rates.
 
 mod cgroupfs;
 mod config;
@@ -38,6 +38,7 @@ mod limits;
 mod live;
 mod parent;
 mod settle;
+mod systemd;
 mod tree;
 mod usage;
 mod watch;

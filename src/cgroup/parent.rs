@@ -1,4 +1,33 @@
-use super::Error;
+use super::{Driver, Error, systemd::Slice};
+
+/// Where a pod's cgroup goes, and by its form who makes it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Parent {
+    /// Of cgroupfs, as [`parse`] gives it.
+    Path(String),
+    Slice(Slice),
+}
+
+impl Parent {
+    /// What ends in `.slice` is systemd's.
+    ///
+    /// # Errors
+    /// A text that is neither a slice nor a path that stays below the root.
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        if text.ends_with(".slice") {
+            Slice::parse(text).map(Self::Slice)
+        } else {
+            parse(text).map(Self::Path)
+        }
+    }
+
+    pub(super) fn driver(&self) -> Driver {
+        match self {
+            Self::Path(_) => Driver::Cgroupfs,
+            Self::Slice(_) => Driver::Systemd,
+        }
+    }
+}
 
 /// Longest parent accepted; bytes. A mount point, the pod, a container and a file name after it must still
 /// fit in the kernel's 4096 (PATH_MAX).
@@ -11,8 +40,7 @@ const NAME_BYTES_MAX: usize = 255;
 /// The result starts with a slash and does not end in one, except for the root, which is empty.
 ///
 /// # Errors
-/// A slice's name belongs to the systemd driver; every other form, and any path that could lead out of the
-/// hierarchy, is a bad parent.
+/// What is no absolute path, and any path that could lead out of the hierarchy.
 pub(super) fn parse(text: &str) -> Result<String, Error> {
     let bad = |fault| Err(Error::BadParent { parent: text.chars().take(NAME_BYTES_MAX).collect(), fault });
     if text.len() > PARENT_BYTES_MAX {
@@ -27,9 +55,6 @@ pub(super) fn parse(text: &str) -> Result<String, Error> {
     }
     if names().any(|name| name.len() > NAME_BYTES_MAX) {
         return bad("has a name longer than 255 bytes in it");
-    }
-    if text.ends_with(".slice") {
-        return Err(Error::SliceUnderCgroupfs { parent: text.into() });
     }
     if !text.starts_with('/') {
         return bad("is not an absolute path");
@@ -51,11 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_is_refused_by_an_error_that_names_both_drivers() {
-        for slice in ["kubepods.slice", "/kubepods.slice", "a-b.slice"] {
-            let text = parse(slice).unwrap_err().to_string();
-            assert!(text.contains("systemd") && text.contains("cgroupfs") && text.contains(slice), "{text}");
-        }
+    fn the_form_of_a_parent_says_whose_it_is() {
+        let driver = |text| Parent::parse(text).map(|parent| parent.driver());
+        assert_eq!(driver("/kubepods/pod1").unwrap(), Driver::Cgroupfs);
+        assert_eq!(driver("/kubepods.slice/pod1").unwrap(), Driver::Cgroupfs);
+        assert_eq!(driver("kubepods-pod1.slice").unwrap(), Driver::Systemd);
+        assert_eq!(driver("/kubepods.slice/kubepods-pod1.slice").unwrap(), Driver::Systemd);
+        assert!(driver("/kubepods/../x.slice").is_err());
     }
 
     #[test]

@@ -79,17 +79,24 @@ impl Coded for pod::Error {
 impl Coded for cgroup::Error {
     fn code(&self) -> Code {
         match self {
-            Self::BadLimit { .. } | Self::BadParent { .. } => Code::InvalidArgument,
+            Self::BadParent { .. }
+            | Self::SliceWithoutSystemd { .. }
+            | Self::BadLimit { .. }
+            | Self::BadDeviceRule { .. }
+            | Self::DeviceRules { .. } => Code::InvalidArgument,
             // The same may be granted another time: to a smaller container, or under a larger parent.
             Self::Write { .. } | Self::BelowUsage { .. } | Self::NotTaken { .. } => Code::FailedPrecondition,
+            // systemd may be back a moment later, and the kubelet tries again.
+            Self::NoBus { .. } | Self::BusLate { .. } | Self::Bus { .. } => Code::Unavailable,
             Self::File { .. }
             | Self::NotSetBack { .. }
             | Self::NoCgroups { .. }
             | Self::NoSystemd { .. }
-            | Self::SliceUnderCgroupfs { .. }
+            | Self::ParentOfOther { .. }
+            | Self::Refused { .. }
+            | Self::Elsewhere { .. }
             | Self::NoController { .. }
-            | Self::DevicesOnV2 { .. }
-            | Self::BadDeviceRule { .. }
+            | Self::DeviceFilter { .. }
             | Self::Foreign { .. }
             | Self::Unkillable { .. }
             | Self::Interrupted => Code::Internal,

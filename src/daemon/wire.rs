@@ -1,6 +1,6 @@
 use std::{fs, io};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     cgroup,
@@ -10,6 +10,7 @@ use crate::{
     network::{self, Network},
     pod::{self, Pods},
     supervisor::Zygote,
+    telemetry::log::chain,
 };
 
 /// Tells one boot of the machine from another (random(4)).
@@ -44,6 +45,9 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     let cgroups = cgroup::Manager::detect(&config.cgroup).map_err(Error::Cgroup)?;
     let cgroup_driver = cgroups.driver();
     info!(found = %cgroups.describe().to_string().trim_end(), "cgroups");
+    if let Err(error) = cgroups.greet().await {
+        warn!(error = %chain(&error), "systemd does not answer yet: no pod can be made until it does");
+    }
     let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
     let network = Network::open(&config.network, &config.root.join("network")).map_err(Error::Network)?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;

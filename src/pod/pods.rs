@@ -104,6 +104,11 @@ impl Pods {
         Err(Error::WrongState { object: format!("pod {id} of that name"), state, wanted })
     }
 
+    /// What an operator should know about cgroups; see [`crate::cgroup::Manager::notice`].
+    pub fn cgroup_notice(&self) -> Option<String> {
+        self.node.cgroups.notice()
+    }
+
     /// StopPodSandbox. An unknown pod is success.
     ///
     /// # Errors

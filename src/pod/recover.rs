@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     cgroup,
-    model::{ContainerId, Digest, ExitReason, PodConfig, PodId, ResolvedUser, Resources},
+    model::{ContainerId, Digest, ExitReason, PodConfig, PodId, ResolvedUser},
     store::{self, BadRecord, Durability},
     supervisor::Client,
     telemetry::task,
@@ -374,7 +374,7 @@ async fn find_truth(
 async fn undo_pod(node: &Arc<Node>, found: Found) {
     let Found { record, mut cgroup, .. } = found;
     if cgroup.is_none() {
-        cgroup = cgroup_by_name(node, &record.id, &record.config).await;
+        cgroup = cgroup_by_name(node, &record.id, &record.config);
     }
     let pod = Arc::new(pod_of(node, &record, cgroup));
     undo(&pod).await;
@@ -411,7 +411,7 @@ async fn undo_damaged(node: &Arc<Node>, id: PodId) {
     let (mut cgroup, record, containers) = blocking(read).await.unwrap_or_default();
     let config = record.as_ref().map(|record| Arc::clone(&record.config)).unwrap_or_default();
     if cgroup.is_none() && record.is_some() {
-        cgroup = cgroup_by_name(node, &id, &config).await;
+        cgroup = cgroup_by_name(node, &id, &config);
     }
     let created_at = record.map(|record| record.created_at).unwrap_or_default();
     let folder = node.places.live(&id);
@@ -433,9 +433,9 @@ async fn undo_damaged(node: &Arc<Node>, id: PodId) {
     undo(&pod).await;
 }
 
-/// A pod has the same cgroup each time it is made, so making it again finds it.
-async fn cgroup_by_name(node: &Arc<Node>, id: &PodId, config: &PodConfig) -> Option<cgroup::Handle> {
-    match node.cgroups.create_pod(&config.cgroup_parent, id, &Resources::default()).await {
+/// For a pod whose record of it is gone: where it would be made today.
+fn cgroup_by_name(node: &Node, id: &PodId, config: &PodConfig) -> Option<cgroup::Handle> {
+    match node.cgroups.plan_pod(&config.cgroup_parent, id) {
         Ok(handle) => Some(handle),
         Err(error) => {
             warn!(pod = %id, error = %chain(&error), "could not find the cgroup of an unfinished pod");

@@ -125,13 +125,18 @@ impl Making<'_> {
         Ok(())
     }
 
+    /// Recorded before it is made: whoever finds the pod unfinished knows what to take away, also under another
+    /// driver. In a file of its own, so that it can be read when the pod's record cannot.
     async fn make_cgroup(&mut self) -> Result<cgroup::Handle, Error> {
-        let (id, config) = (&self.record.id, &self.record.config);
-        let handle = self.node.cgroups.create_pod(&config.cgroup_parent, id, &pod_resources(config)).await?;
+        let config = &self.record.config;
+        let planned = self.node.cgroups.plan_pod(&config.cgroup_parent, &self.record.id)?;
+        record::put(record::cgroup_file(&self.folder), planned.clone()).await?;
+        let handle = self.node.cgroups.create_pod(planned.clone(), &pod_resources(config)).await?;
         self.undos.push(Undo::Cgroup(handle.clone()));
         crate::failpoint!("pod.cgroup-made");
-        // In a file of its own, so that it can be read when the pod's record cannot.
-        record::put(record::cgroup_file(&self.folder), handle.clone()).await?;
+        if handle != planned {
+            record::put(record::cgroup_file(&self.folder), handle.clone()).await?;
+        }
         Ok(handle)
     }
 
@@ -144,7 +149,10 @@ impl Making<'_> {
             sysctls: sysctls(config),
             shm_bytes: self.node.config.shm_bytes(),
         };
-        let (client, ready) = self.zygote.spawn(&self.record.id, &self.folder, &plan, cgroup).await?;
+        let newborn = self.zygote.fork(&self.record.id, cgroup).await?;
+        let (pid, pidfd) = (newborn.pid(), newborn.pidfd());
+        self.node.cgroups.take_in(cgroup, pid, pidfd, &pod_resources(config)).await?;
+        let (client, ready) = newborn.set_up(&self.record.id, &self.folder, &plan, cgroup).await?;
         self.undos.push(Undo::Supervisor(client.clone()));
         crate::failpoint!("pod.supervisor-spawned");
         Ok((client, ready))

@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::Path,
@@ -61,34 +61,16 @@ impl Zygote {
         Ok(Self { channel: Arc::new(Mutex::new(Channel::start().await?)) })
     }
 
-    /// Forks a supervisor and has it make the pod's namespaces. `dir` is the pod's folder under the state
-    /// directory; the supervisor keeps its socket and exit records there. On failure nothing is left but
-    /// `dir`.
+    /// Forks a supervisor that has no pod yet, into the pod's cgroup where that is there.
     ///
     /// # Errors
     /// A [`Failure`] that names the step.
-    pub async fn spawn(
-        &self,
-        pod: &PodId,
-        dir: &Path,
-        plan: &PodPlan,
-        cgroup: &cgroup::Handle,
-    ) -> Result<(Client, Ready), Failure> {
-        let setup = wire::setup_request(pod, dir, plan, cgroup)?;
-        let late = || Failure::new(Stage::Deadline, pod.as_str(), "its supervisor did not come up");
-        let (client, pidfd) =
-            tokio::time::timeout(SPAWN_MAX, self.fork(pod, cgroup)).await.map_err(|_| late())??;
-        match tokio::time::timeout(SPAWN_MAX, client.set_up(setup)).await.unwrap_or_else(|_| Err(late())) {
-            Ok(ready) => Ok((client, ready)),
-            Err(failure) => {
-                // Before it has a pod it ends with its connection; one that hangs ends with this.
-                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-                Err(failure)
-            }
-        }
+    pub async fn fork(&self, pod: &PodId, cgroup: &cgroup::Handle) -> Result<Newborn, Failure> {
+        let late = |_| not_up(pod);
+        tokio::time::timeout(SPAWN_MAX, self.fork_now(pod, cgroup)).await.map_err(late)?
     }
 
-    async fn fork(&self, pod: &PodId, cgroup: &cgroup::Handle) -> Result<(Client, OwnedFd), Failure> {
+    async fn fork_now(&self, pod: &PodId, cgroup: &cgroup::Handle) -> Result<Newborn, Failure> {
         let failed = |error: io::Error| Failure::io(Stage::Internal, "zygote", "", &error);
         let cgroup = cgroup.clone();
         let gate = tokio::task::spawn_blocking(move || cgroup.supervisor_gate()).await;
@@ -107,7 +89,60 @@ impl Zygote {
         }
         let pidfd = pidfd.ok_or_else(|| Failure::new(Stage::Internal, "zygote", "it sent no pidfd"))?;
         let ended = pidfd.try_clone().map_err(failed)?;
-        Ok((Client::new(ours.into(), forked.pid, ended).await?, pidfd))
+        let client = Client::new(ours.into(), forked.pid, ended).await?;
+        Ok(Newborn { client, pid: forked.pid, pidfd, has_pod: false })
+    }
+}
+
+fn not_up(pod: &PodId) -> Failure {
+    Failure::new(Stage::Deadline, pod.as_str(), "its supervisor did not come up")
+}
+
+/// A supervisor without a pod. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Newborn {
+    client: Client,
+    pid: u32,
+    pidfd: OwnedFd,
+    has_pod: bool,
+}
+
+impl Newborn {
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Has it join the pod's cgroup and make the pod's namespaces. `dir` is the pod's folder under the state
+    /// directory; the supervisor keeps its socket and exit records there. On failure nothing is left but
+    /// `dir`.
+    ///
+    /// # Errors
+    /// A [`Failure`] that names the step.
+    pub async fn set_up(
+        mut self,
+        pod: &PodId,
+        dir: &Path,
+        plan: &PodPlan,
+        cgroup: &cgroup::Handle,
+    ) -> Result<(Client, Ready), Failure> {
+        let setup = wire::setup_request(pod, dir, plan, cgroup)?;
+        let ready = tokio::time::timeout(SPAWN_MAX, self.client.set_up(setup)).await;
+        let ready = ready.unwrap_or_else(|_| Err(not_up(pod)))?;
+        self.has_pod = true;
+        Ok((self.client.clone(), ready))
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        if !self.has_pod {
+            // It would end with its connection; one that hangs ends with this.
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+        }
     }
 }
 

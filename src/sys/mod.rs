@@ -1,9 +1,10 @@
 //! System calls that no safe crate offers, each typed on both sides. The only room with `unsafe`.
 //!
 //! `rustix` is safe and used everywhere; what is here is what it lacks: fork, identity and capabilities,
-//! seccomp, `mount_setattr`, `setns` by pidfd. Mechanism only: no policy, nothing of ours below it.
+//! seccomp, `bpf`, `mount_setattr`, `setns` by pidfd. Mechanism only: no policy, nothing of ours below it.
 #![expect(unsafe_code, reason = "this room is the fence around it")]
 
+pub mod bpf;
 pub mod fdpass;
 pub mod memfd;
 pub mod mount;

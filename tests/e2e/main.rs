@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod cgroup;
 mod churn;
 mod conformance;
 mod container;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         conformance::TESTS,
         pod::TESTS,
         container::TESTS,
+        cgroup::TESTS,
         update::TESTS,
         oom::TESTS,
         exec::TESTS,

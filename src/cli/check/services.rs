@@ -42,10 +42,10 @@ fn systemd(host: &Host) -> Finding {
     if !host.has("run/systemd/system") {
         return ok(topic, "did not boot this host: cgroups are made by the driver cgroupfs");
     }
-    if host.has("run/systemd/private") || host.has("run/dbus/system_bus_socket") {
-        return ok(topic, "its bus is there: cgroups can be made by the driver systemd");
+    if host.has("run/dbus/system_bus_socket") {
+        return ok(topic, "the system bus is there: the driver systemd can make cgroups, on cgroup v2");
     }
-    warn(topic, "booted this host, but there is no bus: the driver systemd will not work")
+    warn(topic, "booted this host, but there is no system bus: the driver systemd will not work")
 }
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(systemd(&host).level, Level::Ok);
         let (host, _dir) = Host::fake(&[("run/systemd/system/x", "")]);
         assert_eq!(systemd(&host).level, Level::Warn);
-        let (host, _dir) = Host::fake(&[("run/systemd/system/x", ""), ("run/systemd/private", "")]);
+        let (host, _dir) = Host::fake(&[("run/systemd/system/x", ""), ("run/dbus/system_bus_socket", "")]);
         assert_eq!(systemd(&host).level, Level::Ok);
     }
 }

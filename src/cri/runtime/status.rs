@@ -27,7 +27,11 @@ impl RuntimeService {
 
     pub(super) async fn status(&self, request: wire::StatusRequest) -> Result<wire::StatusResponse, Status> {
         let network = self.pods.network_ready();
-        let info = if request.verbose { info(&self.node, &self.pods.view()) } else { HashMap::new() };
+        let info = if request.verbose {
+            info(&self.node, &self.pods.view(), self.pods.cgroup_notice())
+        } else {
+            HashMap::new()
+        };
         Ok(status(network, info))
     }
 
@@ -99,13 +103,16 @@ fn runtime_config(node: &Node) -> wire::RuntimeConfigResponse {
     wire::RuntimeConfigResponse { linux: Some(linux) }
 }
 
-fn info(node: &Node, view: &View) -> HashMap<String, String> {
-    let info = json!({
+fn info(node: &Node, view: &View, notice: Option<String>) -> HashMap<String, String> {
+    let mut info = json!({
         "version": node.runtime_version,
         "cgroupDriver": node.cgroup_driver,
         "pods": view.pods.len(),
         "containers": view.pods.iter().map(|pod| pod.containers.len()).sum::<usize>(),
     });
+    if let (Some(notice), Some(info)) = (notice, info.as_object_mut()) {
+        info.insert("cgroupNotice".into(), notice.into());
+    }
     HashMap::from([("info".to_owned(), info.to_string())])
 }
 
@@ -168,8 +175,16 @@ mod tests {
     fn verbose_status_counts() {
         let view = View { pods: vec![Arc::new(pod())] };
         let info: serde_json::Value =
-            serde_json::from_str(&info(&node(Driver::Cgroupfs), &view)["info"]).unwrap();
+            serde_json::from_str(&info(&node(Driver::Cgroupfs), &view, None)["info"]).unwrap();
         let expected = json!({"version": "1.2.3", "cgroupDriver": "Cgroupfs", "pods": 1, "containers": 1});
         assert_eq!(info, expected);
+    }
+
+    #[test]
+    fn verbose_status_tells_what_an_operator_should_know() {
+        let view = View { pods: vec![] };
+        let info = info(&node(Driver::Systemd), &view, Some("the kubelet uses another driver".into()));
+        let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+        assert_eq!(info["cgroupNotice"], "the kubelet uses another driver");
     }
 }

@@ -122,6 +122,7 @@ macro_rules! calls {
 calls! {
     runtime: version(VersionRequest) -> VersionResponse;
     runtime: status(StatusRequest) -> StatusResponse;
+    runtime: runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
     runtime: run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
     runtime: stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
     runtime: remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse;
