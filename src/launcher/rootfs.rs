@@ -46,32 +46,46 @@ pub(super) fn overlay(lower: &[PathBuf], writable: &Path) -> Result<OwnedFd, Fai
 }
 
 fn mount(lower: &[OwnedFd], halves: &[OwnedFd]) -> io::Result<OwnedFd> {
+    match mount_as(Layers::OneByOne, lower, halves) {
+        // Linux before 6.5 has no `lowerdir+`, and says so only when everything is set: until then its overlayfs
+        // takes any word.
+        Err(refused) if refused.errno == Errno::INVAL => mount_as(Layers::Listed, lower, halves),
+        mounted => mounted,
+    }
+    .map_err(|refused| io::Error::other(format!("{}{}", io::Error::from(refused.errno), refused.log)))
+}
+
+/// How overlayfs is told its layers.
+#[derive(Clone, Copy)]
+enum Layers {
+    OneByOne,
+    /// In one option, which has room for about fifteen.
+    Listed,
+}
+
+/// What the kernel said, which is gone with the context.
+struct Refused {
+    errno: Errno,
+    log: String,
+}
+
+fn mount_as(layers: Layers, lower: &[OwnedFd], halves: &[OwnedFd]) -> Result<OwnedFd, Refused> {
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let told = |error: Errno| io::Error::other(format!("{}{}", io::Error::from(error), kernel_log(&fs)));
+    let silent = |errno| Refused { errno, log: String::new() };
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(silent)?;
+    let told = |errno| Refused { errno, log: kernel_log(&fs) };
     let set =
         |key: &str, value: &str| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(told);
-    // `lowerdir+` is there since Linux 6.5; before it, one list (and about fifteen layers at most).
-    let mut one_by_one = true;
-    for layer in lower {
-        match rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", name(layer)) {
-            Ok(()) => {}
-            Err(Errno::INVAL) => {
-                one_by_one = false;
-                break;
-            }
-            Err(error) => return Err(told(error)),
-        }
-    }
-    if !one_by_one {
-        set("lowerdir", &lower.iter().map(name).collect::<Vec<_>>().join(":"))?;
+    match layers {
+        Layers::OneByOne => lower.iter().try_for_each(|layer| set("lowerdir+", &name(layer)))?,
+        Layers::Listed => set("lowerdir", &lower.iter().map(name).collect::<Vec<_>>().join(":"))?,
     }
     set("upperdir", &name(&halves[0]))?;
     set("workdir", &name(&halves[1]))?;
     // What a container wrote is never read again after a crash, so it need not be synced when it ends.
     rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile").map_err(told)?;
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(told)?;
-    Ok(rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(silent)
 }
 
 /// What the kernel has to say about a failed fsconfig(2).

@@ -19,7 +19,7 @@ enum How {
     NotBuilt,
 }
 
-const PROOFS: [Proof; 11] = [
+const PROOFS: [Proof; 12] = [
     Proof {
         name: "conformance",
         promise: "critest passes",
