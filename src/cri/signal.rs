@@ -1,23 +1,12 @@
-//! CRI's `Signal` numbers its names alphabetically; the kernel has other numbers (signal(7), x86 and Arm).
+//! CRI's `Signal` numbers its names alphabetically; the kernel has other numbers.
 
 use super::wire::Signal;
-
-/// Kernel numbers of the CRI's 1 to 34, in the CRI's order: ABRT, ALRM, BUS, CHLD, CLD, CONT, FPE, HUP, ILL,
-/// INT, IO, IOT, KILL, PIPE, POLL, PROF, PWR, QUIT, SEGV, STKFLT, STOP, SYS, TERM, TRAP, TSTP, TTIN, TTOU,
-/// URG, USR1, USR2, VTALRM, WINCH, XCPU, XFSZ.
-const STANDARD: [i32; 34] = [
-    6, 14, 7, 17, 17, 18, 8, 1, 4, 2, 29, 6, 9, 13, 29, 27, 30, 3, 11, 16, 19, 31, 15, 5, 20, 21, 22, 23, 10,
-    12, 26, 28, 24, 25,
-];
-/// SIGRTMIN as programs see it; the C library keeps two for itself.
-const REAL_TIME_MIN: i32 = 34;
+use crate::model::signal;
 
 /// The kernel's number; `None` for "not given".
 pub(super) fn number(signal: Signal) -> Option<i32> {
-    let wire = signal as i32;
-    let standard = usize::try_from(wire).ok()?.checked_sub(1)?;
-    let real_time = wire - Signal::Sigrtmin as i32 + REAL_TIME_MIN;
-    Some(STANDARD.get(standard).copied().unwrap_or(real_time))
+    // SIGRTMINPLUS3 is what everybody else writes as SIGRTMIN+3.
+    signal::parse(&signal.as_str_name().replace("PLUS", "+").replace("MINUS", "-"))
 }
 
 /// The CRI's name for a kernel number; of two names the first. A number without one is "not given".

@@ -34,8 +34,9 @@ pub struct ContainerPlan {
     pub stdin_once: bool,
 }
 
-/// One process to run: a container's init, or an exec.
-#[derive(Clone, Debug, PartialEq)]
+/// One process to run: a container's init, or an exec. An init's is also a record (`CONTAINER.init`), for the
+/// execs of a later daemon: fields are only ever added, each with a default.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct ProcessPlan {
     /// Never empty. `args[0]` without a slash is looked up in the environment's PATH, in the container.
     pub args: Vec<Vec<u8>>,

@@ -14,7 +14,7 @@ use tokio::net::unix::pipe;
 use super::{
     error::Error,
     node::{Node, Reach},
-    record::{self, InitRecord},
+    record,
     view::{ContainerState, ContainerView},
 };
 use crate::{
@@ -152,7 +152,7 @@ async fn init_plan(node: &Node, reach: &Reach, container: &ContainerView) -> Res
         return Ok(plan);
     }
     let path = record::init_file(&node.places.live(&container.pod), &container.id);
-    let plan = Arc::new(ProcessPlan::from(record::get::<InitRecord>(path).await?));
+    let plan = Arc::new(record::get::<ProcessPlan>(path).await?);
     reach.line.keep_init(&container.id, Arc::clone(&plan));
     Ok(plan)
 }

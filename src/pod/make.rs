@@ -10,7 +10,7 @@ use super::{
     effect::{Done, Effect, erase_container},
     error::{Error, chain},
     files, filter,
-    record::{self, ContainerRecord, InitRecord, Made, blocking},
+    record::{self, ContainerRecord, Made, blocking},
     signal::stop_signal,
     view::{ContainerState, ContainerView},
 };
@@ -73,7 +73,7 @@ impl Making<'_> {
         let writable = self.write_intent(record.clone()).await?;
         let plan = self.plan(&record, writable).await?;
         let init = record::init_file(&self.pod.folder, id);
-        record::put(init, InitRecord::from(&plan.process)).await?;
+        record::put(init, plan.process.clone()).await?;
         self.pod.line.keep_init(id, Arc::new(plan.process.clone()));
         let facts = self.client.create(&plan).await?;
         crate::failpoint!("container.created");

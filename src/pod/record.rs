@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     model::{
-        ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, PodLimits, ProcessPlan, ResolvedUser,
-        Resources, UnixNanos, UserChoice,
+        ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, PodLimits, ResolvedUser, Resources,
+        UnixNanos,
     },
     network::Attachment,
     store::{self, BadRecord, Durability},
@@ -107,89 +107,6 @@ impl ContainerRecord {
             log_path: self.log_path.clone(),
             resources: self.resources.clone(),
             stop_signal: self.stop_signal,
-        }
-    }
-}
-
-/// What a container's init was planned as, for the execs of a later daemon. Written once.
-#[derive(Debug, Deserialize, Serialize)]
-pub(super) struct InitRecord {
-    args: Vec<Vec<u8>>,
-    env: Vec<Vec<u8>>,
-    cwd: String,
-    user: UserChoice,
-    image_user: String,
-    tty: bool,
-    capabilities: u64,
-    ambient: u64,
-    no_new_privs: bool,
-    seccomp: Option<Arc<[u8]>>,
-    oom_score_adj: i64,
-    nofile: (u64, u64),
-}
-
-impl From<&ProcessPlan> for InitRecord {
-    fn from(plan: &ProcessPlan) -> Self {
-        let ProcessPlan {
-            args,
-            env,
-            cwd,
-            user,
-            image_user,
-            tty,
-            capabilities,
-            ambient,
-            no_new_privs,
-            seccomp,
-            oom_score_adj,
-            nofile,
-        } = plan.clone();
-        Self {
-            args,
-            env,
-            cwd,
-            user,
-            image_user,
-            tty,
-            capabilities,
-            ambient,
-            no_new_privs,
-            seccomp,
-            oom_score_adj,
-            nofile,
-        }
-    }
-}
-
-impl From<InitRecord> for ProcessPlan {
-    fn from(record: InitRecord) -> Self {
-        let InitRecord {
-            args,
-            env,
-            cwd,
-            user,
-            image_user,
-            tty,
-            capabilities,
-            ambient,
-            no_new_privs,
-            seccomp,
-            oom_score_adj,
-            nofile,
-        } = record;
-        Self {
-            args,
-            env,
-            cwd,
-            user,
-            image_user,
-            tty,
-            capabilities,
-            ambient,
-            no_new_privs,
-            seccomp,
-            oom_score_adj,
-            nofile,
         }
     }
 }
@@ -313,6 +230,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{ProcessPlan, UserChoice};
 
     #[test]
     fn a_folder_lists_only_what_is_named_by_an_id() {
@@ -343,7 +261,7 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.init");
-        store::put(&path, &InitRecord::from(&plan), Durability::Process).unwrap();
-        assert_eq!(ProcessPlan::from(store::get::<InitRecord>(&path).unwrap()), plan);
+        store::put(&path, &plan, Durability::Process).unwrap();
+        assert_eq!(store::get::<ProcessPlan>(&path).unwrap(), plan);
     }
 }
