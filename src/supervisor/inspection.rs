@@ -31,7 +31,7 @@ impl Bounds {
     /// Looks at process `pid`; `Err` says in words what it has too much. A process that has ended is within bounds.
     pub(super) fn inspect(&self, pid: u32) -> Result<(), String> {
         match fs::read_to_string(format!("/proc/{pid}/status")) {
-            Ok(status) => self.check(&status)?,
+            Ok(status) => self.check(&status, || has_own_users(pid))?,
             Err(error) => return unless_ended(&error, "status"),
         }
         for kind in self.namespaces.names() {
@@ -48,7 +48,8 @@ impl Bounds {
     }
 
     /// The part that `/proc/PID/status` (proc(5)) tells. A file without a line that is looked for is out of bounds.
-    fn check(&self, status: &str) -> Result<(), String> {
+    /// `own_users`: whether it is in a user namespace below ours by now.
+    fn check(&self, status: &str, own_users: impl FnOnce() -> bool) -> Result<(), String> {
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.map(str::trim).unwrap_or_default()
@@ -64,9 +65,21 @@ impl Bounds {
         }
         let held = field("CapBnd");
         match u64::from_str_radix(held, 16) {
-            Ok(held) if held & !self.capabilities == 0 => Ok(()),
+            // Whoever makes a user namespace has every capability in it, and has given up for good those it had
+            // outside (user_namespaces(7)).
+            Ok(held) if held & !self.capabilities == 0 || own_users() => Ok(()),
             _ => Err(format!("its capabilities are {held:?}, more than {:016x}", self.capabilities)),
         }
+    }
+}
+
+/// Whether process `pid` is in another user namespace than we; one that has ended is taken to be.
+fn has_own_users(pid: u32) -> bool {
+    let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/user"));
+    match (of(&pid.to_string()), of("self")) {
+        (Ok(its), Ok(ours)) => its != ours,
+        (Err(error), _) => unless_ended(&error, "user namespace").is_ok(),
+        (Ok(_), Err(_)) => false,
     }
 }
 
@@ -79,10 +92,18 @@ fn unless_ended(error: &io::Error, what: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        process::Command,
+        time::{Duration, Instant},
+    };
+
     use super::*;
 
     const BOUNDS: Bounds =
         Bounds { namespaces: Namespaces::NONE, capabilities: 0xff, no_new_privs: true, filtered: true };
+
+    const HOSTS_USERS: fn() -> bool = || false;
+    const OWN_USERS: fn() -> bool = || true;
 
     fn status(seccomp: &str, no_new_privs: &str, bounding: &str) -> String {
         format!(
@@ -92,11 +113,11 @@ mod tests {
 
     #[test]
     fn a_process_with_what_was_planned_or_less_is_within_bounds() {
-        assert_eq!(BOUNDS.check(&status("2", "1", "00000000000000ff")), Ok(()));
-        assert_eq!(BOUNDS.check(&status("2", "1", "0000000000000001")), Ok(()));
+        assert_eq!(BOUNDS.check(&status("2", "1", "00000000000000ff"), HOSTS_USERS), Ok(()));
+        assert_eq!(BOUNDS.check(&status("2", "1", "0000000000000001"), HOSTS_USERS), Ok(()));
         let loose = Bounds { no_new_privs: false, filtered: false, ..BOUNDS };
-        assert_eq!(loose.check(&status("0", "0", "0000000000000000")), Ok(()));
-        assert_eq!(BOUNDS.check("State:\tZ (zombie)\n"), Ok(()));
+        assert_eq!(loose.check(&status("0", "0", "0000000000000000"), HOSTS_USERS), Ok(()));
+        assert_eq!(BOUNDS.check("State:\tZ (zombie)\n", HOSTS_USERS), Ok(()));
     }
 
     #[test]
@@ -107,10 +128,10 @@ mod tests {
             (status("2", "1", "1ff"), "its capabilities are \"1ff\", more than 00000000000000ff"),
             (String::new(), "its seccomp mode is \"\", not 2"),
         ] {
-            assert_eq!(BOUNDS.check(&status), Err(said.into()));
+            assert_eq!(BOUNDS.check(&status, HOSTS_USERS), Err(said.into()));
         }
         let loose = Bounds { no_new_privs: false, filtered: false, ..BOUNDS };
-        assert!(loose.check("").is_err(), "a file without capabilities");
+        assert!(loose.check("", OWN_USERS).is_err(), "a file without capabilities");
     }
 
     #[test]
@@ -121,5 +142,22 @@ mod tests {
         let apart = Bounds { namespaces: Namespaces::IPC, ..loose };
         assert_eq!(apart.inspect(me), Err("it is in the host's ipc namespace".into()));
         assert_eq!(apart.inspect(u32::MAX), Ok(()));
+    }
+
+    #[test]
+    fn what_a_process_may_in_a_user_namespace_of_its_own_is_no_excess_and_the_rest_is() {
+        assert_eq!(BOUNDS.check(&status("2", "1", "1ff"), OWN_USERS), Ok(()));
+        assert!(BOUNDS.check(&status("0", "1", "ff"), OWN_USERS).is_err());
+        let powerless = Bounds { no_new_privs: false, filtered: false, capabilities: 0, ..BOUNDS };
+        assert!(powerless.inspect(std::process::id()).is_err());
+        let mut child = Command::new("unshare").args(["--user", "sleep", "100"]).spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut inspected = powerless.inspect(child.id());
+        while inspected.is_err() && Instant::now() < until {
+            inspected = powerless.inspect(child.id());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(inspected, Ok(()));
     }
 }

@@ -27,6 +27,9 @@ const REGISTRY: &str = "127.0.0.1:5000";
 /// How much of the daemon's log a failed test shows.
 const LOG_LINES_SHOWN: usize = 40;
 
+/// What a daemon says that has started without its connection to systemd.
+const BUSY_SYSTEMD: &str = "systemd does not answer yet";
+
 /// What a test may want otherwise than usual.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setup {
@@ -78,6 +81,11 @@ impl Node {
             baseline: Baseline::default(),
         };
         node.start_daemon_with(setup);
+        if node.log_tail().contains(BUSY_SYSTEMD) {
+            // It would connect with its first pod, and have a socket more from then on.
+            node.end_daemon("-TERM");
+            node.start_daemon_with(setup);
+        }
         node.baseline = Baseline::of(&node);
         node
     }
