@@ -13,6 +13,7 @@ use tonic::Code;
 use crate::harness::{
     BUSYBOX, Container, ContainerState, Driver, Node, Pod, is_unified, pintle, runner::tests, v1, wait_until,
 };
+use crate::stats::{pod_stats_of, stats_of, value};
 
 tests![
     a_disk_of_the_host_is_opened_only_by_whom_it_was_given_to,
@@ -240,6 +241,50 @@ fn run_limited<'n>(node: &'n Node, name: &str) -> Pod<'n> {
     })
 }
 
+/// By a daemon whose driver is another one than made it: the first that this daemon is asked about it.
+fn an_old_pod_is_read_and_changed(node: &Node, pod: &Pod<'_>, container: &Container<'_>) {
+    let stats = stats_of(node, container);
+    let own = ancestors(node, container)[0].clone();
+    let pods = own.parent().unwrap().to_owned();
+    let number = |file: PathBuf| fs::read_to_string(file).unwrap().trim().parse::<u64>().unwrap();
+    let memory = stats.memory.expect("memory");
+    assert!(
+        value(memory.usage_bytes).abs_diff(number(own.join("memory.current"))) < MIB as u64,
+        "{memory:?}"
+    );
+    assert!(value(stats.cpu.expect("cpu").usage_core_nano_seconds) > 0);
+    let swap = stats.swap.expect("swap is accounted");
+    assert!(swap.swap_usage_bytes.is_some() && swap.swap_available_bytes.is_some(), "{swap:?}");
+    let whole = pod_stats_of(node, pod);
+    let (memory, process) = (whole.memory.expect("memory"), whole.process.expect("processes"));
+    assert!(value(memory.usage_bytes).abs_diff(number(pods.join("memory.current"))) < 4 * MIB as u64);
+    assert_eq!(value(process.process_count), number(pods.join("pids.current")));
+    assert_eq!(whole.containers.len(), 1);
+    assert!(whole.containers[0].swap.is_some() && whole.cpu.is_some());
+    assert_eq!(whole.network.expect("traffic").default_interface.expect("an interface").name, "eth0");
+
+    let limits = |memory: i64| v1::LinuxContainerResources {
+        memory_limit_in_bytes: memory * MIB,
+        memory_swap_limit_in_bytes: (memory + 8) * MIB,
+        cpu_quota: 30_000,
+        cpu_period: 100_000,
+        ..Default::default()
+    };
+    container.update(limits(64)).unwrap();
+    let in_force = |folder: &PathBuf| {
+        ["memory.max", "memory.swap.max", "cpu.max"]
+            .map(|file| fs::read_to_string(folder.join(file)).unwrap().trim().to_owned())
+    };
+    let expected =
+        |memory: i64| [(memory * MIB).to_string(), (8 * MIB).to_string(), "30000 100000".to_owned()];
+    assert_eq!(in_force(&own), expected(64));
+    assert_eq!(container.limits().memory_limit_in_bytes, 64 * MIB);
+    pod.update(Some(limits(128)), None).unwrap();
+    assert_eq!(in_force(&pods), expected(128));
+    let swap = stats_of(node, container).swap.expect("swap is accounted");
+    assert_eq!(value(swap.swap_available_bytes), 8 * MIB as u64 - value(swap.swap_usage_bytes));
+}
+
 fn the_driver_may_change_while_pods_run() {
     if !systemd_works_here() {
         eprintln!("skipped: no systemd with cgroup v2");
@@ -274,11 +319,17 @@ fn the_driver_may_change_while_pods_run() {
         assert_eq!(made_by(&running), before);
 
         switch(after);
+        an_old_pod_is_read_and_changed(&node, &old, &running);
         assert_eq!(running.shell("echo still here"), "still here\n");
         let more = old.run_in("more", ["sleep", "1000"]);
         assert_eq!((made_by(&running), made_by(&more)), (before, before), "an old pod keeps its driver");
         let new = run_limited(&node, &format!("new-{round}"));
         assert_eq!(made_by(&new.run_in("main", ["sleep", "1000"])), after);
+        let both =
+            node.cri().list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest::default()).unwrap().stats;
+        let known =
+            both.iter().filter(|stats| stats.linux.as_ref().is_some_and(|linux| linux.memory.is_some()));
+        assert_eq!(known.count(), 2, "{both:?}");
         running.stop();
         assert_eq!(running.state(), ContainerState::ContainerExited);
         old.stop();
@@ -421,7 +472,7 @@ fn a_bus_that_hangs_costs_one_pod_and_nothing_else() {
     assert!(error.message().contains("no answer over D-Bus within 10 s"), "{error}");
     assert!(took < Duration::from_secs(15), "{took:?}");
     // All else goes on.
-    assert_eq!(node.pods(), [old.id.clone()]);
+    assert_eq!(node.pods(), std::slice::from_ref(&old.id));
     assert_eq!(running.shell("echo here"), "here\n");
     let second = old.run_in("second", ["sleep", "1000"]);
     second.stop();

@@ -24,6 +24,7 @@ mod restart;
 mod security;
 mod stats;
 mod stream;
+mod swap;
 mod update;
 
 use std::{env, process::ExitCode};
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         container::TESTS,
         cgroup::TESTS,
         update::TESTS,
+        swap::TESTS,
         oom::TESTS,
         exec::TESTS,
         logs::TESTS,

@@ -6,7 +6,9 @@
 use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path, thread, time::Duration};
 
 use crate::{
-    harness::{BUSYBOX, Container, Node, Pod, chance::Chance, is_unified, runner::tests, v1, wait_until},
+    harness::{
+        BUSYBOX, Container, Node, Pod, chance::Chance, figures, is_unified, runner::tests, v1, wait_until,
+    },
     update::{Limits, cgroup_file},
 };
 
@@ -97,15 +99,11 @@ fn every_end_under_a_lack_of_memory_has_its_reason() {
             wrong.push(format!("{}: {told:?}, not {expected:?}", kind.name));
         }
     }
-    let mut figures = format!("seed: {seed}\ncgroup version: {}\n", if is_unified() { 2 } else { 1 });
-    writeln!(figures, "ends: {ends}\nright reasons: {}", ends - wrong.len() as u64).unwrap();
+    let mut figures = format!("seed: {seed}\nends: {ends}\nright reasons: {}\n", ends - wrong.len() as u64);
     for (name, (right, all)) in right {
         writeln!(figures, "{name}: {right} of {all}").unwrap();
     }
-    print!("{figures}");
-    if let Some(path) = env::var_os("PINTLE_E2E_FIGURES") {
-        fs::write(path, figures).unwrap();
-    }
+    figures::keep(&figures);
     assert_eq!(wrong, [""; 0], "PINTLE_E2E_SEED={seed}");
     node.assert_clean();
 }

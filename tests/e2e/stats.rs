@@ -10,10 +10,15 @@ use std::{
 
 use tonic::Code;
 
-use crate::harness::{BUSYBOX, Container, Node, Pod, runner::tests, v1, wait_until};
+use crate::{
+    harness::{BUSYBOX, Container, Node, Pod, is_unified, runner::tests, v1, wait_until},
+    update::cgroup_file,
+};
 
 tests![
     figures_are_of_what_was_really_used,
+    the_working_set_leaves_out_what_the_kernel_may_drop,
+    pressure_is_what_the_kernel_says,
     the_rate_of_cpu_use_is_held_down_by_a_quota,
     what_was_written_is_counted_without_links_and_given_back,
     traffic_is_told_by_interface_and_not_for_the_hosts_network,
@@ -26,18 +31,18 @@ tests![
 
 const MIB: u64 = 1024 * 1024;
 
-fn value(value: Option<v1::UInt64Value>) -> u64 {
+pub(crate) fn value(value: Option<v1::UInt64Value>) -> u64 {
     value.map_or(0, |value| value.value)
 }
 
 #[track_caller]
-fn stats_of(node: &Node, container: &Container<'_>) -> v1::ContainerStats {
+pub(crate) fn stats_of(node: &Node, container: &Container<'_>) -> v1::ContainerStats {
     let request = v1::ContainerStatsRequest { container_id: container.id.clone() };
     node.cri().container_stats(request).unwrap().stats.expect("statistics")
 }
 
 #[track_caller]
-fn pod_stats_of(node: &Node, pod: &Pod<'_>) -> v1::LinuxPodSandboxStats {
+pub(crate) fn pod_stats_of(node: &Node, pod: &Pod<'_>) -> v1::LinuxPodSandboxStats {
     let request = v1::PodSandboxStatsRequest { pod_sandbox_id: pod.id.clone() };
     node.cri().pod_sandbox_stats(request).unwrap().stats.expect("statistics").linux.expect("of Linux")
 }
@@ -84,7 +89,7 @@ fn figures_are_of_what_was_really_used() {
     wait_until("it has computed", || cpu_ns(&stats_of(&node, &busy)) > 200_000_000);
 
     let stats = stats_of(&node, &busy);
-    let memory = stats.memory.clone().expect("memory");
+    let memory = stats.memory.expect("memory");
     let (usage, working_set) = (value(memory.usage_bytes), value(memory.working_set_bytes));
     assert!((32 * MIB..128 * MIB).contains(&working_set) && working_set <= usage, "{memory:?}");
     assert_eq!(value(memory.available_bytes), 128 * MIB - working_set);
@@ -106,6 +111,54 @@ fn figures_are_of_what_was_really_used() {
     assert!(value(whole.memory.expect("memory").usage_bytes) >= 32 * MIB);
     assert!(value(whole.process.expect("processes").process_count) >= 3, "two and the supervisor");
     assert_eq!(whole.containers.len(), 2);
+    node.assert_clean();
+}
+
+/// The number after `key` in a text of the kernel's: `key 5`, or `key=5` as a word of a line.
+fn number_after(text: &str, key: &str) -> u64 {
+    let mut words = text.split([' ', '=', '\n']).skip_while(|word| *word != key).skip(1);
+    words.next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no {key} in {text}"))
+}
+
+fn the_working_set_leaves_out_what_the_kernel_may_drop() {
+    const KEPT: u64 = 24 * MIB;
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let reader = pod.run_in("reader", ["sleep", "1000"]);
+    let file = |v1, v2| cgroup_file(&node, reader.pid(), "memory", v1, v2);
+    let stat = file("memory.stat", "memory.stat");
+    let key = if is_unified() { "inactive_file" } else { "total_inactive_file" };
+    let dropped = || number_after(&node.read(stat.to_str().expect("a path")), key);
+    // Written once and never read: pages of a file that the kernel may drop, unless it lies in memory anyway.
+    reader.shell(&format!("dd if=/dev/zero of=/file bs=1M count={} && sync", KEPT / MIB));
+    let in_memory = reader.shell("stat -f -c %T /").contains("tmpfs");
+
+    let memory = stats_of(&node, &reader).memory.expect("memory");
+    let (usage, working_set, rest) = (value(memory.usage_bytes), value(memory.working_set_bytes), dropped());
+    assert!((working_set + rest).abs_diff(usage) < MIB, "{memory:?}, {key} {rest}");
+    assert!(in_memory || rest >= KEPT / 2, "{key} {rest} of {usage}");
+    node.assert_clean();
+}
+
+fn pressure_is_what_the_kernel_says() {
+    if !has_pressure() || !is_unified() {
+        eprintln!("skipped: no pressure in cgroup v2");
+        return;
+    }
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let script = "for n in 1 2 3 4; do while :; do :; done & done; wait";
+    let busy = pod.run_in("busy", ["sh", "-c", script]);
+    let kernel = || {
+        let file = cgroup_file(&node, busy.pid(), "cpu", "", "cpu.pressure");
+        number_after(&node.read(file.to_str().expect("a path")), "total") * 1000
+    };
+    wait_until("its processes wait for each other", || kernel() > 100_000_000);
+    let before = kernel();
+    let told = stats_of(&node, &busy).cpu.expect("cpu").psi.expect("pressure").some.expect("some");
+    assert!((before..=kernel()).contains(&told.total), "{before} {told:?}");
+    let pods = pod_stats_of(&node, &pod).cpu.expect("cpu").psi.expect("pressure").some.expect("some");
+    assert!(pods.total >= told.total && pods.avg10 <= 100.0, "{pods:?} {told:?}");
     node.assert_clean();
 }
 

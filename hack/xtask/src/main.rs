@@ -5,7 +5,8 @@
 //! cargo xtask images           makes the images that the end-to-end tests pull, and prints their folder
 //! cargo xtask e2e [name]…      the end-to-end tests whose names hold one of the words; needs root
 //! cargo xtask bench [name]     speed and memory, beside containerd and runc where they are installed; root
-//! cargo xtask proof [name]     the long ones; without a name, which there are and which are built
+//! cargo xtask proof [name]     the long ones; without a name, which there are and which are built;
+//!                              with --vm in that machine, with --driver NAME under that cgroup driver
 //! cargo xtask vm test [name]…  the end-to-end tests in a machine with cgroup v2, systemd and swap; root
 //! cargo xtask vm run COMMAND   a shell command in there
 //! ```
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
                 .chain(arguments),
         ),
         "bench" => bench(arguments.next()),
-        "proof" => proof::prove(arguments.next().as_deref()),
+        "proof" => proof::prove(arguments),
         "vm" => vm::command(arguments),
         other => {
             Err(format!("unknown command {other:?}; there are check, images, e2e, bench, proof and vm")

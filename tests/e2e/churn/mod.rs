@@ -23,7 +23,7 @@ use std::{
 use killer::{Residents, TRACE};
 use world::{World, lock};
 
-use crate::harness::{BUSYBOX, Node, Setup, chance::Chance, runner::tests};
+use crate::harness::{BUSYBOX, Node, Setup, chance::Chance, figures, runner::tests};
 
 tests![random_kills_under_churn_lose_nothing];
 
@@ -59,11 +59,7 @@ fn random_kills_under_churn_lose_nothing() {
     if broken.is_empty() {
         node.assert_clean();
     }
-    let figures = world.figures(seed, started.elapsed(), broken.len());
-    print!("{figures}");
-    if let Some(path) = env::var_os("PINTLE_E2E_FIGURES") {
-        fs::write(path, figures).unwrap();
-    }
+    figures::keep(&world.figures(seed, started.elapsed(), broken.len()));
     assert_eq!(broken, [""; 0], "PINTLE_E2E_SEED={seed}");
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    env,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{Follower, Kind, follow};
-use crate::harness::{BUSYBOX, ContainerState, Node, runner::tests, v1};
+use crate::harness::{BUSYBOX, ContainerState, Node, figures, runner::tests, v1};
 use v1::ContainerEventResponse;
 
 tests![none_is_lost_over_churn];
@@ -87,11 +87,7 @@ fn none_is_lost_over_churn() {
     let took = started.elapsed();
     assert!(told == also, "two followers were told different stories");
     story.judge(&told);
-    let figures = story.figures(pods, &told, took);
-    print!("{figures}");
-    if let Some(path) = env::var_os("PINTLE_E2E_FIGURES") {
-        fs::write(path, figures).unwrap();
-    }
+    figures::keep(&story.figures(pods, &told, took));
     drop(connections);
     node.assert_clean();
 }

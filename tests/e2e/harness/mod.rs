@@ -7,6 +7,7 @@
 mod cgroups;
 pub(crate) mod chance;
 mod cri;
+pub(crate) mod figures;
 mod folders;
 mod http;
 mod init;

@@ -1,5 +1,6 @@
 //! The long proofs: what is promised, and how it is shown. One that is not built says so and fails.
 
+mod page;
 mod report;
 
 use super::{Result, cargo};
@@ -14,7 +15,7 @@ struct Proof {
 enum How {
     /// Arguments of cargo.
     Cargo(&'static str),
-    /// Arguments of cargo for a test that writes down its figures; they go into a page of `docs/proof`.
+    /// An end-to-end test that writes down its figures; they go into a page of `docs/proof`.
     Reported(&'static str),
     NotBuilt,
 }
@@ -33,17 +34,17 @@ const PROOFS: [Proof; 12] = [
     Proof {
         name: "kills",
         promise: "a daemon that is killed at 200 random moments, while pods come and go, loses nothing",
-        how: How::Reported("test --features failpoints --test e2e -- random_kills_under_churn"),
+        how: How::Reported("random_kills_under_churn"),
     },
     Proof {
         name: "events",
         promise: "over 1,000 pods that come and go, every step of every life is told once, in order, with its state",
-        how: How::Reported("test --features failpoints --test e2e -- event::churn"),
+        how: How::Reported("event::churn"),
     },
     Proof {
         name: "oom",
         promise: "of 200 containers that end when memory runs out each is told with the right reason",
-        how: How::Reported("test --features failpoints --test e2e -- oom::every_end"),
+        how: How::Reported("oom::every_end"),
     },
     Proof {
         name: "speed",
@@ -74,9 +75,30 @@ const PROOFS: [Proof; 12] = [
     Proof { name: "upgrade", promise: "pods of the last release live on under this one", how: How::NotBuilt },
 ];
 
-/// Runs the proof `name`; without one, lists them.
-pub fn prove(name: Option<&str>) -> Result<()> {
-    let Some(name) = name else {
+/// Where to try it: `--vm` is the test machine, `--driver NAME` who makes the cgroups.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Where {
+    vm: bool,
+    driver: Option<String>,
+}
+
+impl Where {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut place = Self::default();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--vm" => place.vm = true,
+                "--driver" => place.driver = Some(arguments.next().ok_or("--driver needs a value")?),
+                other => return Err(format!("{other:?}: there are --vm and --driver").into()),
+            }
+        }
+        Ok(place)
+    }
+}
+
+/// Runs the proof that the first of the arguments names; without any, lists them.
+pub fn prove(mut arguments: impl Iterator<Item = String>) -> Result<()> {
+    let Some(name) = arguments.next() else {
         for proof in &PROOFS {
             let built = if matches!(proof.how, How::NotBuilt) { "not built yet" } else { "built" };
             println!("{:12} {built:14} {}", proof.name, proof.promise);
@@ -86,9 +108,13 @@ pub fn prove(name: Option<&str>) -> Result<()> {
     let Some(proof) = PROOFS.iter().find(|proof| proof.name == name) else {
         return Err(format!("no proof is called {name:?}; `cargo xtask proof` lists them").into());
     };
+    let place = Where::parse(arguments)?;
     match proof.how {
+        How::Cargo(_) | How::NotBuilt if place != Where::default() => {
+            Err(format!("{name} writes no page, and so it has no place to choose").into())
+        }
         How::Cargo(arguments) => cargo(arguments.split(' ').map(String::from)),
-        How::Reported(arguments) => report::run(proof.name, proof.promise, arguments),
+        How::Reported(story) => report::run(proof.name, proof.promise, story, &place),
         How::NotBuilt => Err(format!("{name} is not built yet").into()),
     }
 }

@@ -1,66 +1,78 @@
-//! A proof's page: what was promised, on which commit and machine it was tried, and what came of it.
+//! A proof that writes down what it found: on which commit and machine it was tried, and what came of it.
 
 use std::{
     env, fs,
-    process::Command,
+    path::Path,
+    process::{Command, ExitStatus},
     thread,
     time::{Duration, Instant},
 };
 
-use super::Result;
+use super::{
+    Result, Where,
+    page::{Page, Place},
+};
 
 /// Where the pages are.
 const PAGES: &str = "docs/proof";
 
-/// Deaths that the proof `kills` asks for, unless the caller says otherwise.
-const KILLS: &str = "200";
+/// How much the proofs ask for, unless the caller says otherwise: deaths of `kills`, ends that `oom` judges,
+/// pods of `events`.
+const AMOUNTS: [(&str, &str); 3] =
+    [("PINTLE_E2E_KILLS", "200"), ("PINTLE_E2E_OOM_KILLS", "200"), ("PINTLE_E2E_EVENT_PODS", "1000")];
 
-/// Ends that the proof `oom` judges, unless the caller says otherwise.
-const OOM_KILLS: &str = "200";
-/// Pods that the proof `events` asks for, likewise.
-const EVENT_PODS: &str = "1000";
-
-/// Runs cargo, which tells the test where to write its figures, and writes the page whatever comes of it.
-pub fn run(name: &str, promise: &str, arguments: &str) -> Result<()> {
-    let figures = env::temp_dir().join(format!("pintle-proof-{name}-{}", std::process::id()));
-    let kills = env::var("PINTLE_E2E_KILLS").unwrap_or_else(|_| KILLS.into());
-    let oom_kills = env::var("PINTLE_E2E_OOM_KILLS").unwrap_or_else(|_| OOM_KILLS.into());
-    let pods = env::var("PINTLE_E2E_EVENT_PODS").unwrap_or_else(|_| EVENT_PODS.into());
-    let variables = [
-        format!("PINTLE_E2E_KILLS={kills}"),
-        format!("PINTLE_E2E_OOM_KILLS={oom_kills}"),
-        format!("PINTLE_E2E_EVENT_PODS={pods}"),
-        format!("PINTLE_E2E_FIGURES={}", figures.display()),
-        env::var("CARGO").unwrap_or_else(|_| "cargo".into()),
-    ];
+/// Runs a story, which is told where to write its figures, and writes the page whatever comes of it.
+pub(super) fn run(name: &str, promise: &str, story: &str, place: &Where) -> Result<()> {
+    // In a folder of its own: the test machine is to write there, and nowhere else.
+    let folder = env::temp_dir().join(format!("pintle-proof-{name}-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    // Asked for now: while it runs, people go on working.
+    let commit = said("git", &["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])?;
     let started = Instant::now();
-    let status = Command::new("env").args(variables).args(arguments.split(' ')).status()?;
-    let outcome = if status.success() { "It held." } else { "**It was broken.**" };
-    let found = fs::read_to_string(&figures).map_err(|error| format!("no figures were written: {error}"))?;
-    fs::remove_file(&figures)?;
-    let page = page(name, promise, outcome, started.elapsed(), &found)?;
-    fs::create_dir_all(PAGES)?;
+    let told = tell(story, place, &folder.join("figures"));
+    let found = fs::read_to_string(folder.join("figures"));
+    fs::remove_dir_all(&folder)?;
+    let (status, found) = (told?, found.map_err(|error| format!("no figures were written: {error}"))?);
     let path = format!("{PAGES}/{name}.md");
-    fs::write(&path, page)?;
+    fs::create_dir_all(PAGES)?;
+    let mut page = Page::parse(&fs::read_to_string(&path).unwrap_or_default());
+    let outcome = if status.success() { "held" } else { "**broken**" };
+    page.put(column(place, outcome, commit, started.elapsed(), &found)?);
+    fs::write(&path, page.text(name, promise))?;
     println!("wrote {path}");
     if status.success() { Ok(()) } else { Err(format!("{name}: {status}").into()) }
 }
 
-fn page(name: &str, promise: &str, outcome: &str, took: Duration, figures: &str) -> Result<String> {
-    let facts = [
-        ("commit", said("git", &["rev-parse", "--short=12", "HEAD"])?),
-        ("date", said("date", &["--utc", "+%Y-%m-%d"])?),
-        ("processors", format!("{} x {}", thread::available_parallelism()?, processor())),
-        ("kernel", said("uname", &["-r"])?),
-        ("seconds, build included", took.as_secs().to_string()),
+/// Here by cargo, in the test machine by this program itself.
+fn tell(story: &str, place: &Where, figures: &Path) -> Result<ExitStatus> {
+    let mut command = Command::new("env");
+    command.args(AMOUNTS.map(|(name, usual)| format!("{name}={}", env::var(name).unwrap_or(usual.into()))));
+    command.arg(format!("PINTLE_E2E_FIGURES={}", figures.display()));
+    command.args(place.driver.iter().map(|driver| format!("PINTLE_E2E_DRIVER={driver}")));
+    if place.vm {
+        command.arg(env::current_exe()?).args(["vm", "test", story]);
+    } else {
+        command.arg(env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+        command.args(["test", "--features", "failpoints", "--test", "e2e", "--", story]);
+    }
+    Ok(command.status()?)
+}
+
+fn column(place: &Where, outcome: &str, commit: String, took: Duration, figures: &str) -> Result<Place> {
+    let figures: Vec<_> = figures.lines().filter_map(|line| line.split_once(": ")).collect();
+    let figure =
+        |name: &str| figures.iter().find(|(known, _)| *known == name).map_or("?", |(_, value)| value);
+    let machine = if place.vm { "test machine" } else { "host" };
+    let name = format!("{machine}, cgroup v{}, {}", figure("cgroup version"), figure("driver"));
+    let mut facts = vec![
+        ("outcome".to_owned(), outcome.to_owned()),
+        ("commit".to_owned(), commit),
+        ("date".to_owned(), said("date", &["--utc", "+%Y-%m-%d"])?),
+        ("processors".to_owned(), format!("{} x {}", thread::available_parallelism()?, processor())),
+        ("seconds, build included".to_owned(), took.as_secs().to_string()),
     ];
-    let rows = facts.map(|(name, value)| format!("| {name} | {value} |\n")).concat();
-    let found = figures.lines().filter_map(|line| line.split_once(": "));
-    let found: String = found.map(|(name, value)| format!("| {name} | {value} |\n")).collect();
-    Ok(format!(
-        "# Proof: {name}\n\nPromised: {promise}. {outcome}\n\nRun it again with `cargo xtask proof {name}`, which \
-         writes this page.\n\n| where | |\n|---|---|\n{rows}\n| what | |\n|---|---|\n{found}"
-    ))
+    facts.extend(figures.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    Ok(Place { name, facts })
 }
 
 /// What a program prints.

@@ -43,7 +43,10 @@ pub(super) fn stories(driver: &Option<String>, names: &[String]) -> Result<Job> 
         words.join(" ")
     );
     let refresh = env::var_os("CRITEST_REFRESH").is_some();
-    let shares = vec![(repository, refresh), (build, false), (images, false), (tools, false)];
+    let mut shares = vec![(repository, refresh), (build, false), (images, false), (tools, false)];
+    // The tests make this file, which has a folder of its own.
+    let figures = env::var_os("PINTLE_E2E_FIGURES").map(PathBuf::from);
+    shares.extend(figures.and_then(|file| file.parent().map(|folder| (folder.to_owned(), true))));
     Ok(Job { shares, script })
 }
 
