@@ -119,17 +119,26 @@ impl Supervisor {
             .ok_or_else(|| Failure::new(Stage::NotFound, id, "this supervisor has no such container"))
     }
 
+    /// A daemon that died in the middle of a start has asked already; the next one asks again, and gets the answer
+    /// that the first one was to have.
     fn start(&mut self, waiter: Waiter, id: &str) -> Result<(), Failure> {
         let container = self.find(id)?;
-        let Phase::Created = container.phase else {
-            return Err(Failure::new(Stage::WrongState, id, "only a created container can be started"));
-        };
-        let Some((_, report)) = &container.report else {
-            return Err(Failure::new(Stage::Internal, id, "no start barrier"));
-        };
-        report.go().map_err(|error| Failure::io(Stage::Launch, id, "", &error))?;
-        crate::failpoint!("supervisor.released");
-        container.phase = Phase::Starting { waiter };
+        match (&container.phase, container.started_at) {
+            (Phase::Created, _) => {
+                let Some((_, report)) = &container.report else {
+                    return Err(Failure::new(Stage::Internal, id, "no start barrier"));
+                };
+                report.go().map_err(|error| Failure::io(Stage::Launch, id, "", &error))?;
+                crate::failpoint!("supervisor.released");
+                container.phase = Phase::Starting { waiter };
+            }
+            (Phase::Starting { .. }, _) => container.phase = Phase::Starting { waiter },
+            // Also when it has ended since: that is told apart.
+            (_, Some(at)) => self.answer(waiter, Ok(Answer::Started(v1::Started { at: at.0 }))),
+            (_, None) => {
+                return Err(Failure::new(Stage::WrongState, id, "only a created container can be started"));
+            }
+        }
         Ok(())
     }
 

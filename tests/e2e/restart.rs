@@ -17,6 +17,7 @@ use crate::harness::{
 
 tests![
     a_container_outlives_the_daemon,
+    a_start_that_a_death_cut_short_is_finished_by_its_retry,
     an_exit_while_the_daemon_is_away_is_not_missed,
     everything_is_told_as_before,
     no_line_is_lost_while_the_daemon_is_away,
@@ -37,6 +38,32 @@ fn a_container_outlives_the_daemon() {
     assert_eq!(container.shell("echo still here"), "still here\n");
     container.kill();
     assert_eq!(container.status().exit_code, 137);
+    node.assert_clean();
+}
+
+fn a_start_that_a_death_cut_short_is_finished_by_its_retry() {
+    let node = Node::start();
+    let container = node.run_pod("web").create("main", BUSYBOX, ["sleep", "1000"]);
+    let init = container.pid().to_string();
+    let state = || node.read(&format!("/proc/{init}/status")).lines().nth(2).map(str::to_owned);
+    // Let go, but not yet executing anything: so it is neither created nor running.
+    node.run("kill", ["-STOP", &init]);
+    thread::scope(|scope| {
+        scope.spawn(|| assert!(container.try_start().is_err()));
+        thread::sleep(Duration::from_millis(300));
+        node.kill_daemon();
+    });
+    node.start_daemon();
+    assert_eq!(state().as_deref(), Some("State:\tT (stopped)"));
+
+    thread::scope(|scope| {
+        scope.spawn(|| container.start());
+        thread::sleep(Duration::from_millis(300));
+        node.run("kill", ["-CONT", &init]);
+    });
+
+    assert_eq!((container.state(), container.pid().to_string()), (ContainerState::ContainerRunning, init));
+    assert!(container.status().started_at > container.status().created_at);
     node.assert_clean();
 }
 
