@@ -81,6 +81,8 @@ fn a_shorter_stop_overtakes_a_longer_one() {
 }
 
 fn the_images_own_settings_hold_unless_overridden() {
+    /// In a mask of signals (proc(5)).
+    const USR1_BIT: u64 = 1 << 9;
     let node = Node::start();
     let pod = node.run_pod("web");
     let as_made = pod.create("as-made", "registry.test/pintle/config:1", []);
@@ -88,6 +90,12 @@ fn the_images_own_settings_hold_unless_overridden() {
     wait_until("it speaks", || !as_made.log_texts().is_empty());
 
     assert_eq!(as_made.log_texts(), ["hello from /not/there/yet as 1002"]);
+    // It speaks before it listens.
+    wait_until("it catches USR1", || {
+        let status = node.read(&format!("/proc/{}/status", as_made.pid()));
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).expect("a mask");
+        u64::from_str_radix(caught, 16).unwrap() & USR1_BIT != 0
+    });
     as_made.stop();
     assert_eq!(as_made.status().exit_code, 7, "its stop signal is USR1");
 
