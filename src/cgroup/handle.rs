@@ -1,4 +1,8 @@
-use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
+use std::{
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustix::{fs::rmdir, io::Errno};
 use serde::{Deserialize, Serialize};
@@ -74,6 +78,10 @@ impl From<PodPath> for String {
 
 /// Name of the leaf for the pod's supervisor. Not an id, so no container can have it.
 const SUPERVISOR: &str = "supervisor";
+
+/// How long systemd may take to remove an empty scope, and the pause between two looks. It takes some 15 ms.
+const SYSTEMD_REMOVES_MAX: Duration = Duration::from_secs(1);
+const SYSTEMD_LOOK: Duration = Duration::from_millis(5);
 
 impl Handle {
     /// What made it.
@@ -190,12 +198,28 @@ impl Handle {
     /// # Errors
     /// Names what is left; the other hierarchies are removed all the same.
     pub fn remove(&self) -> Result<(), Error> {
+        if self.driver == Driver::Systemd {
+            self.group().remove()?;
+            self.leave_scope_to_systemd();
+        }
         self.top().remove()?;
         for tree in self.trees.iter() {
             self.remove_parents(tree);
         }
         failpoint!("cgroup.pod-removed");
         Ok(())
+    }
+
+    /// systemd removes a scope when the kernel tells it that nobody is left. The kernel tells that at most every
+    /// 10 ms, and not at all of a directory that is gone by then: a scope that we remove too early stays listed
+    /// for ever. A systemd that does not come is not waited for longer.
+    fn leave_scope_to_systemd(&self) {
+        let top = self.top();
+        let scopes: Vec<_> = top.trees.iter().map(|tree| top.directory(tree)).collect();
+        let until = Instant::now() + SYSTEMD_REMOVES_MAX;
+        while scopes.iter().any(|scope| scope.exists()) && Instant::now() < until {
+            std::thread::sleep(SYSTEMD_LOOK);
+        }
     }
 
     /// Best effort: a parent that another pod uses by now is busy and stays.
