@@ -5,8 +5,9 @@ use crate::model::signal;
 
 /// The kernel's number; `None` for "not given".
 pub(super) fn number(signal: Signal) -> Option<i32> {
-    // SIGRTMINPLUS3 is what everybody else writes as SIGRTMIN+3.
-    signal::parse(&signal.as_str_name().replace("PLUS", "+").replace("MINUS", "-"))
+    // SIGNAL_SIGRTMINPLUS3 is what everybody else writes as SIGRTMIN+3.
+    let name = signal.as_str_name().trim_start_matches("SIGNAL_");
+    signal::parse(&name.replace("PLUS", "+").replace("MINUS", "-"))
 }
 
 /// The CRI's name for a kernel number; of two names the first. A number without one is "not given".
