@@ -405,12 +405,14 @@ mod tests {
         };
         let wrapper = MULTIPLEXERS.iter().find(|wrapper| abi == Abi::X86 && wrapper.name == name);
         let Some(Multiplexer { mask, calls, .. }) = wrapper else { return own() };
-        if special.is_empty() && general.is_some_and(|action| !action.allows()) {
+        let wrapper_named = !special.is_empty() || general.is_some();
+        let otherwise = general.unwrap_or(policy.default);
+        // Conditions in the end that change nothing are none.
+        if wrapper_named && special.iter().all(|rule| rule.action == otherwise) && !otherwise.allows() {
             return own();
         }
         // The kernel looks at the lower half only, but an i386 process has no upper.
         let wrapped = calls.iter().find(|(n, _)| call.args[0] & mask == *n);
-        let wrapper_named = !special.is_empty() || general.is_some();
         let Some((_, wrapped)) = wrapped else { return own() };
         let (cases, last) = of(wrapped);
         if cases.is_empty() && last.is_none() {
@@ -583,6 +585,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_wrapper_that_is_refused_under_every_condition_is_refused_as_it_says() {
+        const BIND: u64 = 2;
+        let any = Condition::Masked { arg: 0, mask: 0, value: 0 };
+        let rules = vec![
+            Rule { names: vec!["socketcall"], conditions: vec![any], action: Action::KILL_THREAD },
+            Rule { names: vec!["bind"], conditions: Vec::new(), action: Action::EPERM },
+        ];
+        let policy = Policy { abis: vec![Abi::X86_64, Abi::X86], default: Action::KILL_THREAD, rules };
+        let number = Abi::X86.number("socketcall").unwrap();
+        let call = Call { audit: Abi::X86.audit(), number, args: [BIND, 0, 0, 0, 0, 0] };
+        assert_eq!(run(&compile(&policy).unwrap(), &call).0, Action::KILL_THREAD);
+        assert_eq!(Reading::of(&policy, &AMD64).expected(&call), Action::KILL_THREAD);
     }
 
     #[test]
