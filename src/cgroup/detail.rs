@@ -56,8 +56,8 @@ pub struct Hugepages {
 impl Container {
     /// Reads everything. `page_sizes` are those of the machine: `2MB`. `None`: it is gone.
     pub fn detail(&self, page_sizes: &[String]) -> Option<Detail> {
-        let usage = self.usage()?;
         let mut files = Files::of(self.group());
+        let usage = files.usage()?;
         let mut detail = match files.version() {
             Version::V1 => v1(&mut files),
             Version::V2 => v2(&mut files),

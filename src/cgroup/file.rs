@@ -8,8 +8,8 @@ use std::{
 
 use super::{Error, error};
 
-/// Most that is read of one file; bytes. The longest one read here is `memory.events`, some hundred bytes.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Most that is read of one file; bytes. The longest one is `memory.stat`, some 2 KiB.
+pub(super) const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Writes `value`, never making the file: what is absent here is a controller that is absent.
 pub(super) fn write(path: &Path, value: &str) -> Result<(), Error> {

@@ -144,7 +144,7 @@ impl Group {
 
     /// How many processes are in it and below.
     pub(super) fn count(&self) -> Result<usize, Error> {
-        let Some(directory) = self.killing().map(|tree| self.directory(tree)) else { return Ok(0) };
+        let Some(directory) = self.processes_directory() else { return Ok(0) };
         kill::count(&directory).map_err(error::file("count the processes of", directory))
     }
 

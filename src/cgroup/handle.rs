@@ -85,8 +85,8 @@ const SYSTEMD_LOOK: Duration = Duration::from_millis(5);
 
 impl Handle {
     /// What made it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "UpdateContainerResources is built next"))]
-    pub fn driver(&self) -> Driver {
+    #[cfg(test)]
+    pub(super) fn driver(&self) -> Driver {
         self.driver
     }
 
@@ -140,18 +140,17 @@ impl Handle {
     /// # Errors
     /// The kernel's refusal. What was made goes with the pod's removal.
     pub fn join_supervisor(&self, pid: u32) -> Result<(), Error> {
-        let (top, group) = (self.top(), self.group());
-        if top.path != group.path {
+        let group = self.group();
+        let scope = self.scope().is_some().then(|| self.top());
+        if scope.is_some() {
             group.make()?;
         }
         let leaf = group.child(SUPERVISOR);
         leaf.make()?;
         leaf.join(pid)?;
         if self.version == Version::V2 {
-            for tree in self.trees.iter() {
-                // A scope, then the pod in it; without one they are the same, and the second finds nothing to do.
-                delegate::hand_down(&top.directory(tree))?;
-                delegate::hand_down(&group.directory(tree))?;
+            for above in scope.iter().chain([&group]) {
+                above.trees.iter().try_for_each(|tree| delegate::hand_down(&above.directory(tree)))?;
             }
         }
         failpoint!("cgroup.supervisor-joined");

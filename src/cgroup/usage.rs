@@ -11,11 +11,9 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use super::{
     Container, Handle,
     figures::{self, CpuStat, MemoryStat, Pressure},
+    file::FILE_BYTES_MAX,
     group::{Group, Version},
 };
-
-/// Most that is read of one file; bytes. `memory.stat` has some 2 KiB, a list of processes is cut.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// What one cgroup, with all below it, has used up to one moment. `None`: this kernel or cgroup does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -110,9 +108,7 @@ impl Handle {
 }
 
 fn usage(group: &Group) -> Option<Usage> {
-    let mut files = Files::of(group);
-    let usage = files.usage();
-    files.found_any().then_some(usage)
+    Files::of(group).usage()
 }
 
 /// Where cgroup2's own files are: on a hybrid host beside v1's hierarchies.
@@ -133,11 +129,6 @@ impl<'g> Files<'g> {
 
     pub(super) fn version(&self) -> Version {
         self.group.version
-    }
-
-    /// Whether any of what was asked for was there.
-    pub(super) fn found_any(&self) -> bool {
-        self.open.iter().any(|(_, directory)| directory.is_some())
     }
 
     /// A file whole; what is over [`FILE_BYTES_MAX`] is cut. `None` when it is not there or not text.
@@ -186,13 +177,14 @@ impl<'g> Files<'g> {
         self.text("cpu", "cpu.stat").map(figures::cpu_stat_v2)
     }
 
-    fn usage(&mut self) -> Usage {
+    /// `None`: the cgroup is gone.
+    pub(super) fn usage(&mut self) -> Option<Usage> {
         let cpu_ns = self.cpu_ns();
         let (memory, swap) = match self.version() {
             Version::V1 => self.memory_v1(),
             Version::V2 => self.memory_v2(),
         };
-        Usage {
+        let usage = Usage {
             cpu_ns,
             memory,
             swap,
@@ -200,7 +192,8 @@ impl<'g> Files<'g> {
             memory_pressure: self.pressure("memory.pressure"),
             io_pressure: self.pressure("io.pressure"),
             tasks: self.number("pids", "pids.current"),
-        }
+        };
+        self.open.iter().any(|(_, directory)| directory.is_some()).then_some(usage)
     }
 
     fn memory_v1(&mut self) -> (Option<Memory>, Option<Swap>) {

@@ -5,8 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use tracing::error;
-
 use super::{
     Config, Credentials, Error,
     load::{self, Progress},
@@ -166,17 +164,12 @@ impl Images {
         })
     }
 
-    /// Where a container's writable layer goes: made here, removed by `remove_writable`. What goes wrong
-    /// here is logged, and met again by whoever mounts it.
-    pub fn writable(&self, container: &str) -> PathBuf {
-        match self.local.writable.make(container) {
-            Ok(path) => path,
-            Err(error) => {
-                error!(container, %error, "writable layer could not be made");
-                let unmade = self.local.writable.folder(container);
-                unmade.unwrap_or_else(|_| self.local.root.join("containers/unnamed"))
-            }
-        }
+    /// Makes the folder of a container's writable layer; `remove_writable` removes it. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Store`] naming what could not be made.
+    pub fn make_writable(&self, container: &str) -> Result<PathBuf, Error> {
+        self.local.writable.make(container)
     }
 
     /// Deletes a container's writable layer; absent is success.

@@ -279,7 +279,7 @@ async fn signal_directly(init: Option<Init>, signal: Signal) {
 
 /// Reads `PPid` out of `/proc/PID/status`.
 pub(super) fn parent_of(status: &str) -> Option<u32> {
-    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+    crate::sys::process::field(status, "PPid")?.parse().ok()
 }
 
 async fn answered(call: impl Future<Output = Result<(), Failure>>) -> bool {

@@ -123,12 +123,11 @@ impl Making<'_> {
             crate::failpoint!("container.intent-written");
             record::make_folder(&known)?;
             store::put(&record::container_file(&known, &record.id), &record, Durability::Process)?;
-            let writable = images.writable(record.id.as_str());
-            record::make_folder(&writable)?;
-            crate::failpoint!("container.writable-made");
-            Ok(writable)
+            Ok(images.make_writable(record.id.as_str()))
         };
-        blocking(write).await.map_err(doing)
+        let writable = blocking(write).await.map_err(doing)??;
+        crate::failpoint!("container.writable-made");
+        Ok(writable)
     }
 
     async fn plan(&self, record: &ContainerRecord, writable: PathBuf) -> Result<ContainerPlan, Error> {

@@ -20,7 +20,7 @@ use crate::{
     cgroup,
     launcher::{self, Report, Reporter, Stdio},
     model::{ContainerId, Failure, Stage},
-    sys::process::{Ended, Namespaces},
+    sys::process::Ended,
 };
 
 use v1::reply::Result as Answer;
@@ -70,8 +70,7 @@ impl Supervisor {
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let leaf = container.cgroup.exec_leaf(number);
         let (identity, score) = (container.identity.clone(), plan.oom_score_adj);
-        let own_cgroup = container.own_cgroup_namespace;
-        let bounds = Bounds::new(&plan, container.namespaces.and_if(own_cgroup, Namespaces::CGROUP));
+        let bounds = Bounds::new(&plan, container.bounds.namespaces);
         let run = launcher::Exec {
             plan: &plan,
             identity: &identity,

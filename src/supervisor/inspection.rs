@@ -5,13 +5,16 @@
 
 use std::{fs, io};
 
-use crate::{model::ProcessPlan, sys::process::Namespaces};
+use crate::{
+    model::ProcessPlan,
+    sys::process::{self, Namespaces},
+};
 
 /// What holds for a process from its execve to its end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Bounds {
     /// Those that are not the host's.
-    namespaces: Namespaces,
+    pub(super) namespaces: Namespaces,
     /// The largest bounding set, as a mask of capabilities(7).
     capabilities: u64,
     no_new_privs: bool,
@@ -50,10 +53,7 @@ impl Bounds {
     /// The part that `/proc/PID/status` (proc(5)) tells. A file without a line that is looked for is out of bounds.
     /// `own_users`: whether it is in a user namespace below ours by now.
     fn check(&self, status: &str, own_users: impl FnOnce() -> bool) -> Result<(), String> {
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.map(str::trim).unwrap_or_default()
-        };
+        let field = |name| process::field(status, name).unwrap_or_default();
         if field("State").starts_with(['Z', 'X']) {
             return Ok(());
         }

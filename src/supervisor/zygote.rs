@@ -280,8 +280,8 @@ fn supervise(pod: &str, connection: OwnedFd) {
         privilege::raise_open_files()?;
         rustix::process::setsid()?;
         process::set_name(&format!("pintle:{}", pod.get(..8).unwrap_or(pod)))?;
-        // Its containers set their own before they start. Lowering needs CAP_SYS_RESOURCE: best effort.
-        let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+        // Its containers set their own before they start.
+        process::set_oom_score(-998);
         Supervisor::new(connection)
     };
     if let Ok(supervisor) = ready() {

@@ -285,12 +285,16 @@ pub fn is_dying(pid: u32) -> bool {
     has_sigkill(&read("status")) || is_exiting(&read("stat"))
 }
 
-/// Reads the pending signals out of `/proc/PID/status` (proc(5)): those of the thread and of the process.
+/// What the text of a `/proc/PID/status` (proc(5)) says under `name`; `None` when it has no such line.
+pub fn field<'t>(status: &'t str, name: &str) -> Option<&'t str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Whether SIGKILL is among the pending signals: those of the thread and of the process.
 fn has_sigkill(status: &str) -> bool {
     const SIGKILL_BIT: u64 = 1 << 8;
-    let sets =
-        status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")));
-    sets.filter_map(|set| u64::from_str_radix(set.trim(), 16).ok()).any(|set| set & SIGKILL_BIT != 0)
+    let sets = ["SigPnd", "ShdPnd"].into_iter().filter_map(|name| field(status, name));
+    sets.filter_map(|set| u64::from_str_radix(set, 16).ok()).any(|set| set & SIGKILL_BIT != 0)
 }
 
 /// Reads the flags out of `/proc/PID/stat`: the ninth field; the second, the name, may hold spaces and brackets.
