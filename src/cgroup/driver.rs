@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::{Cgroupfs, Config, DriverChoice, Error, Handle, host::Host, parent::Parent, systemd::Systemd};
-use crate::model::{PodId, Resources};
+use crate::{
+    model::{PodId, Resources},
+    telemetry::task,
+};
 
 /// What made a cgroup (CRI `CgroupDriver`).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -131,7 +134,7 @@ impl Manager {
             Self::Host(drivers) if planned.driver == Driver::Cgroupfs => {
                 let (cgroupfs, resources) = (drivers.cgroupfs.clone(), resources.clone());
                 let work = move || cgroupfs.create_pod(planned, &resources);
-                tokio::task::spawn_blocking(work).await.map_err(|_| Error::Interrupted)?
+                task::blocking("make cgroup", work).await
             }
             Self::Host(_) => Ok(planned),
             #[cfg(test)]

@@ -91,8 +91,6 @@ pub enum Error {
     Foreign { path: String },
     #[error("{processes} processes in {} do not end", path.display())]
     Unkillable { path: PathBuf, processes: usize },
-    #[error("the thread that works on cgroups ended early")]
-    Interrupted,
 }
 
 pub(super) fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {

@@ -98,8 +98,7 @@ impl Coded for cgroup::Error {
             | Self::NoController { .. }
             | Self::DeviceFilter { .. }
             | Self::Foreign { .. }
-            | Self::Unkillable { .. }
-            | Self::Interrupted => Code::Internal,
+            | Self::Unkillable { .. } => Code::Internal,
         }
     }
 }

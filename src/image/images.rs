@@ -8,10 +8,13 @@ use std::{
 use super::{
     Config, Credentials, Error,
     load::{self, Progress},
-    local::{Local, blocking},
+    local::Local,
     pull::Pulls,
 };
-use crate::model::{Digest, ImageConfig, RootfsLayers, UnixNanos};
+use crate::{
+    model::{Digest, ImageConfig, RootfsLayers, UnixNanos},
+    telemetry::task,
+};
 
 /// A local image.
 #[derive(Clone, Debug)]
@@ -98,7 +101,7 @@ impl Images {
         progress: impl Fn(Progress) + Send + 'static,
     ) -> Result<Vec<Arc<Image>>, Error> {
         let (local, path) = (self.local.clone(), path.to_path_buf());
-        blocking(move || load::load(&local, &path, &progress)).await
+        task::blocking("load images", move || load::load(&local, &path, &progress)).await
     }
 
     /// Removes the image with all its names; an unknown one is success. Layers that other images or
@@ -108,7 +111,7 @@ impl Images {
     /// [`Error::BadReference`], [`Error::AmbiguousPrefix`], [`Error::Store`].
     pub async fn remove(&self, reference: &str) -> Result<(), Error> {
         let (local, reference) = (self.local.clone(), reference.to_string());
-        blocking(move || local.remove(&reference)).await
+        task::blocking("remove image", move || local.remove(&reference)).await
     }
 
     /// Marks the image as used by a container, so that its layers stay until `release`. The next process
@@ -178,6 +181,6 @@ impl Images {
     /// [`Error::Store`] when something in it cannot be deleted, such as a mount.
     pub async fn remove_writable(&self, container: &str) -> Result<(), Error> {
         let (local, container) = (self.local.clone(), container.to_string());
-        blocking(move || local.writable.remove(&container)).await
+        task::blocking("remove writable layer", move || local.writable.remove(&container)).await
     }
 }

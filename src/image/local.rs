@@ -17,7 +17,10 @@ use super::{
     retained::Retained,
     writable::Writable,
 };
-use crate::model::{Digest, ImageConfig, UnixNanos};
+use crate::{
+    model::{Digest, ImageConfig, UnixNanos},
+    telemetry::task,
+};
 
 /// Everything below the image root. All that waits for the disk here blocks.
 #[derive(Debug)]
@@ -210,20 +213,8 @@ fn merge(names: &mut Vec<String>, more: &[String]) {
 /// Runs blocking work beside the caller; in place where there is no async runtime (tools, tests).
 pub(super) fn background(work: impl FnOnce() + Send + 'static) {
     match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Ok(_) => drop(task::spawn_blocking("image clean-up", work)),
         Err(_) => work(),
-    }
-}
-
-/// Runs blocking work and waits for it.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down: there is nobody left to answer.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

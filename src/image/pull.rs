@@ -16,7 +16,7 @@ use super::{
     content::{self, Chunks, Verified},
     document::{self, Blob, Document, Manifest, Platform},
     layers::{Layer, Layers, layer_error},
-    local::{Draft, Local, blocking},
+    local::{Draft, Local},
     reference::{Reference, Target},
     registry::{Clients, Session},
     secret::Login,
@@ -133,7 +133,10 @@ async fn pull(
 ) -> Result<Arc<Image>, Error> {
     let session = {
         let (local, clients, reference) = (local.clone(), clients.clone(), reference.clone());
-        blocking(move || Session::open(&clients, &local.config, &reference, login)).await?
+        task::blocking("read registry hosts", move || {
+            Session::open(&clients, &local.config, &reference, login)
+        })
+        .await?
     };
     if let Some(image) = unchanged(local, &session, reference).await {
         debug!(%reference, image = %image.id, "image is up to date");
@@ -159,7 +162,7 @@ async fn pull(
             layers: layers(local, &session, &manifest, &config.diff_ids).await?,
         };
         let shelf = local.clone();
-        if let Some(image) = blocking(move || shelf.publish(draft)).await? {
+        if let Some(image) = task::blocking("publish image", move || shelf.publish(draft)).await? {
             info!(%reference, image = %image.id, bytes = image.size_bytes, "image pulled");
             return Ok(image);
         }
@@ -228,12 +231,13 @@ async fn layer(
     }
     let _turn = local.layers.turn(diff_id.hex()).await;
     let (shelf, name) = (local.clone(), diff_id.hex().to_string());
-    if let Some(layer) = blocking(move || shelf.layers.find(&name)).await {
+    if let Some(layer) = task::blocking("find layer", move || shelf.layers.find(&name)).await {
         return Ok(layer);
     }
     let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
     let (shelf, wanted, diff) = (local.clone(), blob.clone(), diff_id.clone());
-    let unpacking = blocking(move || take(&shelf, Chunks::new(receiver), wanted, &diff));
+    let unpacking =
+        task::blocking("unpack layer", move || take(&shelf, Chunks::new(receiver), wanted, &diff));
     let (sent, taken) = tokio::join!(session.blob(blob, sender), unpacking);
     // A download that failed is why the unpacking did.
     sent?;

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     failpoint,
     model::{PodId, PortMapping},
-    telemetry::log::chain,
+    telemetry::{log::chain, task},
 };
 
 /// What a link carries where the host has no default route to tell.
@@ -195,12 +195,7 @@ impl Bridge {
         work: impl FnOnce(&Leases) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let leases = Arc::clone(&self.leases);
-        let folder = leases.network_folder();
-        tokio::task::spawn_blocking(move || work(&leases)).await.unwrap_or_else(|error| {
-            // It panicked, or the runtime is going down.
-            let source = std::io::Error::other(error);
-            Err(Error::Lease { operation: "work on leases in", path: folder, source })
-        })
+        task::blocking("leases", move || work(&leases)).await
     }
 }
 

@@ -50,7 +50,7 @@ impl Leases {
         Ok(leases)
     }
 
-    pub(super) fn network_folder(&self) -> PathBuf {
+    fn network_folder(&self) -> PathBuf {
         self.folder.join(&self.network)
     }
 

@@ -27,7 +27,7 @@ use rustix::{
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Error, INTERFACE};
-use crate::model::PodId;
+use crate::{model::PodId, telemetry::task};
 
 /// The kernel answers in microseconds, unless something holds its lock for links; then a pod should fail
 /// and not hang.
@@ -112,7 +112,7 @@ impl Netlink {
     fn drive((connection, handle): Connected) -> Self {
         let runtime = tokio::runtime::Handle::current();
         // Ends when the last handle is dropped.
-        tokio::task::spawn_blocking(move || runtime.block_on(connection));
+        task::spawn_blocking("netlink", move || runtime.block_on(connection));
         Self(handle)
     }
 

@@ -46,10 +46,8 @@ impl Pods {
         let (node, zygote) = Node::new(deps);
         let (node, zygote) = (Arc::new(node), Arc::new(zygote));
         let reader = Arc::clone(&node);
-        let survey = tokio::task::spawn_blocking(move || recover::survey(&reader)).await;
-        let survey =
-            survey.map_err(|error| Error::Io { doing: "read the records".into(), source: error.into() })?;
-        recover::recover(&node, survey?).await;
+        let survey = task::blocking("survey", move || recover::survey(&reader)).await?;
+        recover::recover(&node, survey).await;
         task::spawn("pod-networks-owed", owed::repay(Arc::clone(&node)));
         let meter = Arc::new(Meter::new(Arc::clone(&node)));
         task::spawn("stats-sampler", Arc::clone(&meter).sample());

@@ -21,6 +21,7 @@ use crate::{
     },
     network::Attachment,
     store::{self, BadRecord, Durability},
+    telemetry::task,
 };
 
 /// Ends the name of a record file.
@@ -224,7 +225,7 @@ pub(super) async fn get<T: DeserializeOwned + Send + 'static>(path: PathBuf) -> 
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    task::blocking("pod files", work).await
 }
 
 #[cfg(test)]

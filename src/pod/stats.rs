@@ -25,6 +25,7 @@ use crate::{
     image::FsUsage,
     model::{ContainerId, NetworkMode, PodId, UnixNanos},
     network::{self, InterfaceTraffic},
+    telemetry::task,
 };
 
 /// How often the sampler reads every CPU counter: as often as the kubelet asks. It is two files for a pod of
@@ -140,7 +141,7 @@ impl Meter {
             let rest = items.split_off(items.len().min(per_thread));
             let (chunk, work) = (std::mem::replace(&mut items, rest), work.clone());
             let run = move || chunk.into_iter().map(work).collect::<Vec<R>>();
-            threads.push(tokio::task::spawn_blocking(run));
+            threads.push(task::spawn_blocking("statistics", run));
         }
         let mut all = Vec::new();
         for thread in threads {
@@ -198,8 +199,7 @@ impl Meter {
         loop {
             tokio::time::sleep(SAMPLE_EVERY).await;
             let meter = Arc::clone(&self);
-            // It fails only when the daemon is ending.
-            let _ = tokio::task::spawn_blocking(move || meter.sample_once()).await;
+            task::blocking("stats sample", move || meter.sample_once()).await;
         }
     }
 

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     cgroup::{self, Changed},
     model::{ContainerId, PodLimits, Resources},
+    telemetry::task,
 };
 
 /// Changes of one object that wait for the one under way. A change takes a millisecond, so more than this many
@@ -259,7 +260,7 @@ fn limit_pod(handle: Option<cgroup::Handle>, after: PodLimits) -> Effect {
 async fn in_kernel(
     work: impl FnOnce() -> Result<Changed, cgroup::Error> + Send + 'static,
 ) -> Result<Changed, cgroup::Error> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(cgroup::Error::Interrupted))
+    task::blocking("limits", work).await
 }
 
 async fn take_back(pod: &Arc<Pod>, changed: Changed) {

@@ -73,8 +73,7 @@ impl Zygote {
     async fn fork_now(&self, pod: &PodId, cgroup: &cgroup::Handle) -> Result<Newborn, Failure> {
         let failed = |error: io::Error| Failure::io(Stage::Internal, "zygote", "", &error);
         let cgroup = cgroup.clone();
-        let gate = tokio::task::spawn_blocking(move || cgroup.supervisor_gate()).await;
-        let gate = gate.map_err(|error| failed(error.into()))?;
+        let gate = task::blocking("supervisor gate", move || cgroup.supervisor_gate()).await;
         let gate = gate.map_err(|error| in_cgroup(pod.as_str(), &error))?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         let fork = v1::Fork { pod_id: pod.to_string(), gate: gate.is_some() };
@@ -155,7 +154,7 @@ impl Channel {
             None,
         )?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        let program = tokio::task::spawn_blocking(memfd::sealed_self).await??;
+        let program = task::blocking("sealed copy", memfd::sealed_self).await?;
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         command
             .arg0("pintle")

@@ -1,7 +1,7 @@
 //! What pintle says about itself: log lines, task names, failpoints.
 //!
 //! - `log`: where lines go and in which form. Set up once, by the daemon.
-//! - `task`: the only way to spawn a task; a panic is logged with the name of its task.
+//! - `task`: the only way to spawn a task or to run what blocks; a panic is logged with the name of its task.
 //! - `failpoint`: named points at which a test may kill, delay or fail a process; empty in a release build.
 //!
 //! Invariant: nothing here writes to stdout; that belongs to `cli`.

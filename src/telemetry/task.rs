@@ -1,9 +1,9 @@
-//! Named tasks. A panic ends the process (`panic = "abort"`); what is left is a log line that says which
+//! Named tasks, and work that blocks. A panic ends the process (`panic = "abort"`); what is left is a log line that says which
 //! task it was.
 
-use std::{panic, thread};
+use std::{future, panic, thread};
 
-use tokio::task::JoinHandle;
+use tokio::task::{self, JoinHandle};
 use tracing::error;
 
 tokio::task_local! {
@@ -18,6 +18,28 @@ where
     F::Output: Send + 'static,
 {
     tokio::spawn(NAME.scope(name, future))
+}
+
+/// Runs work that blocks on a thread that is there for it, under a name that shows in the log when it panics,
+/// and waits for it. Work whose caller stops waiting goes on.
+pub async fn blocking<T: Send + 'static>(name: &'static str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(name, work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => panic::resume_unwind(panic),
+            // The runtime is shutting down: there is nobody left to answer.
+            Err(_) => future::pending().await,
+        },
+    }
+}
+
+/// As [`blocking`], without waiting.
+#[expect(clippy::disallowed_methods, reason = "the one place that may")]
+pub fn spawn_blocking<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    task::spawn_blocking(move || NAME.sync_scope(name, work))
 }
 
 /// The name of the task that runs on this thread, else the thread's.
@@ -45,5 +67,6 @@ mod tests {
     async fn a_task_knows_its_name_and_the_code_around_it_does_not() {
         assert_eq!(spawn("mailbox", async { current() }).await.unwrap(), "mailbox");
         assert_ne!(current(), "mailbox");
+        assert_eq!(blocking("file", current).await, "file");
     }
 }

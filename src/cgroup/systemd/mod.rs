@@ -23,6 +23,7 @@ use super::{Driver, Error, Handle, file, group::Version, handle::PodPath, host::
 use crate::{
     failpoint,
     model::{PodId, Resources},
+    telemetry::task,
 };
 
 /// Where the system bus listens (dbus-daemon(1)).
@@ -94,7 +95,7 @@ impl Systemd {
             handle.join_supervisor(pid)?;
             if handle.limited { handle.limit(&resources) } else { Ok(()) }
         };
-        tokio::task::spawn_blocking(furnish).await.map_err(|_| Error::Interrupted)?
+        task::blocking("furnish scope", furnish).await
     }
 }
 
