@@ -12,6 +12,7 @@ mod config;
 
 mod cri;
 
+mod meter;
 mod streaming;
 
 mod pod;

@@ -83,7 +83,7 @@ impl Daemon {
         let stop = CancellationToken::new();
         let image = cri::ImageService::new(rooms.pods.images().clone());
         let pods = rooms.pods.clone();
-        let runtime = cri::RuntimeService::new(rooms.pods, rooms.node);
+        let runtime = cri::RuntimeService::new(rooms.pods, rooms.meter, rooms.node);
         let mut serving = pin!(cri::serve(listener, runtime, image, stop.clone().cancelled_owned()));
         tell(&[NotifyState::Ready]);
         keep_watchdog();

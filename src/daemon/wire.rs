@@ -1,4 +1,4 @@
-use std::{fs, io};
+use std::{fs, io, sync::Arc};
 
 use tracing::{info, warn};
 
@@ -7,6 +7,7 @@ use crate::{
     config::Config,
     cri,
     image::{self, Images},
+    meter::Meter,
     network::{self, Network},
     pod::{self, Pods},
     supervisor::Zygote,
@@ -36,6 +37,7 @@ pub enum Error {
 /// What the services are made of.
 pub(super) struct Rooms {
     pub(super) pods: Pods,
+    pub(super) meter: Arc<Meter>,
     pub(super) node: cri::Node,
 }
 
@@ -63,6 +65,7 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
         config: config.pod.clone(),
     };
     let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
+    let meter = Meter::start(pods.images().clone(), pods.board());
     let node = cri::Node { runtime_version: env!("CARGO_PKG_VERSION").into(), cgroup_driver };
-    Ok(Rooms { pods, node })
+    Ok(Rooms { pods, meter, node })
 }

@@ -6,14 +6,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{error, info, warn};
 
 use super::{
+    announce::Change,
     driver::{Driver, Reply, send_all},
     effect,
     error::{Error, chain},
+    keep::{self, ContainerRecord, EndRecord},
     make,
-    record::{self, ContainerRecord, EndRecord},
     state::Input,
     stop::Stop,
-    told::Change,
     update::Queue,
     view::{ContainerState, ContainerView},
 };
@@ -24,7 +24,7 @@ use crate::{
 
 /// A container that is being made.
 #[derive(Debug)]
-pub(super) struct Making {
+pub(super) struct PendingContainer {
     pub(super) id: ContainerId,
     config: Arc<ContainerConfig>,
     replies: Vec<Reply<ContainerId>>,
@@ -151,8 +151,12 @@ impl Driver {
             Err(error) => return Err((error, reply)),
         };
         let config = Arc::new(config);
-        let making =
-            Making { id: id.clone(), config: Arc::clone(&config), replies: vec![reply], ended: None };
+        let making = PendingContainer {
+            id: id.clone(),
+            config: Arc::clone(&config),
+            replies: vec![reply],
+            ended: None,
+        };
         self.making.push(making);
         self.push(make::make(Arc::clone(&self.pod), client, id, config, turn));
         Ok(())
@@ -190,8 +194,8 @@ impl Driver {
         if let Err(error) = self.usable() {
             return Err((error, view.image_id));
         }
-        let path = record::container_file(&self.pod.folder, &view.id);
-        if let Err(error) = record::put(path, ContainerRecord::of(&view)).await {
+        let path = keep::container_file(&self.pod.folder, &view.id);
+        if let Err(error) = keep::put(path, ContainerRecord::of(&view)).await {
             return Err((error, view.image_id));
         }
         crate::failpoint!("container.created-written");
@@ -330,8 +334,8 @@ impl Driver {
             return true;
         }
         let next = ContainerView { state: next, ..ContainerView::clone(view) };
-        let path = record::container_file(&self.pod.folder, &next.id);
-        let written = record::put(path, ContainerRecord::of(&next)).await;
+        let path = keep::container_file(&self.pod.folder, &next.id);
+        let written = keep::put(path, ContainerRecord::of(&next)).await;
         if let Err(error) = &written {
             error!(pod = %self.pod.id, container = %next.id, error = %chain(error), "could not write the record");
         }

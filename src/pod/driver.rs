@@ -14,14 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::{
-    container::{Container, Making},
+    announce::Change,
+    container::{Container, PendingContainer},
     effect::{self, Done, Effect, TearDownError},
     error::{Error, chain},
-    node::{Line, Node, Reach},
-    owed,
-    record::{self, PodRecord},
+    keep::{self, PodRecord, owed},
+    node::{Node, Reach, SupervisorAccess},
     state::{PodInput, PodState},
-    told::Change,
     update::Queue,
     view::PodView,
 };
@@ -68,7 +67,7 @@ pub(super) struct Pod {
     pub(super) folder: PathBuf,
     /// `None`: it had none, or the machine was restarted since.
     pub(super) cgroup: Option<cgroup::Handle>,
-    pub(super) line: Arc<Line>,
+    pub(super) access: Arc<SupervisorAccess>,
 }
 
 /// The way to the supervisor.
@@ -88,7 +87,7 @@ pub(super) struct Driver {
     pub(super) state: PodState,
     pub(super) link: Link,
     /// Containers that are being made: nobody knows their ids yet.
-    pub(super) making: Vec<Making>,
+    pub(super) making: Vec<PendingContainer>,
     /// Oldest first.
     pub(super) containers: Vec<Container>,
     pub(super) effects: FuturesUnordered<Effect>,
@@ -131,7 +130,7 @@ impl Driver {
     pub(super) fn new(start: Start) -> (Self, Reach) {
         let Start { pod, state, limits, attachment, supervisor_pid, containers } = start;
         let (sender, calls) = mpsc::channel(MAILBOX_CALLS_MAX);
-        let reach = Reach { calls: sender, line: Arc::clone(&pod.line) };
+        let reach = Reach { calls: sender, access: Arc::clone(&pod.access) };
         let driver = Self {
             pod: Arc::new(pod),
             state,
@@ -272,7 +271,7 @@ impl Driver {
             self.state = next;
         }
         self.link = Link::Gone;
-        self.pod.line.set_client(None);
+        self.pod.access.set_client(None);
         self.supervisor_pid = 0;
         self.attachment = None;
         self.write_and_publish().await;
@@ -317,7 +316,7 @@ impl Driver {
     }
 
     fn link_up(&mut self, client: Client) {
-        self.pod.line.set_client(Some(client.clone()));
+        self.pod.access.set_client(Some(client.clone()));
         self.link = Link::Up(client);
         self.watch_events();
     }
@@ -338,7 +337,7 @@ impl Driver {
         if matches!(self.state, PodState::Starting | PodState::Ready) {
             warn!(pod = %self.pod.id, "lost the connection to the supervisor");
         }
-        self.pod.line.set_client(None);
+        self.pod.access.set_client(None);
         self.push(effect::reach(Arc::clone(&self.pod), Some(old), self.supervisor_pid));
     }
 
@@ -366,7 +365,7 @@ impl Driver {
         }
         self.link = Link::Gone;
         self.supervisor_pid = 0;
-        self.pod.line.set_client(None);
+        self.pod.access.set_client(None);
         if self.tear_down == TearDown::Running {
             return;
         }
@@ -424,8 +423,8 @@ impl Driver {
 
     /// A state that cannot be written is still true: it is shown, and recovery finds it again by the facts.
     async fn write_and_publish(&mut self) {
-        let path = record::pod_file(&self.pod.folder);
-        if let Err(error) = record::put(path, self.record()).await {
+        let path = keep::pod_file(&self.pod.folder);
+        if let Err(error) = keep::put(path, self.record()).await {
             error!(pod = %self.pod.id, error = %chain(&error), "could not write the pod's record");
         }
         self.publish();
@@ -472,11 +471,11 @@ pub(super) mod tests {
     use crate::{
         cgroup,
         image::{self, Images},
-        model::{Digest, Exit, ExitReason, ResolvedUser},
+        model::{Exit, ExitReason, ResolvedUser},
         network::{self, Network},
         pod::{
             Config, ContainerState, ContainerView,
-            record::{Made, Places},
+            keep::{Made, Places},
         },
         store,
     };
@@ -504,25 +503,6 @@ pub(super) mod tests {
         config
     }
 
-    pub(in crate::pod) fn container(pod: &PodId, byte: u8, state: ContainerState) -> ContainerView {
-        let mut config = ContainerConfig::default();
-        config.metadata.attempt = byte.into();
-        ContainerView {
-            id: ContainerId::from_bytes([byte; 32]),
-            pod: pod.clone(),
-            config: Arc::new(config),
-            image_id: Digest::from_bytes([1; 32]),
-            image_ref: "ref".into(),
-            image_name: "name".into(),
-            state,
-            created_at: UnixNanos(byte.into()),
-            user: ResolvedUser::default(),
-            log_path: None,
-            resources: Resources::default(),
-            stop_signal: 15,
-        }
-    }
-
     pub(in crate::pod) fn driver(
         node: &Arc<Node>,
         state: PodState,
@@ -530,11 +510,11 @@ pub(super) mod tests {
     ) -> Driver {
         let id = PodId::from_bytes([0xab; 32]);
         let folder = node.places.live(&id);
-        record::make_folder(&folder).unwrap();
-        record::make_folder(&node.places.known(&id)).unwrap();
+        keep::make_folder(&folder).unwrap();
+        keep::make_folder(&node.places.known(&id)).unwrap();
         let containers = containers
             .iter()
-            .map(|(byte, state)| Container::new(container(&id, *byte, state.clone())))
+            .map(|(byte, state)| Container::new(ContainerView::fake(&id, *byte, state.clone())))
             .collect();
         let config = Arc::new(pod_config("web"));
         let (mut driver, reach) = Driver::new(Start {
@@ -545,7 +525,7 @@ pub(super) mod tests {
                 created_at: UnixNanos(1),
                 folder,
                 cgroup: None,
-                line: Arc::default(),
+                access: Arc::default(),
             },
             state,
             limits: PodLimits::default(),
@@ -590,8 +570,8 @@ pub(super) mod tests {
         answer.try_recv().unwrap().unwrap();
         let expected = ContainerState::Exited { started_at: Some(UnixNanos(5)), exit: exited(143) };
         assert_eq!(state_shown(&node, 1), expected);
-        let path = record::container_file(&driver.pod.folder, &id(1));
-        let written: record::ContainerRecord = store::get(&path).unwrap();
+        let path = keep::container_file(&driver.pod.folder, &id(1));
+        let written: keep::ContainerRecord = store::get(&path).unwrap();
         assert_eq!(written.made, Some(Made { state: expected, user: ResolvedUser::default() }));
     }
 

@@ -17,7 +17,7 @@ use super::{
     container::exit,
     driver::Pod,
     error::{Error, chain},
-    record::{self, EndRecord, blocking},
+    keep::{self, EndRecord, blocking},
     update::Update,
     view::ContainerView,
 };
@@ -289,8 +289,8 @@ async fn answered(call: impl Future<Output = Result<(), Failure>>) -> bool {
 /// What will be known of a container's end after a reboot. Not written on the way of any answer.
 pub(super) fn keep_end(pod: Arc<Pod>, id: ContainerId, end: EndRecord) -> Effect {
     Box::pin(async move {
-        let path = record::end_file(&pod.node.places.known(&pod.id), &id);
-        if let Err(error) = record::put(path, end).await {
+        let path = keep::end_file(&pod.node.places.known(&pod.id), &id);
+        if let Err(error) = keep::put(path, end).await {
             warn!(pod = %pod.id, container = %id, error = %chain(&error), "could not keep an exit on disk");
         }
         Done::Nothing
@@ -326,9 +326,9 @@ pub(super) async fn erase_container(
     let (live, known) = (pod.folder.clone(), pod.node.places.known(&pod.id));
     let owned = id.clone();
     let remove = move || {
-        let mut paths = vec![record::container_file(&known, &owned), record::end_file(&known, &owned)];
-        paths.extend([record::init_file(&live, &owned), record::exit_file(&live, &owned)]);
-        paths.push(record::container_file(&live, &owned));
+        let mut paths = vec![keep::container_file(&known, &owned), keep::end_file(&known, &owned)];
+        paths.extend([keep::init_file(&live, &owned), keep::exit_file(&live, &owned)]);
+        paths.push(keep::container_file(&live, &owned));
         paths.iter().try_for_each(|path| store::remove(path, Durability::Process))
     };
     blocking(remove).await.map_err(Error::io("remove the records of a container in", &pod.folder))?;
@@ -336,7 +336,7 @@ pub(super) async fn erase_container(
     if let Some(image) = image {
         pod.node.images.release(image, id.as_str());
     }
-    pod.line.forget_init(id);
+    pod.access.forget_init(id);
     Ok(())
 }
 
@@ -395,10 +395,10 @@ pub(super) fn erase_pod(pod: Arc<Pod>) -> Effect {
 pub(super) async fn erase_pod_files(pod: &Arc<Pod>) -> Result<(), Error> {
     let (live, known) = (pod.folder.clone(), pod.node.places.known(&pod.id));
     let remove = move || {
-        record::remove_folder(&known)?;
-        store::remove(&record::pod_file(&live), Durability::Process)?;
+        keep::remove_folder(&known)?;
+        store::remove(&keep::pod_file(&live), Durability::Process)?;
         crate::failpoint!("pod.record-removed");
-        record::remove_folder(&live)?;
+        keep::remove_folder(&live)?;
         crate::failpoint!("pod.dir-removed");
         Ok(())
     };

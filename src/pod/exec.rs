@@ -13,8 +13,8 @@ use tokio::net::unix::pipe;
 
 use super::{
     error::Error,
+    keep,
     node::{Node, Reach},
-    record,
     view::{ContainerState, ContainerView},
 };
 use crate::{
@@ -136,7 +136,7 @@ pub(super) async fn exec_sync(
 /// When it does not run, or its supervisor cannot be reached.
 pub(super) async fn client_of(reach: &Reach, container: &ContainerView) -> Result<Client, Error> {
     let (state, wanted) = match container.state {
-        ContainerState::Running { .. } => match reach.line.client().await {
+        ContainerState::Running { .. } => match reach.access.client().await {
             Some(client) => return Ok(client),
             None => ("without a supervisor", "it is killed when that is gone for good"),
         },
@@ -148,12 +148,12 @@ pub(super) async fn client_of(reach: &Reach, container: &ContainerView) -> Resul
 
 /// What the container's init was planned as: kept by this daemon, or written by an earlier one.
 async fn init_plan(node: &Node, reach: &Reach, container: &ContainerView) -> Result<Arc<ProcessPlan>, Error> {
-    if let Some(plan) = reach.line.init(&container.id) {
+    if let Some(plan) = reach.access.init(&container.id) {
         return Ok(plan);
     }
-    let path = record::init_file(&node.places.live(&container.pod), &container.id);
-    let plan = Arc::new(record::get::<ProcessPlan>(path).await?);
-    reach.line.keep_init(&container.id, Arc::clone(&plan));
+    let path = keep::init_file(&node.places.live(&container.pod), &container.id);
+    let plan = Arc::new(keep::get::<ProcessPlan>(path).await?);
+    reach.access.keep_init(&container.id, Arc::clone(&plan));
     Ok(plan)
 }
 

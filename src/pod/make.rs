@@ -9,8 +9,8 @@ use super::{
     driver::Pod,
     effect::{Done, Effect, erase_container},
     error::{Error, chain},
-    files, filter,
-    record::{self, ContainerRecord, Made, blocking},
+    keep::{self, ContainerRecord, Made, blocking, files},
+    seccomp,
     signal::stop_signal,
     view::{ContainerState, ContainerView},
 };
@@ -33,7 +33,8 @@ pub(super) fn make(
         let made = match pod.node.images.find(&config.image) {
             None => Err(Error::NoSuchImage(config.image.clone())),
             Some(image) => {
-                let made = Making { pod: &pod, client: &client, image: &image }.run(&id, config).await;
+                let made =
+                    ContainerCreation { pod: &pod, client: &client, image: &image }.run(&id, config).await;
                 if made.is_err() {
                     undo_make(&pod, Some(&client), &id, &image.id).await;
                 }
@@ -60,21 +61,21 @@ async fn undo_make(pod: &Arc<Pod>, client: Option<&Client>, id: &ContainerId, im
     }
 }
 
-struct Making<'a> {
+struct ContainerCreation<'a> {
     pod: &'a Arc<Pod>,
     client: &'a Client,
     image: &'a Image,
 }
 
-impl Making<'_> {
+impl ContainerCreation<'_> {
     async fn run(&self, id: &ContainerId, config: Arc<ContainerConfig>) -> Result<ContainerView, Error> {
         let record = self.intent(id, config);
         self.pod.node.images.retain(&self.image.id, id.as_str());
         let writable = self.write_intent(record.clone()).await?;
         let plan = self.plan(&record, writable).await?;
-        let init = record::init_file(&self.pod.folder, id);
-        record::put(init, plan.process.clone()).await?;
-        self.pod.line.keep_init(id, Arc::new(plan.process.clone()));
+        let init = keep::init_file(&self.pod.folder, id);
+        keep::put(init, plan.process.clone()).await?;
+        self.pod.access.keep_init(id, Arc::new(plan.process.clone()));
         let facts = self.client.create(&plan).await?;
         crate::failpoint!("container.created");
         let state = ContainerState::Created { pid: facts.pid };
@@ -114,15 +115,15 @@ impl Making<'_> {
     /// First on tmpfs, for a daemon that is killed; then on disk, for a machine that is; then the folder for
     /// the writable layer, which is given back.
     async fn write_intent(&self, record: ContainerRecord) -> Result<PathBuf, Error> {
-        let live = record::container_file(&self.pod.folder, &record.id);
+        let live = keep::container_file(&self.pod.folder, &record.id);
         let known = self.pod.node.places.known(&self.pod.id);
         let images = self.pod.node.images.clone();
         let doing = Error::io("write the records of a container in", &self.pod.folder);
         let write = move || {
             store::put(&live, &record, Durability::Process)?;
             crate::failpoint!("container.intent-written");
-            record::make_folder(&known)?;
-            store::put(&record::container_file(&known, &record.id), &record, Durability::Process)?;
+            keep::make_folder(&known)?;
+            store::put(&keep::container_file(&known, &record.id), &record, Durability::Process)?;
             Ok(images.make_writable(record.id.as_str()))
         };
         let writable = blocking(write).await.map_err(doing)??;
@@ -142,7 +143,7 @@ impl Making<'_> {
             layers: &self.image.layers,
             writable,
             pod_dir: self.pod.folder.clone(),
-            seccomp: filter::program(&config).await?,
+            seccomp: seccomp::program(&config).await?,
             held_capabilities: self.pod.node.held_capabilities,
         })?;
         plan.process.nofile = (self.pod.node.config.nofile_soft, self.pod.node.config.nofile_hard);

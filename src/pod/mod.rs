@@ -27,43 +27,36 @@
 //! Invariant: when a caller hears of a success, it is written and shown. Failures leave nothing behind.
 //! Invariant: followers are told of a change after it is shown, and in the order in which it was decided.
 //! Invariant: no fsync between RunPodSandbox and StartContainer.
-//! Not here: how anything is done. No system calls on containers, no network, no layers, no wire types.
+//! Not here: how anything is done. No system calls on containers, no network, no layers, no wire types; no
+//! figures (`meter`).
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod admission;
+mod announce;
 mod config;
 mod container;
 mod driver;
 mod effect;
 mod error;
 mod exec;
-mod files;
-mod filter;
+mod keep;
 mod make;
-mod metrics;
 mod names;
 mod node;
-mod owed;
 mod pods;
-mod processes;
-mod rates;
-mod record;
 mod recover;
 mod run;
+mod seccomp;
 mod signal;
 mod state;
-mod stats;
 mod stop;
-mod told;
 mod update;
 mod view;
 
+pub use announce::{Change, Event};
 pub use config::Config;
 pub use error::Error;
-pub use metrics::{ContainerMetrics, PodMetrics};
 pub use node::Deps;
 pub use pods::Pods;
-pub use stats::{ContainerStats, PodStats, TrafficStats, UsageStats};
-pub use told::{Change, Event};
-pub use view::{ContainerState, ContainerView, PodView, View};
+pub use view::{Board, ContainerState, ContainerView, PodView, View};

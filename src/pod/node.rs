@@ -12,8 +12,8 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    admission::Admission, config::Config, driver::Call, error::Error, exec::Execs, names::Names,
-    record::Places, told::Event, view::Board,
+    admission::Admission, announce::Event, config::Config, driver::Call, error::Error, exec::Execs,
+    keep::Places, names::Names, view::Board,
 };
 use crate::{
     cgroup,
@@ -47,12 +47,12 @@ pub(super) type Join = Shared<BoxFuture<'static, Result<PodId, Arc<Error>>>>;
 #[derive(Clone, Debug)]
 pub(super) struct Reach {
     pub(super) calls: mpsc::Sender<Call>,
-    pub(super) line: Arc<Line>,
+    pub(super) access: Arc<SupervisorAccess>,
 }
 
 /// What is asked of a pod's supervisor past its driver: execs and logs, which change no state.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct SupervisorAccess {
     /// `None` while the supervisor cannot be reached.
     client: watch::Sender<Option<Client>>,
     /// What each container's init was planned as; filled when first needed.
@@ -63,7 +63,7 @@ pub(super) struct Line {
 /// a supervisor may take to answer.
 const REACH_WAIT_MAX: Duration = Duration::from_secs(2);
 
-impl Line {
+impl SupervisorAccess {
     pub(super) fn set_client(&self, client: Option<Client>) {
         self.client.send_replace(client);
     }
@@ -101,7 +101,7 @@ pub(super) struct Node {
     pub(super) config: Config,
     pub(super) creates: Admission,
     pub(super) execs: Execs,
-    pub(super) board: Board,
+    pub(super) board: Arc<Board>,
     pub(super) events: Journal<Event>,
     names: Mutex<Names<Join, Reach>>,
     latest: AtomicI64,
@@ -133,7 +133,7 @@ impl Node {
             creates: Admission::new(config.creates_running(), config.creates_waiting_max),
             config,
             execs: Execs::default(),
-            board: Board::default(),
+            board: Arc::default(),
             events: Journal::default(),
             names: Mutex::default(),
             latest: AtomicI64::new(0),

@@ -4,17 +4,16 @@ use futures_util::{FutureExt, future};
 use tokio::sync::oneshot;
 
 use super::{
+    announce::Event,
     driver::{Call, Reply},
     error::Error,
     exec::{ExecOutput, client_of, exec_sync},
-    metrics::PodMetrics,
+    keep::owed,
     names::Claim,
     node::{Deps, Join, Node, Reach},
-    owed, recover, run,
+    recover, run,
     state::PodState,
-    stats::{ContainerStats, Meter, PodStats},
-    told::Event,
-    view::{ContainerView, PodView, View},
+    view::{Board, ContainerView, PodView, View},
 };
 use crate::{
     event::{self, Subscriber},
@@ -33,7 +32,6 @@ use crate::{
 pub struct Pods {
     node: Arc<Node>,
     zygote: Arc<Zygote>,
-    meter: Arc<Meter>,
 }
 
 impl Pods {
@@ -49,9 +47,7 @@ impl Pods {
         let survey = task::blocking("survey", move || recover::survey(&reader)).await?;
         recover::recover(&node, survey).await;
         task::spawn("pod-networks-owed", owed::repay(Arc::clone(&node)));
-        let meter = Arc::new(Meter::new(Arc::clone(&node)));
-        task::spawn("stats-sampler", Arc::clone(&meter).sample());
-        Ok(Self { node, zygote, meter })
+        Ok(Self { node, zygote })
     }
 
     /// RunPodSandbox. A retry of a call that is still at work waits for its result; one of a pod that is ready
@@ -222,6 +218,11 @@ impl Pods {
         self.node.board.view()
     }
 
+    /// Where the views are, for those who only read.
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.node.board)
+    }
+
     /// Follows what happens to pods and containers. What has happened before is in the lists, if they are asked
     /// for after this.
     ///
@@ -255,22 +256,6 @@ impl Pods {
     /// [`Error::NoSuchContainer`], [`Error::Ambiguous`].
     pub fn container(&self, id: &str) -> Result<Arc<ContainerView>, Error> {
         self.view().container(id).cloned().map_err(|lookup| Error::no_container(id, lookup))
-    }
-
-    /// What these containers use, in this order, read now. Those that have ended have their writable layer
-    /// only. Never fails and waits for nothing but the reading.
-    pub async fn container_stats(&self, containers: Vec<Arc<ContainerView>>) -> Vec<ContainerStats> {
-        self.meter.containers(containers).await
-    }
-
-    /// As [`Self::container_stats`], of pods with their containers.
-    pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
-        self.meter.pods(pods).await
-    }
-
-    /// As [`Self::pod_stats`], with all that metrics tell; of pods that are ready only.
-    pub async fn metrics(&self, pods: Vec<Arc<PodView>>) -> Vec<PodMetrics> {
-        self.meter.metrics(pods).await
     }
 
     /// Whether pods can be attached to the network; else why not.

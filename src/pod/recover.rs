@@ -26,15 +26,14 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info, warn};
 
 use super::{
+    announce::Change,
     container::{Container, exit},
     driver::{Driver, Link, Pod, Start},
     effect::{certainly_gone, end_pod, erase_container, erase_pod_files, logged},
     error::{Error, chain},
-    node::{Line, Node},
-    owed,
-    record::{self, ContainerRecord, EndRecord, Made, PodRecord, blocking},
+    keep::{self, ContainerRecord, EndRecord, Made, PodRecord, blocking, owed},
+    node::{Node, SupervisorAccess},
     state::PodState,
-    told::Change,
     view::ContainerState,
 };
 use crate::{
@@ -85,11 +84,11 @@ pub(super) fn survey(node: &Node) -> Result<Survey, Error> {
     node.places.make()?;
     let mut survey = Survey::default();
     let live = node.places.live_pods();
-    for id in record::pods_in(&live).map_err(Error::io("list", &live))? {
+    for id in keep::pods_in(&live).map_err(Error::io("list", &live))? {
         survey.add_live(node, id);
     }
     let known = node.places.known_pods();
-    for id in record::pods_in(&known).map_err(Error::io("list", &known))? {
+    for id in keep::pods_in(&known).map_err(Error::io("list", &known))? {
         let seen = survey.pods.iter().any(|found| found.record.id == id);
         if !seen && !survey.damaged.contains(&id) && !survey.foreign.contains(&id) {
             survey.add_ended(node, id);
@@ -103,14 +102,14 @@ impl Survey {
     fn add_live(&mut self, node: &Node, id: PodId) {
         let folder = node.places.live(&id);
         logged("cleaning up unfinished records", store::sweep(&folder));
-        match store::get::<PodRecord>(&record::pod_file(&folder)) {
+        match store::get::<PodRecord>(&keep::pod_file(&folder)) {
             Ok(record) if record.id != id => {
                 error!(pod = %id, other = %record.id, "the record of a pod lies in another's folder");
                 self.damaged.push(id);
             }
             // A state directory that outlives a reboot: what is on disk says the same, and says it better.
             Ok(record) if record.boot_id != node.boot_id => {
-                logged("removing the folder of an earlier boot", record::remove_folder(&folder));
+                logged("removing the folder of an earlier boot", keep::remove_folder(&folder));
             }
             Ok(record) => self.pods.push(read_containers(&folder, record)),
             Err(BadRecord::UnknownVersion(version)) => {
@@ -128,7 +127,7 @@ impl Survey {
     fn add_ended(&mut self, node: &Node, id: PodId) {
         let folder = node.places.known(&id);
         logged("cleaning up unfinished records", store::sweep(&folder));
-        match store::get::<PodRecord>(&record::pod_file(&folder)) {
+        match store::get::<PodRecord>(&keep::pod_file(&folder)) {
             Ok(record) if record.id == id => {
                 let mut found = end_by_reboot(node, read_containers(&folder, record));
                 if let Err(error) = move_to_live(node, &mut found) {
@@ -150,7 +149,7 @@ impl Survey {
 }
 
 fn read_containers(folder: &Path, record: PodRecord) -> Found {
-    let cgroup = store::get(&record::cgroup_file(folder)).ok();
+    let cgroup = store::get(&keep::cgroup_file(folder)).ok();
     let mut found = Found {
         record,
         cgroup,
@@ -159,8 +158,8 @@ fn read_containers(folder: &Path, record: PodRecord) -> Found {
         foreign: HashSet::new(),
         ended: HashSet::new(),
     };
-    for id in record::containers_in(folder).unwrap_or_default() {
-        match store::get::<ContainerRecord>(&record::container_file(folder, &id)) {
+    for id in keep::containers_in(folder).unwrap_or_default() {
+        match store::get::<ContainerRecord>(&keep::container_file(folder, &id)) {
             Ok(container) if container.id == id && container.pod == found.record.id => {
                 found.containers.push(container);
             }
@@ -188,7 +187,7 @@ fn end_by_reboot(node: &Node, mut found: Found) -> Found {
     found.cgroup = None;
     let folder = node.places.known(&found.record.id);
     for container in &mut found.containers {
-        let end = store::get::<EndRecord>(&record::end_file(&folder, &container.id)).unwrap_or_else(|_| {
+        let end = store::get::<EndRecord>(&keep::end_file(&folder, &container.id)).unwrap_or_else(|_| {
             let (reason, why) = match rebooted {
                 true => (ExitReason::NodeReboot, "the machine was restarted"),
                 false => (ExitReason::Unknown, "the state directory was emptied under it"),
@@ -207,11 +206,11 @@ fn end_by_reboot(node: &Node, mut found: Found) -> Found {
 fn move_to_live(node: &Node, found: &mut Found) -> Result<(), Error> {
     let folder = node.places.live(&found.record.id);
     let write = || {
-        record::make_folder(&folder)?;
+        keep::make_folder(&folder)?;
         for container in &found.containers {
-            store::put(&record::container_file(&folder, &container.id), container, Durability::Process)?;
+            store::put(&keep::container_file(&folder, &container.id), container, Durability::Process)?;
         }
-        store::put(&record::pod_file(&folder), &found.record, Durability::Process)
+        store::put(&keep::pod_file(&folder), &found.record, Durability::Process)
     };
     write().map_err(Error::io("write the records of a pod in", &folder))
 }
@@ -271,8 +270,8 @@ async fn sweep(node: &Arc<Node>, survey: &Survey) {
 fn recorded_containers(node: &Node) -> std::io::Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     for pods in [node.places.live_pods(), node.places.known_pods()] {
-        for pod in record::pods_in(&pods)? {
-            all.extend(record::containers_in(&pods.join(pod.as_str()))?.into_iter().map(String::from));
+        for pod in keep::pods_in(&pods)? {
+            all.extend(keep::containers_in(&pods.join(pod.as_str()))?.into_iter().map(String::from));
         }
     }
     Ok(all)
@@ -328,7 +327,7 @@ fn pod_of(node: &Arc<Node>, record: &PodRecord, cgroup: Option<cgroup::Handle>) 
         created_at: record.created_at,
         folder: node.places.live(&record.id),
         cgroup,
-        line: Arc::<Line>::default(),
+        access: Arc::<SupervisorAccess>::default(),
     }
 }
 
@@ -402,10 +401,10 @@ async fn undo(pod: &Arc<Pod>) {
 async fn undo_damaged(node: &Arc<Node>, id: PodId) {
     let (live, known) = (node.places.live(&id), node.places.known(&id));
     let read = move || {
-        let cgroup: Option<cgroup::Handle> = store::get(&record::cgroup_file(&live)).ok();
-        let record: Option<PodRecord> = store::get(&record::pod_file(&known)).ok();
-        let mut containers = record::containers_in(&live)?;
-        containers.extend(record::containers_in(&known)?);
+        let cgroup: Option<cgroup::Handle> = store::get(&keep::cgroup_file(&live)).ok();
+        let record: Option<PodRecord> = store::get(&keep::pod_file(&known)).ok();
+        let mut containers = keep::containers_in(&live)?;
+        containers.extend(keep::containers_in(&known)?);
         Ok((cgroup, record, containers))
     };
     let (mut cgroup, record, containers) = blocking(read).await.unwrap_or_default();
@@ -422,7 +421,7 @@ async fn undo_damaged(node: &Arc<Node>, id: PodId) {
         created_at,
         folder,
         cgroup,
-        line: Arc::default(),
+        access: Arc::default(),
     });
     // Its containers end with it; what images keep for them goes too.
     for container in containers {
@@ -451,7 +450,10 @@ mod tests {
     use super::*;
     use crate::{
         model::UnixNanos,
-        pod::driver::tests::{container, node, pod_config},
+        pod::{
+            driver::tests::{node, pod_config},
+            view::ContainerView,
+        },
     };
 
     fn pod(byte: u8, boot_id: &str, state: PodState) -> PodRecord {
@@ -470,10 +472,10 @@ mod tests {
 
     fn put(node: &Node, record: &PodRecord, containers: &[ContainerRecord]) {
         for folder in [node.places.live(&record.id), node.places.known(&record.id)] {
-            record::make_folder(&folder).unwrap();
-            store::put(&record::pod_file(&folder), record, Durability::Process).unwrap();
+            keep::make_folder(&folder).unwrap();
+            store::put(&keep::pod_file(&folder), record, Durability::Process).unwrap();
             for container in containers {
-                let path = record::container_file(&folder, &container.id);
+                let path = keep::container_file(&folder, &container.id);
                 store::put(&path, container, Durability::Process).unwrap();
             }
         }
@@ -481,7 +483,7 @@ mod tests {
 
     fn running(pod: &PodRecord, byte: u8) -> ContainerRecord {
         let state = ContainerState::Running { pid: u32::MAX, started_at: UnixNanos(5) };
-        ContainerRecord::of(&container(&pod.id, byte, state))
+        ContainerRecord::of(&ContainerView::fake(&pod.id, byte, state))
     }
 
     fn intent(pod: &PodRecord, byte: u8) -> ContainerRecord {
@@ -542,7 +544,7 @@ mod tests {
         wait_until("the pod is not ready", || !node.board.view().pods[0].ready).await;
         wait_until("its container is ended", || exits(&node) == [(137, ExitReason::SupervisorDied)]).await;
         let live = node.places.live(&record.id);
-        assert_eq!(record::containers_in(&live).unwrap(), [ContainerRecord::clone(&running(&record, 1)).id]);
+        assert_eq!(keep::containers_in(&live).unwrap(), [ContainerRecord::clone(&running(&record, 1)).id]);
     }
 
     #[tokio::test]
@@ -553,7 +555,7 @@ mod tests {
         put(&node, &record, &[intent(&record, 1), intent(&record, 2)]);
         let end =
             EndRecord { started_at: Some(UnixNanos(4)), exit: exit(3, ExitReason::Error, String::new()) };
-        let ended = record::end_file(&node.places.known(&record.id), &running(&record, 2).id);
+        let ended = keep::end_file(&node.places.known(&record.id), &running(&record, 2).id);
         store::put(&ended, &end, Durability::Process).unwrap();
         fs::remove_dir_all(node.places.live_pods()).unwrap();
         start(&node).await;
@@ -566,7 +568,7 @@ mod tests {
         assert_eq!((&entry.event.container, entry.event.change), (&Some(one), Change::Stopped));
         let entry = follower.next().await.unwrap();
         assert_eq!((&entry.event.container, entry.event.change), (&None, Change::Stopped));
-        let stored = record::pod_file(&node.places.live(&record.id));
+        let stored = keep::pod_file(&node.places.live(&record.id));
         let state = || store::get::<PodRecord>(&stored).unwrap().state;
         wait_until("it is torn down", || state() == PodState::NotReady).await;
         // The next daemon of this boot sees the same.
@@ -605,7 +607,7 @@ mod tests {
             let bad = pod(1, "this boot", PodState::Ready);
             put(&node, &bad, &[running(&bad, 1)]);
             put(&node, &good, &[]);
-            fs::write(record::pod_file(&node.places.live(&bad.id)), bytes).unwrap();
+            fs::write(keep::pod_file(&node.places.live(&bad.id)), bytes).unwrap();
             start(&node).await;
             wait_until("its folders are gone", || folders(&node) == 2).await;
             let view = node.board.view();
@@ -623,7 +625,7 @@ mod tests {
         let record = pod(1, "this boot", PodState::Ready);
         put(&node, &record, &[running(&record, 1), running(&record, 2)]);
         let live = node.places.live(&record.id);
-        let bad = record::container_file(&live, &running(&record, 1).id);
+        let bad = keep::container_file(&live, &running(&record, 1).id);
         fs::write(&bad, "").unwrap();
         start(&node).await;
         let view = node.board.view();
@@ -638,7 +640,7 @@ mod tests {
         let node = node(folder.path());
         let record = pod(1, "this boot", PodState::Ready);
         put(&node, &record, &[]);
-        let path = record::pod_file(&node.places.live(&record.id));
+        let path = keep::pod_file(&node.places.live(&record.id));
         let head = "pintle-record 0002 00000002 ";
         let sum = crc32c::crc32c(format!("{head}{{}}").as_bytes());
         let text = format!("{head}{sum:08x}\n{{}}");

@@ -6,16 +6,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{info, warn};
 
 use super::{
+    announce::Change,
     container::random_bytes,
     driver::{Driver, Pod, Start},
     effect::clear,
     error::{Error, chain},
-    files,
-    node::{Line, Node},
-    owed,
-    record::{self, PodRecord, blocking},
+    keep::{self, PodRecord, blocking, files, owed},
+    node::{Node, SupervisorAccess},
     state::{PodInput, PodState},
-    told::Change,
 };
 use crate::{
     cgroup,
@@ -52,7 +50,7 @@ pub(super) async fn run(
 
 async fn bring_up(node: &Arc<Node>, zygote: &Zygote, config: PodConfig) -> Result<Driver, Error> {
     let id = PodId::from_bytes(random_bytes()?);
-    let mut making = Making {
+    let mut creation = PodCreation {
         node,
         zygote,
         folder: node.places.live(&id),
@@ -68,10 +66,10 @@ async fn bring_up(node: &Arc<Node>, zygote: &Zygote, config: PodConfig) -> Resul
         },
         undos: Vec::new(),
     };
-    match making.all().await {
+    match creation.all().await {
         Ok(driver) => Ok(driver),
         Err(error) => {
-            making.undo().await;
+            creation.undo().await;
             Err(error)
         }
     }
@@ -85,7 +83,7 @@ enum Undo {
     Network,
 }
 
-struct Making<'a> {
+struct PodCreation<'a> {
     node: &'a Arc<Node>,
     zygote: &'a Zygote,
     folder: PathBuf,
@@ -93,7 +91,7 @@ struct Making<'a> {
     undos: Vec<Undo>,
 }
 
-impl Making<'_> {
+impl PodCreation<'_> {
     async fn all(&mut self) -> Result<Driver, Error> {
         self.undos.push(Undo::Records);
         self.write_intent().await?;
@@ -105,7 +103,7 @@ impl Making<'_> {
 
         let ready = self.record.state.step(PodInput::Started);
         self.record.state = ready.map_err(|refusal| Error::refused("new pod", refusal))?;
-        record::put(record::pod_file(&self.folder), self.record.clone()).await?;
+        keep::put(keep::pod_file(&self.folder), self.record.clone()).await?;
         crate::failpoint!("pod.ready-written");
         Ok(self.driver(cgroup, client))
     }
@@ -115,10 +113,10 @@ impl Making<'_> {
         let (live, known) = (self.folder.clone(), self.node.places.known(&self.record.id));
         let record = self.record.clone();
         let write = move || {
-            record::make_folder(&live)?;
-            store::put(&record::pod_file(&live), &record, Durability::Process)?;
-            record::make_folder(&known)?;
-            store::put(&record::pod_file(&known), &record, Durability::Process)
+            keep::make_folder(&live)?;
+            store::put(&keep::pod_file(&live), &record, Durability::Process)?;
+            keep::make_folder(&known)?;
+            store::put(&keep::pod_file(&known), &record, Durability::Process)
         };
         blocking(write).await.map_err(Error::io("write the records of a pod in", &self.folder))?;
         crate::failpoint!("pod.intent-written");
@@ -130,12 +128,12 @@ impl Making<'_> {
     async fn make_cgroup(&mut self) -> Result<cgroup::Handle, Error> {
         let config = &self.record.config;
         let planned = self.node.cgroups.plan_pod(&config.cgroup_parent, &self.record.id)?;
-        record::put(record::cgroup_file(&self.folder), planned.clone()).await?;
+        keep::put(keep::cgroup_file(&self.folder), planned.clone()).await?;
         let handle = self.node.cgroups.create_pod(planned.clone(), &pod_resources(config)).await?;
         self.undos.push(Undo::Cgroup(handle.clone()));
         crate::failpoint!("pod.cgroup-made");
         if handle != planned {
-            record::put(record::cgroup_file(&self.folder), handle.clone()).await?;
+            keep::put(keep::cgroup_file(&self.folder), handle.clone()).await?;
         }
         Ok(handle)
     }
@@ -194,7 +192,7 @@ impl Making<'_> {
                 created_at: record.created_at,
                 folder: self.folder.clone(),
                 cgroup: Some(cgroup),
-                line: Arc::<Line>::default(),
+                access: Arc::<SupervisorAccess>::default(),
             },
             state: record.state,
             limits: record.config.limits(),
@@ -247,8 +245,8 @@ impl Making<'_> {
     async fn remove_records(&self) -> Result<(), Error> {
         let (live, known) = (self.folder.clone(), self.node.places.known(&self.record.id));
         let remove = move || {
-            record::remove_folder(&known)?;
-            record::remove_folder(&live)
+            keep::remove_folder(&known)?;
+            keep::remove_folder(&live)
         };
         blocking(remove).await.map_err(Error::io("remove the records of a pod in", &self.folder))
     }

@@ -130,7 +130,7 @@ impl ContainerState {
     }
 
     /// Whether its init has ended.
-    pub(super) fn is_exited(&self) -> bool {
+    pub(crate) fn is_exited(&self) -> bool {
         match self {
             Self::Created { .. } | Self::Running { .. } => false,
             Self::Exited { .. } => true,

@@ -15,7 +15,7 @@ use super::{
     driver::{Driver, Pod, Reply},
     effect::{Done, Effect, Init, parent_of},
     error::{Error, chain},
-    record::{self, ContainerRecord, blocking},
+    keep::{self, ContainerRecord, blocking},
     state::Input,
     view::ContainerView,
 };
@@ -140,8 +140,8 @@ impl Driver {
             return Ok(());
         }
         let next = ContainerView { resources: update.after, ..ContainerView::clone(view) };
-        let path = record::container_file(&self.pod.folder, &next.id);
-        if let Err(error) = record::put(path, ContainerRecord::of(&next)).await {
+        let path = keep::container_file(&self.pod.folder, &next.id);
+        if let Err(error) = keep::put(path, ContainerRecord::of(&next)).await {
             take_back(&self.pod, update.changed).await;
             return Err(error);
         }
@@ -200,7 +200,7 @@ impl Driver {
             return Ok(());
         }
         let before = std::mem::replace(&mut self.limits, update.after);
-        if let Err(error) = record::put(record::pod_file(&self.pod.folder), self.record()).await {
+        if let Err(error) = keep::put(keep::pod_file(&self.pod.folder), self.record()).await {
             self.limits = before;
             take_back(&self.pod, update.changed).await;
             return Err(error);
@@ -298,7 +298,7 @@ mod tests {
                 Call,
                 tests::{RUNNING, asked, driver, exited, id, node},
             },
-            record::PodRecord,
+            keep::PodRecord,
             state::PodState,
         },
         store,
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(shown(&driver), Resources::default());
         update(&mut driver, granted()).await.unwrap();
         assert_eq!(shown(&driver), granted());
-        let path = record::container_file(&driver.pod.folder, &id(1));
+        let path = keep::container_file(&driver.pod.folder, &id(1));
         assert_eq!(store::get::<ContainerRecord>(&path).unwrap().resources, granted());
     }
 
@@ -403,7 +403,7 @@ mod tests {
         driver.settle(done).await;
         // The kubelet's parent has the limits: nothing was asked of the kernel.
         answer.try_recv().unwrap().unwrap();
-        let pod = store::get::<PodRecord>(&record::pod_file(&driver.pod.folder)).unwrap();
+        let pod = store::get::<PodRecord>(&keep::pod_file(&driver.pod.folder)).unwrap();
         assert_eq!(pod.limits, Some(change));
     }
 

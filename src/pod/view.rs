@@ -93,7 +93,7 @@ impl View {
 
 /// Where drivers put what readers see. A reader takes the whole and waits for nobody.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub struct Board {
     pods: Mutex<BTreeMap<PodId, Arc<PodView>>>,
     view: ArcSwap<View>,
 }
@@ -111,7 +111,8 @@ impl Board {
         });
     }
 
-    pub(super) fn view(&self) -> Arc<View> {
+    /// All pods as of now.
+    pub fn view(&self) -> Arc<View> {
         self.view.load_full()
     }
 
@@ -124,11 +125,20 @@ impl Board {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
+impl Board {
+    /// One that shows these pods for ever.
+    pub(crate) fn of(pods: Vec<PodView>) -> Arc<Self> {
+        let board = Self::default();
+        pods.into_iter().for_each(|pod| board.publish(pod));
+        Arc::new(board)
+    }
+}
 
-    pub(in crate::pod) fn pod(byte: u8) -> PodView {
-        PodView {
+#[cfg(test)]
+impl PodView {
+    /// A pod that is ready and has nothing.
+    pub(crate) fn fake(byte: u8) -> Self {
+        Self {
             id: PodId::from_bytes([byte; 32]),
             config: Arc::default(),
             ready: true,
@@ -140,20 +150,48 @@ pub(super) mod tests {
             containers: Vec::new(),
         }
     }
+}
+
+#[cfg(test)]
+impl ContainerView {
+    /// A container of that pod, made from an empty configuration.
+    pub(crate) fn fake(pod: &PodId, byte: u8, state: ContainerState) -> Self {
+        let mut config = ContainerConfig::default();
+        config.metadata.attempt = byte.into();
+        Self {
+            id: ContainerId::from_bytes([byte; 32]),
+            pod: pod.clone(),
+            config: Arc::new(config),
+            image_id: Digest::from_bytes([1; 32]),
+            image_ref: "ref".into(),
+            image_name: "name".into(),
+            state,
+            created_at: UnixNanos(byte.into()),
+            user: ResolvedUser::default(),
+            log_path: None,
+            resources: Resources::default(),
+            stop_signal: 15,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn a_view_taken_before_a_change_does_not_change() {
         let board = Board::default();
-        board.publish(pod(0xab));
+        board.publish(PodView::fake(0xab));
         let before = board.view();
-        board.publish(pod(0x12));
-        board.publish(PodView { ready: false, ..pod(0xab) });
+        board.publish(PodView::fake(0x12));
+        board.publish(PodView { ready: false, ..PodView::fake(0xab) });
         let after = board.view();
         assert!(before.pods.len() == 1 && before.pods[0].ready);
         let ids: Vec<_> = after.pods.iter().map(|pod| (pod.id.as_str()[..2].to_owned(), pod.ready)).collect();
         assert_eq!(ids, [("12".to_owned(), true), ("ab".to_owned(), false)]);
-        board.withdraw(&pod(0xab).id);
+        board.withdraw(&PodView::fake(0xab).id);
         assert_eq!(board.view().pod("ab").unwrap_err(), Lookup::Unknown);
-        assert_eq!(board.view().pod("12").unwrap().id, pod(0x12).id);
+        assert_eq!(board.view().pod("12").unwrap().id, PodView::fake(0x12).id);
     }
 }

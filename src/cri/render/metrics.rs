@@ -9,9 +9,9 @@
 use crate::{
     cgroup::{DeviceIo, Memory, Pressure, Stall},
     cri::wire,
+    meter::{ContainerMetrics, PodMetrics},
     model::UnixNanos,
     network::InterfaceTraffic,
-    pod::{ContainerMetrics, PodMetrics},
 };
 use wire::MetricType::{Counter, Gauge};
 
@@ -293,9 +293,9 @@ mod tests {
         cgroup::{Detail, Hugepages, Usage},
         cri::render::tests,
         image::FsUsage,
+        meter::TrafficStats,
         model::Resources,
         network::Counters,
-        pod::TrafficStats,
     };
 
     fn container() -> ContainerMetrics {

@@ -2,9 +2,10 @@ use super::{container::metadata as container_metadata, fs_usage, pod::metadata a
 use crate::{
     cgroup::{Pressure, Stall},
     cri::wire,
+    meter::{ContainerStats, PodStats, TrafficStats, UsageStats},
     model::UnixNanos,
     network::InterfaceTraffic,
-    pod::{ContainerStats, ContainerView, PodStats, PodView, TrafficStats, UsageStats},
+    pod::{ContainerView, PodView},
 };
 
 /// The attributes are always set: the kubelet reads them without asking. What is not known is absent.

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use tonic::{Status, codegen::BoxStream};
 
 use super::RuntimeService;
@@ -16,7 +18,7 @@ impl RuntimeService {
         &self,
         _request: wire::ListPodSandboxMetricsRequest,
     ) -> Result<wire::ListPodSandboxMetricsResponse, Status> {
-        let metrics = self.pods.metrics(self.pods.view().pods.clone()).await;
+        let metrics = self.meter.metrics(self.pods.view().pods.clone()).await;
         Ok(wire::ListPodSandboxMetricsResponse {
             pod_metrics: metrics.iter().map(render::pod_metrics).collect(),
         })
@@ -26,10 +28,10 @@ impl RuntimeService {
         &self,
         _request: wire::StreamPodSandboxMetricsRequest,
     ) -> Result<BoxStream<wire::StreamPodSandboxMetricsResponse>, Status> {
-        let pods = self.pods.clone();
+        let meter = Arc::clone(&self.meter);
         let read = move |batch| {
-            let pods = pods.clone();
-            async move { pods.metrics(batch).await }
+            let meter = Arc::clone(&meter);
+            async move { meter.metrics(batch).await }
         };
         let message = |pod_sandbox_metrics| wire::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
         Ok(read_chunks(self.pods.view().pods.clone(), read, render::pod_metrics, message))

@@ -8,19 +8,22 @@ mod pod;
 mod stats;
 mod status;
 
+use std::sync::Arc;
+
 use super::{Node, rpcs, wire};
-use crate::pod::Pods;
+use crate::{meter::Meter, pod::Pods};
 
 /// Pods and containers, as the kubelet asks for them.
 #[derive(Clone, Debug)]
 pub(crate) struct RuntimeService {
     pods: Pods,
+    meter: Arc<Meter>,
     node: Node,
 }
 
 impl RuntimeService {
-    pub(crate) fn new(pods: Pods, node: Node) -> Self {
-        Self { pods, node }
+    pub(crate) fn new(pods: Pods, meter: Arc<Meter>, node: Node) -> Self {
+        Self { pods, meter, node }
     }
 }
 

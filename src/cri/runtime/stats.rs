@@ -15,7 +15,7 @@ impl RuntimeService {
     ) -> Result<wire::ContainerStatsResponse, Status> {
         let id = parse::id("container_id", &request.container_id).map_err(code::of)?;
         let container = self.pods.container(&id).map_err(code::of)?;
-        let stats = self.pods.container_stats(vec![container]).await;
+        let stats = self.meter.container_stats(vec![container]).await;
         Ok(wire::ContainerStatsResponse { stats: stats.first().map(render::container_stats) })
     }
 
@@ -24,7 +24,7 @@ impl RuntimeService {
         request: wire::ListContainerStatsRequest,
     ) -> Result<wire::ListContainerStatsResponse, Status> {
         let filter = parse::ContainerFilter::of_stats(request.filter).map_err(code::of)?;
-        let stats = self.pods.container_stats(self.containers_with(&filter)).await;
+        let stats = self.meter.container_stats(self.containers_with(&filter)).await;
         Ok(wire::ListContainerStatsResponse { stats: stats.iter().map(render::container_stats).collect() })
     }
 
@@ -33,10 +33,10 @@ impl RuntimeService {
         request: wire::StreamContainerStatsRequest,
     ) -> Result<BoxStream<wire::StreamContainerStatsResponse>, Status> {
         let filter = parse::ContainerFilter::of_stats(request.filter).map_err(code::of)?;
-        let pods = self.pods.clone();
+        let meter = Arc::clone(&self.meter);
         let read = move |batch| {
-            let pods = pods.clone();
-            async move { pods.container_stats(batch).await }
+            let meter = Arc::clone(&meter);
+            async move { meter.container_stats(batch).await }
         };
         let message = |container_stats| wire::StreamContainerStatsResponse { container_stats };
         Ok(read_chunks(self.containers_with(&filter), read, render::container_stats, message))
@@ -48,7 +48,7 @@ impl RuntimeService {
     ) -> Result<wire::PodSandboxStatsResponse, Status> {
         let id = parse::id("pod_sandbox_id", &request.pod_sandbox_id).map_err(code::of)?;
         let pod = self.pods.pod(&id).map_err(code::of)?;
-        let stats = self.pods.pod_stats(vec![pod]).await;
+        let stats = self.meter.pod_stats(vec![pod]).await;
         Ok(wire::PodSandboxStatsResponse { stats: stats.first().map(render::pod_stats) })
     }
 
@@ -57,7 +57,7 @@ impl RuntimeService {
         request: wire::ListPodSandboxStatsRequest,
     ) -> Result<wire::ListPodSandboxStatsResponse, Status> {
         let filter = parse::PodFilter::of_stats(request.filter).map_err(code::of)?;
-        let stats = self.pods.pod_stats(self.measured_pods(&filter)).await;
+        let stats = self.meter.pod_stats(self.measured_pods(&filter)).await;
         Ok(wire::ListPodSandboxStatsResponse { stats: stats.iter().map(render::pod_stats).collect() })
     }
 
@@ -66,10 +66,10 @@ impl RuntimeService {
         request: wire::StreamPodSandboxStatsRequest,
     ) -> Result<BoxStream<wire::StreamPodSandboxStatsResponse>, Status> {
         let filter = parse::PodFilter::of_stats(request.filter).map_err(code::of)?;
-        let pods = self.pods.clone();
+        let meter = Arc::clone(&self.meter);
         let read = move |batch| {
-            let pods = pods.clone();
-            async move { pods.pod_stats(batch).await }
+            let meter = Arc::clone(&meter);
+            async move { meter.pod_stats(batch).await }
         };
         let message = |pod_sandbox_stats| wire::StreamPodSandboxStatsResponse { pod_sandbox_stats };
         Ok(read_chunks(self.measured_pods(&filter), read, render::pod_stats, message))

@@ -5,13 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{error, info, warn};
 
-use super::{
-    error::chain,
-    node::Node,
-    record::{self, blocking},
-};
+use super::{blocking, pods_in, put};
 use crate::{
     model::PodId,
+    pod::{error::chain, node::Node},
     store::{self, Durability},
 };
 
@@ -19,20 +16,20 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Writes down that the pod's network is to be released.
-pub(super) async fn note(node: &Node, pod: &PodId) {
+pub(in crate::pod) async fn note(node: &Node, pod: &PodId) {
     let path = node.places.owed().join(pod.as_str());
-    if let Err(error) = record::put(path, pod.clone()).await {
+    if let Err(error) = put(path, pod.clone()).await {
         error!(%pod, error = %chain(&error), "the pod's network is not released, and that could not be noted");
     }
 }
 
 /// The pods whose network is owed.
-pub(super) fn list(node: &Node) -> Vec<PodId> {
-    record::pods_in(&node.places.owed()).unwrap_or_default()
+pub(in crate::pod) fn list(node: &Node) -> Vec<PodId> {
+    pods_in(&node.places.owed()).unwrap_or_default()
 }
 
 /// Releases what is owed, for as long as the daemon lives.
-pub(super) async fn repay(node: Arc<Node>) {
+pub(in crate::pod) async fn repay(node: Arc<Node>) {
     loop {
         let reader = Arc::clone(&node);
         for pod in blocking(move || Ok(list(&reader))).await.unwrap_or_default() {

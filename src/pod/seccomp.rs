@@ -12,7 +12,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::{
     error::{Error, chain},
-    record::blocking,
+    keep::blocking,
 };
 use crate::{
     model::{ContainerConfig, SeccompChoice},

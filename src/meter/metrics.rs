@@ -9,12 +9,12 @@ use std::{
 use super::{
     processes::{self, ProcessFigures},
     stats::{Meter, TrafficStats, traffic},
-    view::{ContainerState, ContainerView, PodView},
 };
 use crate::{
     cgroup,
     image::{FsCapacity, FsUsage},
     model::UnixNanos,
+    pod::{ContainerState, ContainerView, PodView},
 };
 
 /// Figures of one pod that is ready.
@@ -54,16 +54,16 @@ pub struct Disk {
 
 /// What is the same for all containers of one call.
 #[derive(Debug)]
-struct Host {
+struct HostFacts {
     page_sizes: Vec<String>,
     disk: Disk,
     names: Mutex<HashMap<(u32, u32), String>>,
 }
 
 impl Meter {
-    /// Figures of those pods that are ready, in order.
-    pub(super) async fn metrics(self: &Arc<Self>, mut pods: Vec<Arc<PodView>>) -> Vec<PodMetrics> {
-        self.node.images.refresh_writable();
+    /// As [`Self::pod_stats`], with all that metrics tell; of pods that are ready only.
+    pub async fn metrics(self: &Arc<Self>, mut pods: Vec<Arc<PodView>>) -> Vec<PodMetrics> {
+        self.images.refresh_writable();
         pods.retain(|pod| pod.ready);
         let meter = Arc::clone(self);
         let host = self.spread(vec![()], move |()| Arc::new(meter.look_at_host())).await;
@@ -72,13 +72,13 @@ impl Meter {
         self.spread(pods, move |pod| meter.pod_metrics(pod, &host)).await
     }
 
-    fn look_at_host(&self) -> Host {
-        let capacity = self.node.images.capacity().unwrap_or_default();
+    fn look_at_host(&self) -> HostFacts {
+        let capacity = self.images.capacity().unwrap_or_default();
         let device = device_name(capacity.major, capacity.minor);
-        Host { page_sizes: page_sizes(), disk: Disk { device, capacity }, names: Mutex::default() }
+        HostFacts { page_sizes: page_sizes(), disk: Disk { device, capacity }, names: Mutex::default() }
     }
 
-    fn pod_metrics(&self, pod: Arc<PodView>, host: &Host) -> PodMetrics {
+    fn pod_metrics(&self, pod: Arc<PodView>, host: &HostFacts) -> PodMetrics {
         let containers = pod.cgroup.iter().flat_map(|handle| {
             let running = pod.containers.iter();
             running.filter_map(|container| self.container_metrics(container, handle, host))
@@ -90,7 +90,7 @@ impl Meter {
         &self,
         container: &Arc<ContainerView>,
         handle: &cgroup::Handle,
-        host: &Host,
+        host: &HostFacts,
     ) -> Option<ContainerMetrics> {
         let ContainerState::Running { pid, started_at } = container.state else { return None };
         let at = UnixNanos::from(SystemTime::now());
@@ -102,7 +102,7 @@ impl Meter {
             cgroup: cgroup.path().to_owned(),
             devices: detail.io.iter().map(|io| host.name_of(io.major, io.minor)).collect(),
             processes: processes::look(&detail.processes, pid),
-            writable: self.node.images.writable_usage(container.id.as_str()),
+            writable: self.images.writable_usage(container.id.as_str()),
             disk: host.disk.clone(),
             detail,
             container: Arc::clone(container),
@@ -110,7 +110,7 @@ impl Meter {
     }
 }
 
-impl Host {
+impl HostFacts {
     fn name_of(&self, major: u32, minor: u32) -> String {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         names.entry((major, minor)).or_insert_with(|| device_name(major, minor)).clone()

@@ -8,8 +8,10 @@ use std::{
     path::Path,
 };
 
-use super::error::Error;
-use crate::model::{Dns, NetworkMode, PodConfig};
+use crate::{
+    model::{Dns, NetworkMode, PodConfig},
+    pod::error::Error,
+};
 
 /// Bytes of the host's own `resolv.conf` and `hosts`: far more than a resolver reads, far less than hurts.
 const HOST_FILE_BYTES_MAX: u64 = 64 << 10;
@@ -25,7 +27,7 @@ const HOSTNAME_BYTES_MAX: usize = 64;
 
 /// What the pod is called inside: what was asked for; else the host's name with the host's network, else the
 /// pod's name.
-pub(super) fn hostname(config: &PodConfig) -> String {
+pub(in crate::pod) fn hostname(config: &PodConfig) -> String {
     let name = match (config.hostname.as_str(), config.namespaces.network) {
         ("", NetworkMode::Node) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         ("", NetworkMode::Pod) => config.metadata.name.clone(),
@@ -39,7 +41,7 @@ pub(super) fn hostname(config: &PodConfig) -> String {
 ///
 /// # Errors
 /// [`Error::Invalid`] for an entry that would break out of its line, and for too many or too long ones.
-pub(super) fn resolv_conf(dns: &Dns) -> Result<String, Error> {
+pub(in crate::pod) fn resolv_conf(dns: &Dns) -> Result<String, Error> {
     let mut text = String::new();
     let lines = [("name server", &dns.servers), ("search domain", &dns.searches), ("option", &dns.options)];
     for (what, entries) in lines {
@@ -69,7 +71,7 @@ fn fits_a_line(entry: &str) -> bool {
 }
 
 /// A hosts(5) that knows the pod itself. The kubelet mounts its own over it.
-pub(super) fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
+pub(in crate::pod) fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for address in addresses {
         let _ = writeln!(text, "{address}\t{hostname}");
@@ -81,7 +83,7 @@ pub(super) fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
 ///
 /// # Errors
 /// A bad DNS entry, or what the file system says.
-pub(super) fn write(folder: &Path, config: &PodConfig, addresses: &[IpAddr]) -> Result<(), Error> {
+pub(in crate::pod) fn write(folder: &Path, config: &PodConfig, addresses: &[IpAddr]) -> Result<(), Error> {
     let name = hostname(config);
     let resolv = match &config.dns {
         Some(dns) if *dns != Dns::default() => resolv_conf(dns)?,

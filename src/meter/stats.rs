@@ -1,11 +1,4 @@
-//! What pods and containers use: asked of the kernel when somebody asks us.
-//!
-//! The figures are as fresh as their timestamps: nothing is served from a copy but what would cost a walk over
-//! a disk (the writable layers, measured in the background) and the rate of CPU use, which needs an earlier
-//! reading (a sampler takes one of each every [`SAMPLE_EVERY`]). Reading is file work: it is done on threads
-//! for that, a few at a time, and never waits for a driver, a supervisor or a workload.
-//!
-//! A container that starts or ends meanwhile has fewer figures, never an error.
+//! What pods and containers use (CRI stats), and the reader of all figures.
 
 use std::{
     collections::HashSet,
@@ -15,16 +8,13 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{
-    node::Node,
-    rates::Rates,
-    view::{ContainerState, ContainerView, PodView},
-};
+use super::rates::Rates;
 use crate::{
     cgroup,
-    image::FsUsage,
+    image::{FsUsage, Images},
     model::{ContainerId, NetworkMode, PodId, UnixNanos},
     network::{self, InterfaceTraffic},
+    pod::{Board, ContainerState, ContainerView, PodView},
     telemetry::task,
 };
 
@@ -88,25 +78,35 @@ enum Key {
     Container(ContainerId),
 }
 
-/// Reads figures; one for all pods.
+/// The reader of figures: one for all pods.
 #[derive(Debug)]
-pub(super) struct Meter {
-    pub(super) node: Arc<Node>,
+pub struct Meter {
+    pub(super) images: Images,
+    board: Arc<Board>,
     rates: Mutex<Rates<Key>>,
     readers: Semaphore,
 }
 
 impl Meter {
-    pub(super) fn new(node: Arc<Node>) -> Self {
-        Self { node, rates: Mutex::default(), readers: Semaphore::new(READERS_MAX) }
+    /// A meter of the pods that `board` shows. Starts the sampler.
+    pub fn start(images: Images, board: Arc<Board>) -> Arc<Self> {
+        let meter = Arc::new(Self::new(images, board));
+        task::spawn("stats-sampler", Arc::clone(&meter).sample());
+        meter
     }
 
-    pub(super) async fn containers(
+    fn new(images: Images, board: Arc<Board>) -> Self {
+        Self { images, board, rates: Mutex::default(), readers: Semaphore::new(READERS_MAX) }
+    }
+
+    /// What these containers use, in this order, read now. Those that have ended have their writable layer
+    /// only. Never fails and waits for nothing but the reading.
+    pub async fn container_stats(
         self: &Arc<Self>,
         containers: Vec<Arc<ContainerView>>,
     ) -> Vec<ContainerStats> {
-        self.node.images.refresh_writable();
-        let view = self.node.board.view();
+        self.images.refresh_writable();
+        let view = self.board.view();
         let meter = Arc::clone(self);
         let with_pods = containers.into_iter().map(|container| {
             let pod = view.pods.binary_search_by(|pod| pod.id.cmp(&container.pod)).ok();
@@ -120,8 +120,9 @@ impl Meter {
         .await
     }
 
-    pub(super) async fn pods(self: &Arc<Self>, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
-        self.node.images.refresh_writable();
+    /// As [`Self::container_stats`], of pods with their containers.
+    pub async fn pod_stats(self: &Arc<Self>, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
+        self.images.refresh_writable();
         let (meter, swap_free) = (Arc::clone(self), swap_free());
         self.spread(pods, move |pod| meter.pod(pod, swap_free)).await
     }
@@ -157,7 +158,7 @@ impl Meter {
         pod: Option<&cgroup::Handle>,
         swap_free: u64,
     ) -> ContainerStats {
-        let writable = self.node.images.writable_usage(container.id.as_str());
+        let writable = self.images.writable_usage(container.id.as_str());
         let living = pod.filter(|_| !container.state.is_exited());
         let usage = living.and_then(|pod| {
             let key = Key::Container(container.id.clone());
@@ -195,7 +196,7 @@ impl Meter {
     }
 
     /// Takes a reading of every CPU counter now and then, for ever.
-    pub(super) async fn sample(self: Arc<Self>) {
+    async fn sample(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SAMPLE_EVERY).await;
             let meter = Arc::clone(&self);
@@ -205,7 +206,7 @@ impl Meter {
 
     /// One file for each pod and each container that runs.
     fn sample_once(&self) {
-        let view = self.node.board.view();
+        let view = self.board.view();
         let mut seen = HashSet::new();
         for pod in view.pods.iter().filter(|pod| pod.ready) {
             let Some(handle) = &pod.cgroup else { continue };
@@ -253,16 +254,17 @@ fn swap_free() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::{driver::tests as driver, view::tests::pod};
+    use crate::image;
 
-    fn meter(folder: &std::path::Path) -> Arc<Meter> {
-        Arc::new(Meter::new(driver::node(folder)))
+    fn meter(folder: &std::path::Path, pods: Vec<PodView>) -> Arc<Meter> {
+        let images = Images::open(folder, &image::Config::default()).unwrap();
+        Arc::new(Meter::new(images, Board::of(pods)))
     }
 
     #[tokio::test]
     async fn work_is_spread_and_its_results_stay_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        let meter = meter(folder.path());
+        let meter = meter(folder.path(), vec![]);
         for count in [0, 1, PER_THREAD_MIN, 1000] {
             let items: Vec<usize> = (0..count).collect();
             assert_eq!(meter.spread(items.clone(), |item| item).await, items);
@@ -272,15 +274,14 @@ mod tests {
     #[tokio::test]
     async fn what_has_ended_is_told_without_figures() {
         let folder = tempfile::tempdir().unwrap();
-        let meter = meter(folder.path());
-        let mut view = pod(1);
+        let mut view = PodView::fake(1);
         let running = ContainerState::Running { pid: u32::MAX, started_at: UnixNanos(1) };
-        view.containers = vec![Arc::new(driver::container(&view.id, 7, running))];
+        view.containers = vec![Arc::new(ContainerView::fake(&view.id, 7, running))];
         view.cgroup = Some(cgroup::Handle::fake(&view.id));
-        meter.node.board.publish(view.clone());
-        let stats = meter.pods(vec![Arc::new(view.clone())]).await;
+        let meter = meter(folder.path(), vec![view.clone()]);
+        let stats = meter.pod_stats(vec![Arc::new(view.clone())]).await;
         assert!(stats[0].usage.is_none() && stats[0].traffic.is_none() && stats[0].containers.len() == 1);
-        let stats = meter.containers(view.containers).await;
+        let stats = meter.container_stats(view.containers).await;
         assert!(stats[0].usage.is_none() && stats[0].writable.is_none());
         meter.sample_once();
     }
