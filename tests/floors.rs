@@ -83,6 +83,14 @@ fn only_cli_prints_to_stdout() {
 }
 
 #[test]
+fn only_the_daemons_side_of_supervisor_is_async() {
+    check(|source| match source.room() == "supervisor" && !source.name().starts_with("supervisor/daemon/") {
+        true => lines_of(&source.tokens, |t| !t[0].test && (t[0].is("tokio") || t[0].is("async"))),
+        false => vec![],
+    });
+}
+
+#[test]
 fn the_rooms_without_io_have_none() {
     check(|source| match PURE.contains(&source.room()) {
         true => lines_of(&source.tokens, |t| !t[0].test && IMPURE.iter().any(|name| t[0].is(name))),

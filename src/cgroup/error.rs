@@ -1,5 +1,10 @@
 use std::{io, path::PathBuf};
 
+use crate::{
+    model::{Failure, Stage},
+    telemetry::log::chain,
+};
+
 /// An error of the D-Bus library, which no other room knows.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -96,4 +101,16 @@ pub enum Error {
 pub(super) fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
     let path = path.into();
     move |source| Error::File { doing, path, source }
+}
+
+impl Error {
+    /// The error as it crosses from a process of the pod to the daemon. `object` is what it happened to.
+    pub fn failure(&self, object: &str) -> Failure {
+        let cause = std::error::Error::source(self);
+        let errno =
+            cause.and_then(|cause| cause.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
+        // The number says it all when there is one; other causes are words.
+        let text = if errno.is_some() { self.to_string() } else { chain(self) };
+        Failure { errno: errno.unwrap_or(0), ..Failure::new(Stage::Cgroup, object, text) }
+    }
 }

@@ -9,30 +9,29 @@
 //! pipes of its containers, their logs and their exits. It runs in one thread and never waits for anything but
 //! its own log's disk.
 //!
-//! | side | files |
+//! | process | folder |
 //! |---|---|
-//! | daemon | `client.rs`, `zygote.rs` (its upper half) |
-//! | both | `wire/` |
-//! | supervisor | `process.rs` (the loop), `connection.rs`, `dialogue.rs`, `requests.rs`, `container.rs`, `lifecycle.rs`, `exec.rs`, `exit.rs` |
-//! | its children | `helper.rs`, `anchor.rs`, `zygote.rs` (its lower half) |
+//! | daemon | `daemon/`: the client of a supervisor, the handle on the zygote; the only one with tokio |
+//! | all | `wire/`: frames and messages |
+//! | zygote | `zygote.rs` |
+//! | supervisor | `inside/`: the event loop and what it holds |
+//! | helper, anchor | `child/` |
+//!
+//! A folder uses only those below it: daemon and zygote, inside, child, wire.
 //!
 //! Invariant: an exit is on disk before anybody is told, and told until a daemon has stored it.
 //! Invariant: a container's log is complete before its exit is told.
 //! Invariant: a supervisor whose daemon dies goes on; one whose pod was never set up ends.
 //! Not here: what a pod or container should be (`pod`), how one is made (`launcher`).
 
-mod anchor;
-mod client;
-mod connection;
-mod container;
-mod dialogue;
-mod exec;
-mod exit;
-mod helper;
-mod inspection;
-mod lifecycle;
-mod process;
-mod requests;
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
+mod child;
+mod daemon;
+mod inside;
 mod wire;
 mod zygote;
 
@@ -47,9 +46,9 @@ use crate::{
     store,
 };
 
-pub use anchor::anchor_main;
-pub use client::Client;
-pub use zygote::{Zygote, zygote_main};
+pub use child::anchor_main;
+pub use daemon::{Client, Zygote};
+pub use zygote::zygote_main;
 
 /// What the supervisor of a new pod has made.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 use std::{
     collections::VecDeque,
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use prost::Message;
@@ -34,6 +34,64 @@ pub(crate) fn encode(message: &impl Message, fds: Vec<OwnedFd>) -> Frame {
     Frame { bytes, fds }
 }
 
+impl Frame {
+    /// Sends what the socket takes of the bytes from `sent` on, and the descriptors with the first byte. Gives
+    /// the number of bytes taken.
+    ///
+    /// # Errors
+    /// As sendmsg(2); `WouldBlock` on a non-blocking socket that is full.
+    pub(crate) fn send_from(&self, sent: usize, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let fds: Vec<_> = match sent {
+            0 => self.fds.iter().map(AsFd::as_fd).collect(),
+            _ => Vec::new(),
+        };
+        fdpass::send(socket, self.bytes.get(sent..).unwrap_or_default(), &fds)
+    }
+}
+
+/// The frames on their way out of one stream socket, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    frames: VecDeque<Frame>,
+    /// Bytes of the first frame that have been sent.
+    sent: usize,
+    /// Bytes of all frames, sent ones included.
+    bytes: usize,
+}
+
+impl Outgoing {
+    /// Queues `frame` behind the others.
+    pub(crate) fn push(&mut self, frame: Frame) {
+        self.bytes += frame.bytes.len();
+        self.frames.push_back(frame);
+    }
+
+    /// Bytes that are queued, those of a half-sent frame included.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Sends until nothing is queued.
+    ///
+    /// # Errors
+    /// As sendmsg(2); `WouldBlock` on a non-blocking socket that is full: call again when it is writable.
+    pub(crate) fn flush(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        while let Some(frame) = self.frames.front() {
+            self.sent += frame.send_from(self.sent, socket)?;
+            if self.sent >= frame.bytes.len() {
+                self.bytes -= frame.bytes.len();
+                self.sent = 0;
+                self.frames.pop_front();
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Turns a stream of bytes and descriptors back into frames.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
@@ -47,7 +105,7 @@ impl Assembler {
         let old = self.bytes.len();
         self.bytes.resize(old + READ_BYTES, 0);
         let mut fds = Vec::new();
-        let got = fdpass::receive(socket, &mut self.bytes[old..], &mut fds);
+        let got = fdpass::receive(socket, self.bytes.get_mut(old..).unwrap_or_default(), &mut fds);
         self.bytes.truncate(old + *got.as_ref().unwrap_or(&0));
         self.fds.extend(fds);
         if self.fds.len() > FDS_WAITING_MAX {

@@ -11,7 +11,6 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::requests::in_cgroup;
 use crate::{
     cgroup,
     launcher::{self, Exec, Launch, PodNamespaces, Report, Reporter, Stdio},
@@ -20,7 +19,7 @@ use crate::{
 };
 
 /// The two ends of a launch: the supervisor's does not block.
-pub(super) fn report_pair() -> io::Result<(Reporter, Reporter)> {
+pub(in crate::supervisor) fn report_pair() -> io::Result<(Reporter, Reporter)> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&ours, true)?;
@@ -28,7 +27,7 @@ pub(super) fn report_pair() -> io::Result<(Reporter, Reporter)> {
 }
 
 /// A pipe whose end for the supervisor does not block: (read, write).
-pub(super) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(in crate::supervisor) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&read, true)?;
     Ok((read, write))
@@ -36,12 +35,12 @@ pub(super) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// An input that is at its end: a pipe nobody can write to. Never the host's `/dev/null`, whose owner and mode
 /// whoever holds it could change; the launcher puts the container's own in its place.
-pub(super) fn no_input() -> io::Result<OwnedFd> {
+pub(in crate::supervisor) fn no_input() -> io::Result<OwnedFd> {
     Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?.0)
 }
 
 /// Forks the helper that makes a container; gives its pid.
-pub(super) fn create(
+pub(in crate::supervisor) fn create(
     plan: &ContainerPlan,
     namespaces: &PodNamespaces,
     pid_namespace: Option<&OwnedFd>,
@@ -61,7 +60,7 @@ pub(super) fn create(
     }
     let keep: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     spawn(&keep, report, plan.id.as_str(), cgroup, |report| {
-        let in_cgroup = |error| in_cgroup(plan.id.as_str(), &error);
+        let in_cgroup = |error: cgroup::Error| error.failure(plan.id.as_str());
         cgroup.create(&plan.resources, &device_rules(plan)?).map_err(in_cgroup)?;
         crate::failpoint!("supervisor.container-cgroup-made");
         cgroup.join(0).map_err(in_cgroup)?;
@@ -79,7 +78,11 @@ pub(super) fn create(
 }
 
 /// Forks the helper that runs a process in a container; gives its pid.
-pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container, oom_score_adj: i64) -> Result<u32, Failure> {
+pub(in crate::supervisor) fn exec(
+    exec: Exec<'_>,
+    leaf: &cgroup::Container,
+    oom_score_adj: i64,
+) -> Result<u32, Failure> {
     let keep = [
         exec.init.as_raw_fd(),
         exec.stdio.stdin.as_raw_fd(),
@@ -88,7 +91,7 @@ pub(super) fn exec(exec: Exec<'_>, leaf: &cgroup::Container, oom_score_adj: i64)
     ];
     let Exec { plan, identity, init, namespaces, own_cgroup_namespace, stdio, report } = exec;
     spawn(&keep, report, "exec", leaf, |report| {
-        let in_cgroup = |error| in_cgroup("exec", &error);
+        let in_cgroup = |error: cgroup::Error| error.failure("exec");
         leaf.create(&crate::model::Resources::default(), &[]).map_err(in_cgroup)?;
         leaf.join(0).map_err(in_cgroup)?;
         process::set_oom_score(oom_score_adj);
@@ -105,7 +108,7 @@ fn spawn(
     cgroup: &cgroup::Container,
     work: impl FnOnce(Reporter) -> Result<u32, Failure>,
 ) -> Result<u32, Failure> {
-    let gate = cgroup.gate().map_err(|error| in_cgroup(object, &error))?;
+    let gate = cgroup.gate().map_err(|error| error.failure(object))?;
     let forked = process::fork_into(gate.as_ref().map(AsFd::as_fd)).map_err(|error| {
         let _ = cgroup.remove();
         Failure::io(Stage::Internal, object, "fork", &error)
@@ -154,7 +157,7 @@ fn device_rules(plan: &ContainerPlan) -> Result<Vec<DeviceRule>, Failure> {
 
 /// Makes a shared pid namespace: an intermediate process forks its first process, the anchor, which becomes
 /// our child. Gives the anchor's pid.
-pub(super) fn anchor() -> Result<u32, Failure> {
+pub(in crate::supervisor) fn anchor() -> Result<u32, Failure> {
     let failed = |what: &str, error: &io::Error| Failure::io(Stage::Namespace, what, "anchor", error);
     let (ours, theirs) = report_pair().map_err(|error| failed("socketpair", &error))?;
     let made = match process::fork().map_err(|error| failed("fork", &error))? {

@@ -7,12 +7,15 @@ use std::{
 };
 
 use super::{
+    super::{
+        child::helper,
+        wire::{self, v1},
+    },
     connection::Waiter,
     container::{Container, Phase},
-    exit, helper,
-    process::{Source, Supervisor, now},
-    requests::{in_cgroup, shared_namespaces},
-    wire::{self, v1},
+    event_loop::{Source, Supervisor, now},
+    exit,
+    requests::shared_namespaces,
 };
 use crate::{
     launcher::{Report, Reporter, Stdio},
@@ -308,7 +311,7 @@ impl Supervisor {
         crate::failpoint!("supervisor.exit-decided");
         if let Some(pod) = &self.pod {
             // On a state directory that is full the daemon is still told; it has its own record.
-            let _ = store::put(&super::exit_path(&pod.dir, id), &exit, Durability::Process);
+            let _ = store::put(&super::super::exit_path(&pod.dir, id), &exit, Durability::Process);
         }
         crate::failpoint!("supervisor.exit-recorded");
         self.tell_exit(id);
@@ -322,9 +325,9 @@ impl Supervisor {
     /// Removes the cgroup and the exit record of a container that has exited.
     pub(super) fn forget(&mut self, id: &ContainerId) -> Result<(), Failure> {
         let Some(container) = self.containers.get(id) else { return Ok(()) };
-        container.cgroup.remove().map_err(|error| in_cgroup(id.as_str(), &error))?;
+        container.cgroup.remove().map_err(|error| error.failure(id.as_str()))?;
         if let Some(pod) = &self.pod {
-            let path = super::exit_path(&pod.dir, id);
+            let path = super::super::exit_path(&pod.dir, id);
             store::remove(&path, Durability::Process)
                 .map_err(|error| Failure::io(Stage::Record, "", &path, &error))?;
         }

@@ -10,32 +10,24 @@ use std::{
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{
+    super::{
+        child::helper,
+        wire::{self, v1},
+    },
     connection::Waiter,
     container::{Container, Phase},
-    helper,
-    process::{Pod, Source, Supervisor},
-    wire::{self, v1},
+    event_loop::{Pod, Source, Supervisor},
 };
 use crate::{
-    cgroup, launcher,
+    launcher,
     model::{ContainerId, Failure, PidMode, Stage},
     sys::{self, signal},
-    telemetry::log::chain,
 };
 
 use v1::{reply::Result as Answer, request::Call};
 
 /// Connections that may wait to be accepted; there is one daemon.
 const BACKLOG: i32 = 8;
-
-/// Puts a cgroup error into the words that cross to the daemon.
-pub(super) fn in_cgroup(object: &str, error: &cgroup::Error) -> Failure {
-    let cause = std::error::Error::source(error);
-    let errno = cause.and_then(|cause| cause.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
-    // The number says it all when there is one; other causes are words.
-    let text = if errno.is_some() { error.to_string() } else { chain(error) };
-    Failure { errno: errno.unwrap_or(0), ..Failure::new(Stage::Cgroup, object, text) }
-}
 
 /// Why a create has failed whose container was not wanted any more.
 fn killed_early(id: &ContainerId) -> Failure {
@@ -97,7 +89,7 @@ impl Supervisor {
             return Err(Failure::new(Stage::WrongState, "pod", "it is set up already"));
         }
         let (id, dir, plan, cgroup) = wire::pod_plan(setup)?;
-        cgroup.join_supervisor(0).map_err(|error| in_cgroup(id.as_str(), &error))?;
+        cgroup.join_supervisor(0).map_err(|error| error.failure(id.as_str()))?;
         crate::failpoint!("supervisor.joined");
         let failed = |stage: Stage, what: &str, error: &io::Error| Failure::io(stage, what, &dir, error);
         let listener = listen(&dir).map_err(|error| failed(Stage::Internal, "socket in", &error))?;
@@ -161,7 +153,7 @@ impl Supervisor {
                 Ok(())
             }
             Phase::Created | Phase::Starting { .. } | Phase::Running => {
-                container.kill().map_err(|error| in_cgroup(id, &error))
+                container.kill().map_err(|error| error.failure(id))
             }
         }
     }
@@ -197,7 +189,7 @@ impl Supervisor {
             self.abandon(&id, killed_early(&id));
             return Ok(true);
         }
-        container.kill().map_err(|error| in_cgroup(id, &error))?;
+        container.kill().map_err(|error| error.failure(id))?;
         container.removers.push(waiter);
         Ok(false)
     }
@@ -222,8 +214,8 @@ fn listen(dir: &Path) -> io::Result<OwnedFd> {
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&socket, true)?;
     let folder = File::open(dir)?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(super::socket_through(&folder))?)?;
-    rustix::fs::chmod(super::socket_path(dir), rustix::fs::Mode::from_raw_mode(0o600))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(super::super::socket_through(&folder))?)?;
+    rustix::fs::chmod(super::super::socket_path(dir), rustix::fs::Mode::from_raw_mode(0o600))?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }

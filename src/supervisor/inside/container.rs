@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    ContainerFacts,
+    super::ContainerFacts,
     connection::Waiter,
     exit::{End, Killed},
     inspection::Bounds,

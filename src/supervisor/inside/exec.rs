@@ -9,12 +9,14 @@ use std::{
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::{
+    super::{
+        child::helper,
+        wire::{self, v1},
+    },
     connection::Waiter,
     container::Phase,
-    helper,
+    event_loop::{Source, Supervisor},
     inspection::Bounds,
-    process::{Source, Supervisor},
-    wire::{self, v1},
 };
 use crate::{
     cgroup,

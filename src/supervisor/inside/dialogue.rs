@@ -8,10 +8,10 @@ use std::{
 use rustix::event::epoll;
 
 use super::{
+    super::wire::{self, v1},
     connection::{Connection, Waiter},
     container::{Container, Phase},
-    process::{Source, Supervisor},
-    wire::{self, v1},
+    event_loop::{Source, Supervisor},
 };
 use crate::model::{ContainerId, Failure, Stage};
 

@@ -19,7 +19,7 @@ use tokio::{
     sync::{Mutex as AsyncMutex, mpsc, oneshot},
 };
 
-use super::{
+use super::super::{
     ContainerFacts, Event, ExecExit, Ready,
     wire::{self, Assembler, Frame, v1},
 };
@@ -285,18 +285,7 @@ impl Client {
         let turn = Arc::clone(&self.shared.outgoing).lock_owned().await;
         task::spawn("supervisor-writer", async move {
             let _turn = turn;
-            let mut sent = 0;
-            while sent < frame.bytes.len() {
-                let mut guard = shared.socket.writable().await?;
-                let fds: Vec<_> =
-                    if sent == 0 { frame.fds.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
-                let result = guard
-                    .try_io(|socket| crate::sys::fdpass::send(socket.as_fd(), &frame.bytes[sent..], &fds));
-                if let Ok(count) = result {
-                    sent += count?;
-                }
-            }
-            Ok(())
+            super::send(&shared.socket, &frame).await
         })
         .await
         .map_err(io::Error::other)?
@@ -415,7 +404,7 @@ fn dial(dir: &Path) -> io::Result<(OwnedFd, u32)> {
     let folder = File::open(dir)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(super::socket_through(&folder))?)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(super::super::socket_through(&folder))?)?;
     let peer = rustix::net::sockopt::socket_peercred(&socket)?;
     Ok((socket, peer.pid.as_raw_nonzero().get().cast_unsigned()))
 }

@@ -14,10 +14,10 @@ use std::{
 use rustix::event::epoll;
 
 use super::{
+    super::wire::v1,
     connection::{Connection, Waiter},
     container::{Container, Phase},
     exec::Exec,
-    wire::v1,
 };
 use crate::{
     cgroup,
@@ -72,7 +72,7 @@ struct Unclaimed {
 }
 
 #[derive(Debug)]
-pub(super) struct Supervisor {
+pub(in crate::supervisor) struct Supervisor {
     pub(super) epoll: OwnedFd,
     signals: OwnedFd,
     pub(super) listener: Option<OwnedFd>,
@@ -93,7 +93,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// A supervisor whose first daemon is at the other end of `socket`.
-    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+    pub(in crate::supervisor) fn new(socket: OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let signals = crate::sys::signal::child_ended()?;
         let mut this = Self {
@@ -119,7 +119,7 @@ impl Supervisor {
     }
 
     /// Runs until the pod is shut down, or until its daemon goes away before there is a pod.
-    pub(super) fn run(mut self) {
+    pub(in crate::supervisor) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             events.clear();
@@ -214,7 +214,8 @@ impl Supervisor {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Some(index) = container.outputs.iter().position(|(_, of, _)| *of == stream) else { return };
         for _ in 0..READS_PER_TURN {
-            match rustix::io::read(&container.outputs[index].2, &mut self.buffer) {
+            let Some((_, _, output)) = container.outputs.get(index) else { return };
+            match rustix::io::read(output, &mut self.buffer) {
                 Err(rustix::io::Errno::AGAIN) => return,
                 Err(rustix::io::Errno::INTR) => {}
                 // A terminal says EIO when its last user is gone. Whatever else it says, it will say again.
@@ -229,7 +230,7 @@ impl Supervisor {
                 }
                 Ok(length) => {
                     if let Some(log) = &mut container.log {
-                        log.append(stream, &self.buffer[..length], SystemTime::now());
+                        log.append(stream, self.buffer.get(..length).unwrap_or_default(), SystemTime::now());
                     }
                 }
             }
@@ -254,8 +255,12 @@ impl Supervisor {
 
     fn child_ended(&mut self, pid: u32, ended: Ended) {
         let helped = self.containers.values().find_map(|container| match &container.phase {
-            Phase::Making { helper, .. } if *helper == pid => Some(container.id.clone()),
-            _ => None,
+            Phase::Making { helper, .. } => (*helper == pid).then(|| container.id.clone()),
+            Phase::Created
+            | Phase::Starting { .. }
+            | Phase::Running
+            | Phase::Ended { .. }
+            | Phase::Exited { .. } => None,
         });
         if let Some(id) = helped {
             self.helper_ended(&id, ended);
@@ -357,11 +362,13 @@ impl Supervisor {
         let mut undrained = Vec::new();
         for container in self.containers.values() {
             match &container.phase {
-                Phase::Making { deadline, .. } if *deadline <= now => late.push(container.id.clone()),
-                Phase::Ended { drain_until, .. } if *drain_until <= now => {
-                    undrained.push(container.id.clone())
+                Phase::Making { deadline, .. } => {
+                    late.extend((*deadline <= now).then(|| container.id.clone()));
                 }
-                _ => {}
+                Phase::Ended { drain_until, .. } => {
+                    undrained.extend((*drain_until <= now).then(|| container.id.clone()));
+                }
+                Phase::Created | Phase::Starting { .. } | Phase::Running | Phase::Exited { .. } => {}
             }
         }
         for id in late {

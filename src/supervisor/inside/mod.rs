@@ -1,0 +1,25 @@
+//! The inside of a supervisor: one thread, one event loop.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `event_loop.rs` | the supervisor's state; what is ready is given to whom it concerns |
+//! | `connection.rs` | one daemon's connection, which is never waited for |
+//! | `dialogue.rs`, `requests.rs` | a daemon's frames, and what each request does |
+//! | `container.rs`, `lifecycle.rs` | a container's state, from its create until it is forgotten |
+//! | `exec.rs` | processes run in a container |
+//! | `exit.rs` | why a container ended |
+//! | `inspection.rs` | a started process compared with its plan |
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+mod connection;
+mod container;
+mod dialogue;
+mod event_loop;
+mod exec;
+mod exit;
+mod inspection;
+mod lifecycle;
+mod requests;
+
+pub(super) use event_loop::Supervisor;
