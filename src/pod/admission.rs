@@ -22,7 +22,8 @@ impl Admission {
         Self { running, waiting: AtomicUsize::new(0), waiting_max }
     }
 
-    /// Waits for a turn. Dropping the future gives the place in the queue back; dropping the permit ends the turn.
+    /// Waits for a turn. Whoever waits holds the object's name already, so that a retry joins it instead of
+    /// waiting beside it. Dropping the future gives the place in the queue back; dropping the permit ends the turn.
     ///
     /// # Errors
     /// [`Error::Busy`] when the queue is full.

@@ -27,6 +27,8 @@ use crate::{
 pub(super) struct PendingContainer {
     pub(super) id: ContainerId,
     config: Arc<ContainerConfig>,
+    /// It waits for its turn; nothing of it has been made.
+    queued: bool,
     replies: Vec<Reply<ContainerId>>,
     /// It ended before the answer to its create was read.
     ended: Option<Exit>,
@@ -74,20 +76,26 @@ impl Driver {
 
     // ---- CreateContainer ----
 
-    pub(super) fn create(
-        &mut self,
-        config: ContainerConfig,
-        turn: OwnedSemaphorePermit,
-        reply: Reply<ContainerId>,
-    ) {
-        let refused = match self.may_create(&config) {
-            Ok(None) => self.begin_create(config, turn, reply),
+    pub(super) fn create(&mut self, config: ContainerConfig, reply: Reply<ContainerId>) {
+        let new = match self.may_create(&config) {
+            Ok(None) => random_bytes().map(ContainerId::from_bytes),
             Ok(Some(Same::Made(id))) => return drop(reply.send(Ok(id))),
             Ok(Some(Same::Making(at))) => return self.making[at].replies.push(reply),
-            Err(error) => Err((error, reply)),
+            Err(error) => Err(error),
         };
-        if let Err((error, reply)) = refused {
-            let _ = reply.send(Err(error));
+        match new {
+            Ok(id) => {
+                let config = Arc::new(config);
+                self.making.push(PendingContainer {
+                    id: id.clone(),
+                    config,
+                    queued: true,
+                    replies: vec![reply],
+                    ended: None,
+                });
+                self.push(make::wait(Arc::clone(&self.pod), id));
+            }
+            Err(error) => drop(reply.send(Err(error))),
         }
     }
 
@@ -139,27 +147,24 @@ impl Driver {
         }
     }
 
-    fn begin_create(
-        &mut self,
-        config: ContainerConfig,
-        turn: OwnedSemaphorePermit,
-        reply: Reply<ContainerId>,
-    ) -> Result<(), (Error, Reply<ContainerId>)> {
-        let ready = || Ok::<_, Error>((self.reachable()?, ContainerId::from_bytes(random_bytes()?)));
-        let (client, id) = match ready() {
-            Ok(ready) => ready,
-            Err(error) => return Err((error, reply)),
-        };
-        let config = Arc::new(config);
-        let making = PendingContainer {
-            id: id.clone(),
-            config: Arc::clone(&config),
-            replies: vec![reply],
-            ended: None,
-        };
-        self.making.push(making);
-        self.push(make::make(Arc::clone(&self.pod), client, id, config, turn));
-        Ok(())
+    /// Its turn has come, or the queue was full. A create whose pod was stopped meanwhile is not known any more.
+    pub(super) fn begin_create(&mut self, id: &ContainerId, turn: Result<OwnedSemaphorePermit, Error>) {
+        let Some(at) = self.making.iter().position(|making| making.id == *id) else { return };
+        match turn.and_then(|turn| Ok((turn, self.reachable()?))) {
+            Ok((turn, client)) => {
+                self.making[at].queued = false;
+                let config = Arc::clone(&self.making[at].config);
+                self.push(make::make(Arc::clone(&self.pod), client, id.clone(), config, turn));
+            }
+            Err(error) => send_all(self.making.remove(at).replies.into_iter(), error),
+        }
+    }
+
+    /// The pod is being stopped: a create that has not begun never does, and its callers need not wait for that.
+    pub(super) fn drop_queued(&mut self) {
+        let Err(error) = self.usable() else { return };
+        let queued: Vec<_> = self.making.extract_if(.., |making| making.queued).collect();
+        send_all(queued.into_iter().flat_map(|making| making.replies), error);
     }
 
     pub(super) async fn made(&mut self, id: &ContainerId, made: Result<ContainerView, Error>) {

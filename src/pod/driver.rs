@@ -10,7 +10,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::{
@@ -46,7 +46,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// What is asked of a pod.
 #[derive(Debug)]
 pub(super) enum Call {
-    Create { config: Box<ContainerConfig>, turn: OwnedSemaphorePermit, reply: Reply<ContainerId> },
+    Create { config: Box<ContainerConfig>, reply: Reply<ContainerId> },
     Start { id: ContainerId, reply: Reply<()> },
     Stop { id: ContainerId, grace: Duration, reply: Reply<()> },
     Remove { id: ContainerId, reply: Reply<()> },
@@ -170,7 +170,7 @@ impl Driver {
 
     pub(super) async fn answer(&mut self, call: Call) {
         match call {
-            Call::Create { config, turn, reply } => self.create(*config, turn, reply),
+            Call::Create { config, reply } => self.create(*config, reply),
             Call::Start { id, reply } => self.start(&id, reply),
             Call::Stop { id, grace, reply } => self.stop(&id, grace, reply),
             Call::Remove { id, reply } => self.remove(&id, reply),
@@ -191,6 +191,7 @@ impl Driver {
             Done::Event(Event::Lost) => self.supervisor_lost(),
             Done::Reached(client, facts) => self.supervisor_reached(client, facts).await,
             Done::SupervisorEnded => self.supervisor_ended().await,
+            Done::Turn(id, turn) => self.begin_create(&id, turn),
             Done::Made(id, made) => self.made(&id, made.map(|view| *view)).await,
             Done::Unmade(id) => self.making.retain(|making| making.id != id),
             Done::Started(id, result) => self.started(&id, result).await,
@@ -246,6 +247,7 @@ impl Driver {
         if next != self.state {
             self.state = next;
             self.write_and_publish().await;
+            self.drop_queued();
             crate::failpoint!("pod.stopping-written");
         }
         if self.state == PodState::Stopping && self.tear_down == TearDown::Idle {
@@ -467,6 +469,8 @@ pub(super) fn send_all<T>(replies: impl Iterator<Item = Reply<T>>, error: Error)
 pub(super) mod tests {
     use std::path::Path;
 
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::{
         cgroup,
@@ -482,13 +486,17 @@ pub(super) mod tests {
 
     /// A node in a folder of its own: no processes, no cgroups, no network.
     pub(in crate::pod) fn node(folder: &Path) -> Arc<Node> {
+        node_with(folder, Config::default())
+    }
+
+    fn node_with(folder: &Path, config: Config) -> Arc<Node> {
         let (state, root) = (folder.join("run"), folder.join("lib"));
         let images = Images::open(&folder.join("images"), &image::Config::default()).unwrap();
         let network = Network::open(&network::Config::default(), &folder.join("leases")).unwrap();
         let places = Places { state, root };
         places.make().unwrap();
         let boot_id = "this boot".to_owned();
-        Arc::new(Node::on(cgroups(), network, images, places, boot_id, Config::default()))
+        Arc::new(Node::on(cgroups(), network, images, places, boot_id, config))
     }
 
     fn cgroups() -> cgroup::Manager {
@@ -690,9 +698,8 @@ pub(super) mod tests {
         let mut driver = driver(&node, PodState::Ready, &[(1, ContainerState::Created { pid: u32::MAX })]);
         let (reply, _answer) = asked();
         driver.answer(Call::StopPod { reply }).await;
-        let turn = node.creates.enter().await.unwrap();
         let (reply, mut answer) = asked();
-        driver.answer(Call::Create { config: Box::default(), turn, reply }).await;
+        driver.answer(Call::Create { config: Box::default(), reply }).await;
         assert!(matches!(answer.try_recv().unwrap(), Err(Error::WrongState { state: "being stopped", .. })));
         let (reply, mut answer) = asked();
         driver.answer(Call::Start { id: id(1), reply }).await;
@@ -707,11 +714,43 @@ pub(super) mod tests {
         let config = (*driver.containers[0].view.config).clone();
         let other = ContainerConfig { tty: true, ..config.clone() };
         for (config, same) in [(config, true), (other, false)] {
-            let turn = node.creates.enter().await.unwrap();
             let (reply, mut answer) = asked();
-            driver.answer(Call::Create { config: Box::new(config), turn, reply }).await;
+            driver.answer(Call::Create { config: Box::new(config), reply }).await;
             assert_eq!(answer.try_recv().unwrap().ok(), same.then(|| id(1)));
         }
+    }
+
+    #[tokio::test]
+    async fn a_retried_create_joins_the_first_in_the_queue_and_a_stop_ends_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Config { creates_running_max: 1, creates_waiting_max: 1, ..Config::default() };
+        let node = node_with(folder.path(), limits);
+        let mut driver = driver(&node, PodState::Ready, &[]);
+        let _busy = node.creates.enter().await.unwrap();
+        let named = |name: &str| {
+            let mut config = Box::<ContainerConfig>::default();
+            config.metadata.name = name.into();
+            config
+        };
+        let mut answers = Vec::new();
+        for name in ["main", "main", "other"] {
+            let (reply, answer) = asked();
+            driver.answer(Call::Create { config: named(name), reply }).await;
+            while let Some(Some(done)) = driver.effects.next().now_or_never() {
+                driver.settle(done).await;
+            }
+            answers.push(answer);
+        }
+        assert!(matches!(answers[2].try_recv().unwrap(), Err(Error::Busy { waiting: 1 })));
+        assert!(answers[0].try_recv().is_err() && answers[1].try_recv().is_err(), "they wait, and together");
+
+        let (reply, _answer) = asked();
+        driver.answer(Call::StopPod { reply }).await;
+        for mut answer in answers.drain(..2) {
+            let Err(Error::Shared(error)) = answer.try_recv().unwrap() else { panic!("one error for both") };
+            assert!(matches!(*error, Error::WrongState { state: "being stopped", .. }), "{error}");
+        }
+        assert!(driver.making.is_empty());
     }
 
     #[tokio::test]

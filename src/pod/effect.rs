@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal};
-use tokio::time;
+use tokio::{sync::OwnedSemaphorePermit, time};
 use tracing::warn;
 
 use super::{
@@ -62,6 +62,8 @@ pub(super) enum Done {
     /// The supervisor was reached again.
     Reached(Client, Vec<ContainerFacts>),
     SupervisorEnded,
+    /// A create may begin, or there are too many.
+    Turn(ContainerId, Result<OwnedSemaphorePermit, Error>),
     /// On failure all of it is undone.
     Made(ContainerId, Result<Box<ContainerView>, Error>),
     /// A container that was made too late is gone.

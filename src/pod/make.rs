@@ -22,6 +22,11 @@ use crate::{
     supervisor::Client,
 };
 
+/// The create's place in the node's queue.
+pub(super) fn wait(pod: Arc<Pod>, id: ContainerId) -> Effect {
+    Box::pin(async move { Done::Turn(id, pod.node.creates.enter().await) })
+}
+
 pub(super) fn make(
     pod: Arc<Pod>,
     client: Client,

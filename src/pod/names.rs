@@ -53,6 +53,7 @@ impl<J, H> Default for Names<J, H> {
 }
 
 impl<J: Clone, H: Clone> Names<J, H> {
+    #[cfg(test)]
     pub(super) fn claim_of(&self, name: &PodMetadata) -> Option<Claim<J>> {
         self.claims.get(name).cloned()
     }

@@ -59,27 +59,18 @@ impl Pods {
         if !self.node.config.accepts_handler(&config.runtime_handler) {
             return Err(Error::UnknownHandler(config.runtime_handler));
         }
-        let claim = self.node.names().claim_of(&config.metadata);
-        let claim = match claim {
-            Some(claim) => claim,
-            None => {
-                let turn = self.node.creates.enter().await?;
-                // Somebody may have been quicker while this call waited.
-                let name = config.metadata.clone();
-                let begin = || self.begin_run(config.clone(), turn);
-                self.node.names().reserve(&name, begin)
-            }
-        };
+        // The name comes before the turn: a retry finds the first call, also while that waits in the queue.
+        let claim = self.node.names().reserve(&config.metadata, || self.begin_run(config.clone()));
         match claim {
             Claim::Making(join) => join.await.map_err(Error::Shared),
             Claim::Held(id) => self.same_pod(id, &config),
         }
     }
 
-    fn begin_run(&self, config: PodConfig, turn: tokio::sync::OwnedSemaphorePermit) -> Join {
+    fn begin_run(&self, config: PodConfig) -> Join {
         let (sender, receiver) = oneshot::channel();
         let told = |result: Result<PodId, Error>| drop(sender.send(result.map_err(Arc::new)));
-        task::spawn("pod", run::run(Arc::clone(&self.node), Arc::clone(&self.zygote), config, turn, told));
+        task::spawn("pod", run::run(Arc::clone(&self.node), Arc::clone(&self.zygote), config, told));
         let lost = || Err(Arc::new(Error::Invalid("the daemon is ending".into())));
         let join = receiver.then(move |result| future::ready(result.unwrap_or_else(|_| lost())));
         join.boxed().shared()
@@ -128,9 +119,8 @@ impl Pods {
     pub async fn create(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, Error> {
         let id = self.pod(pod)?.id.clone();
         let reach = self.node.names().reach(&id).ok_or_else(|| Error::NoSuchPod(pod.into()))?;
-        let turn = self.node.creates.enter().await?;
         let config = Box::new(config);
-        let made = ask(&reach, |reply| Call::Create { config, turn, reply }).await;
+        let made = ask(&reach, |reply| Call::Create { config, reply }).await;
         made.unwrap_or_else(|| Err(Error::NoSuchPod(pod.into())))
     }
 

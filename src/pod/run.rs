@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::{info, warn};
 
 use super::{
@@ -23,24 +22,27 @@ use crate::{
     supervisor::{Client, Ready, Zygote},
 };
 
-/// Makes the pod, answers, and drives it until it is removed. Runs as a task of its own: a caller that hangs
-/// up changes nothing. `told` is called once, when the pod can be listed or nothing is left of it.
+/// Waits for its turn, makes the pod, answers, and drives it until it is removed. Runs as a task of its own: a
+/// caller that hangs up changes nothing. `told` is called once, when the pod can be listed or nothing is left of
+/// it.
 pub(super) async fn run(
     node: Arc<Node>,
     zygote: Arc<Zygote>,
     config: PodConfig,
-    turn: OwnedSemaphorePermit,
     told: impl FnOnce(Result<PodId, Error>),
 ) {
     let name = config.metadata.clone();
-    match bring_up(&node, &zygote, config).await {
+    let made = match node.creates.enter().await {
+        // The turn ends here, before anybody is told.
+        Ok(_turn) => bring_up(&node, &zygote, config).await,
+        Err(busy) => Err(busy),
+    };
+    match made {
         Ok(driver) => {
-            drop(turn);
             told(Ok(driver.pod.id.clone()));
             driver.serve().await;
         }
         Err(error) => {
-            drop(turn);
             warn!(pod = name.name, namespace = name.namespace, error = %chain(&error), "pod could not be made");
             node.names().give_up(&name);
             told(Err(error));

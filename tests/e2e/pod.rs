@@ -2,12 +2,13 @@
 
 use tonic::Code;
 
-use crate::harness::{BUSYBOX, ContainerState, Node, runner::tests, v1};
+use crate::harness::{BUSYBOX, ContainerState, Node, Setup, runner::tests, v1, wait_until};
 
 tests![
     a_node_is_ready_and_says_who_it_is,
     a_pod_is_what_was_asked_for,
     a_repeated_request_finds_the_same_pod,
+    a_retry_joins_a_call_that_waits_for_its_turn,
     filters_are_anded_and_an_unknown_id_lists_nothing,
     stop_and_remove_forgive_a_repetition,
     a_stopped_pod_keeps_its_record_and_takes_no_container,
@@ -56,6 +57,25 @@ fn a_repeated_request_finds_the_same_pod() {
 
     assert_eq!(second.id, first.id);
     assert_eq!(node.pods(), [first.id.as_str()]);
+    node.assert_clean();
+}
+
+/// A kubelet whose call took too long asks again, and must not find its own first call in its way.
+fn a_retry_joins_a_call_that_waits_for_its_turn() {
+    let node = Node::start_with(&Setup {
+        config: "[pod]\ncreates_running_max = 1\ncreates_waiting_max = 1\n".into(),
+        failpoints: "pod.cgroup-made=1*delay(5000)".into(),
+        ..Setup::default()
+    });
+    let made = || std::fs::read_dir(node.path("state/pods")).is_ok_and(|mut pods| pods.next().is_some());
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| node.run_pod("slow").id);
+        wait_until("the slow pod has the only turn", made);
+        let calls = [(); 3].map(|()| scope.spawn(|| node.run_pod("web").id));
+        let ids = calls.map(|call| call.join().unwrap());
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        assert_ne!(slow.join().unwrap(), ids[0]);
+    });
     node.assert_clean();
 }
 
