@@ -44,26 +44,18 @@ impl Cgroupfs {
     }
 
     /// As [`super::Manager::create_pod`], on the calling thread.
-    pub(super) fn create_pod(&self, mut handle: Handle, resources: &Resources) -> Result<Handle, Error> {
+    pub(super) fn create_pod(&self, handle: &Handle, resources: &Resources) -> Result<(), Error> {
         let (limited, version) = (handle.limited, handle.version);
-        let mut trees = Vec::with_capacity(self.host.trees.len());
-        let made = self.host.trees.iter().try_for_each(|tree| {
-            let made = make_pod(tree, version, &handle.path, limited);
-            // A failure half-way may have made something: it is on the list all the same.
-            let parents_made = *made.as_ref().unwrap_or(&0);
-            trees.push(Tree { parents_made, ..tree.clone() });
-            made.map(drop)
-        });
-        handle.trees = trees.into();
+        let made = handle.trees.iter().try_for_each(|tree| make_pod(tree, version, &handle.path, limited));
         let made = made.and_then(|()| if limited { handle.limit(resources) } else { Ok(()) });
         made.inspect_err(|_| handle.unmake())?;
         failpoint!("cgroup.pod-made");
-        Ok(handle)
+        Ok(())
     }
 }
 
-/// Makes the pod's directory in one hierarchy, with what is missing above it; says how much that was.
-fn make_pod(tree: &Tree, version: Version, pod: &PodPath, configured: bool) -> Result<usize, Error> {
+/// Makes the pod's directory in one hierarchy, with what is missing above it.
+fn make_pod(tree: &Tree, version: Version, pod: &PodPath, configured: bool) -> Result<(), Error> {
     let mut tries = 0;
     loop {
         tries += 1;
@@ -75,21 +67,18 @@ fn make_pod(tree: &Tree, version: Version, pod: &PodPath, configured: bool) -> R
     }
 }
 
-fn make_once(tree: &Tree, version: Version, pod: &PodPath, configured: bool) -> Result<usize, Error> {
+fn make_once(tree: &Tree, version: Version, pod: &PodPath, configured: bool) -> Result<(), Error> {
     let parent = pod.parent();
     let mut directory = tree.mountpoint.clone();
-    let mut parents_made = 0;
     for name in parent.split('/').skip(1) {
         directory.push(name);
-        let new = tree::make(&directory)?;
-        parents_made += usize::from(new);
+        // The configured parent is everybody's and stays.
+        let new = if configured { tree::make(&directory)? } else { tree::make_parent(&directory)? };
         ready(tree, version, &directory, new || directory == tree.directory(parent))?;
     }
     let directory = tree.directory(pod.as_str());
     tree::make(&directory)?;
-    ready(tree, version, &directory, false)?;
-    // The configured parent is everybody's and stays.
-    Ok(if configured { 0 } else { parents_made })
+    ready(tree, version, &directory, false)
 }
 
 /// Makes a cgroup fit to have children: on v1 with CPUs and memory nodes, on v2 with controllers for them.
@@ -112,7 +101,7 @@ mod tests {
     #[test]
     fn only_the_parent_itself_is_made_to_hand_down_controllers() {
         let top = tempfile::tempdir().unwrap();
-        let tree = Tree { mountpoint: top.path().into(), controllers: Vec::new(), parents_made: 0 };
+        let tree = Tree { mountpoint: top.path().into(), controllers: Vec::new() };
         let given =
             |name: &str| fs::read_to_string(top.path().join(name).join("cgroup.subtree_control")).unwrap();
         for name in ["", "parent", "parent/below"] {
@@ -122,7 +111,7 @@ mod tests {
         }
         let make = |number, configured| {
             let pod = PodPath::new("/parent/below", &PodId::from_bytes([number; 32]));
-            make_pod(&tree, Version::V2, &pod, configured).unwrap()
+            make_pod(&tree, Version::V2, &pod, configured).unwrap();
         };
         for (number, configured) in [(1, false), (2, true)] {
             make(number, configured);
@@ -132,18 +121,23 @@ mod tests {
     }
 
     #[test]
-    fn parents_are_counted_when_they_are_made_for_the_pod() {
+    fn a_parent_that_was_made_for_a_pod_goes_when_it_is_empty_and_others_stay() {
         let top = tempfile::tempdir().unwrap();
         // Of v1: nothing but directories is needed.
-        let tree = Tree { mountpoint: top.path().into(), controllers: vec!["pids".into()], parents_made: 0 };
+        let tree = Tree { mountpoint: top.path().into(), controllers: vec!["pids".into()] };
         let make = |parent, number, configured| {
             let pod = PodPath::new(parent, &PodId::from_bytes([number; 32]));
-            make_pod(&tree, Version::V1, &pod, configured).unwrap()
+            make_pod(&tree, Version::V1, &pod, configured).unwrap();
+            fs::remove_dir(tree.directory(pod.as_str())).unwrap();
         };
-        assert_eq!(make("/a/b/c", 1, false), 3);
-        assert_eq!(make("/a/b/c", 2, false), 0);
-        assert_eq!(make("/a/x", 3, false), 1);
-        assert_eq!(make("/configured", 4, true), 0);
-        assert_eq!(make("", 5, false), 0);
+        let removed = |path| tree::remove_parent(&tree.directory(path));
+        fs::create_dir(tree.directory("/kubepods")).unwrap();
+        make("/kubepods/a/b", 1, false);
+        make("/kubepods/a/x", 2, false);
+        make("/configured", 3, true);
+        make("", 4, false);
+        assert!(removed("/kubepods/a/b") && !removed("/kubepods/a"), "not while another is in it");
+        assert!(removed("/kubepods/a/x") && removed("/kubepods/a") && removed("/kubepods/a"));
+        assert!(!removed("/kubepods") && !removed("/configured") && !removed(""));
     }
 }

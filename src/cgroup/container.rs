@@ -281,9 +281,8 @@ mod tests {
     use crate::cgroup::tree::Tree;
 
     fn container(version: Version, mountpoint: &Path) -> Container {
-        let tree =
-            Tree { mountpoint: mountpoint.into(), controllers: vec!["memory".into()], parents_made: 0 };
-        Container::new(Group { version, trees: [tree].into(), path: "/ctr".into(), leaf: None })
+        let tree = Tree { mountpoint: mountpoint.into(), controllers: vec!["memory".into()] };
+        Container::new(Group { version, trees: [tree].into(), path: "/ctr".into(), leaf: None, pod: None })
     }
 
     #[test]

@@ -155,8 +155,8 @@ mod tests {
             fs::write(top.join("ctr").join(name), text).unwrap();
         }
         let controllers = controllers.iter().map(|&name| name.to_owned()).collect();
-        let tree = Tree { mountpoint: top.into(), controllers, parents_made: 0 };
-        Container::new(Group { version, trees: [tree].into(), path: "/ctr".into(), leaf: None })
+        let tree = Tree { mountpoint: top.into(), controllers };
+        Container::new(Group { version, trees: [tree].into(), path: "/ctr".into(), leaf: None, pod: None })
     }
 
     const SIZES: fn() -> Vec<String> = || vec!["2MB".to_owned()];

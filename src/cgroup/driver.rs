@@ -122,23 +122,24 @@ impl Manager {
     }
 
     /// Makes the planned cgroup with what is missing above it, where that needs no process: systemd's are made by
-    /// [`Manager::take_in`]. The result may say more than the plan and is what has to be kept.
+    /// [`Manager::take_in`].
     ///
     /// `resources` limit the pod's cgroup only under the configured parent; under a parent that the kubelet
     /// named it has set them itself.
     ///
     /// # Errors
     /// The kernel's refusal. Then nothing is left behind.
-    pub async fn create_pod(&self, planned: Handle, resources: &Resources) -> Result<Handle, Error> {
+    pub async fn create_pod(&self, planned: &Handle, resources: &Resources) -> Result<(), Error> {
         match self {
             Self::Host(drivers) if planned.driver == Driver::Cgroupfs => {
-                let (cgroupfs, resources) = (drivers.cgroupfs.clone(), resources.clone());
-                let work = move || cgroupfs.create_pod(planned, &resources);
+                let (cgroupfs, planned, resources) =
+                    (drivers.cgroupfs.clone(), planned.clone(), resources.clone());
+                let work = move || cgroupfs.create_pod(&planned, &resources);
                 task::blocking("make cgroup", work).await
             }
-            Self::Host(_) => Ok(planned),
+            Self::Host(_) => Ok(()),
             #[cfg(test)]
-            Self::Fake => Ok(planned),
+            Self::Fake => Ok(()),
         }
     }
 

@@ -96,6 +96,13 @@ pub enum Error {
     Foreign { path: String },
     #[error("{processes} processes in {} do not end", path.display())]
     Unkillable { path: PathBuf, processes: usize },
+    /// SIGKILL was sent, and takes effect only when that cgroup is thawed.
+    #[error(
+        "{} is killed but frozen, by {} or a cgroup above it, which is not the pod's: thaw that",
+        path.display(),
+        above.display()
+    )]
+    FrozenAbove { path: PathBuf, above: PathBuf },
 }
 
 pub(super) fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {

@@ -11,7 +11,8 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Error, error, file, kill,
+    Error, error, file,
+    kill::{self, Killing},
     tree::{self, Tree},
 };
 
@@ -36,15 +37,23 @@ pub(super) struct Group {
     pub(super) path: String,
     /// A child made only where processes are killed; in the other v1 hierarchies its processes are in `path`.
     pub(super) leaf: Option<String>,
+    /// The pod's cgroup, if this is one in it whose killing may thaw that too.
+    pub(super) pod: Option<String>,
 }
 
 impl Group {
     pub(super) fn child(&self, name: &str) -> Self {
-        Self { path: format!("{}/{name}", self.path), leaf: None, ..self.clone() }
+        Self {
+            path: format!("{}/{name}", self.path),
+            leaf: None,
+            pod: Some(self.path.clone()),
+            ..self.clone()
+        }
     }
 
+    /// An exec whose time is up dies when its container is thawed, by whoever froze that: no reason to thaw it.
     pub(super) fn leaf(&self, name: String) -> Self {
-        Self { leaf: Some(name), ..self.clone() }
+        Self { leaf: Some(name), pod: None, ..self.clone() }
     }
 
     /// The tree in which processes are frozen, counted and killed. It comes first wherever all are touched: a
@@ -135,10 +144,18 @@ impl Group {
 
     /// `look` comes right before the first signal.
     pub(super) fn kill_after(&self, look: &mut dyn FnMut()) -> Result<(), Error> {
-        let Some(tree) = self.killing() else { return Ok(()) };
+        self.begin_kill(look)?.map_or(Ok(()), |killing| killing.run(look))
+    }
+
+    /// Kills without waiting: on v2 at once, on v1 by the steps of what is returned.
+    pub(super) fn begin_kill(&self, look: &mut dyn FnMut()) -> Result<Option<Killing>, Error> {
+        let Some(tree) = self.killing() else { return Ok(None) };
         match self.version {
-            Version::V1 => kill::v1(&self.directory(tree), look),
-            Version::V2 => kill::v2(&self.directory(tree), look),
+            Version::V1 => {
+                let above = self.pod.iter().map(|pod| tree.directory(pod)).collect();
+                Ok(Some(Killing::new(self.directory(tree), above)))
+            }
+            Version::V2 => kill::v2(&self.directory(tree), look).map(|()| None),
         }
     }
 
@@ -173,11 +190,11 @@ mod tests {
 
     fn tree(mountpoint: &str, controllers: &[&str]) -> Tree {
         let controllers = controllers.iter().map(|&name| name.to_owned()).collect();
-        Tree { mountpoint: mountpoint.into(), controllers, parents_made: 0 }
+        Tree { mountpoint: mountpoint.into(), controllers }
     }
 
     fn group(version: Version, trees: Vec<Tree>) -> Group {
-        Group { version, trees: trees.into(), path: "/pod/ctr".into(), leaf: None }
+        Group { version, trees: trees.into(), path: "/pod/ctr".into(), leaf: None, pod: None }
     }
 
     fn own(group: &Group) -> Vec<PathBuf> {

@@ -4,7 +4,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{fs::rmdir, io::Errno};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -13,7 +12,7 @@ use super::{
     limits, parent,
     settle::{self, Changed},
     systemd,
-    tree::Tree,
+    tree::{self, Tree},
 };
 use crate::{
     failpoint,
@@ -120,7 +119,13 @@ impl Handle {
     }
 
     pub(super) fn group(&self) -> Group {
-        Group { version: self.version, trees: self.trees.clone(), path: self.path().into(), leaf: None }
+        Group {
+            version: self.version,
+            trees: self.trees.clone(),
+            path: self.path().into(),
+            leaf: None,
+            pod: None,
+        }
     }
 
     /// Makes and opens what the supervisor can be forked into, so that it need not be moved there; `None`
@@ -221,15 +226,10 @@ impl Handle {
         }
     }
 
-    /// Best effort: a parent that another pod uses by now is busy and stays.
+    /// A parent that another pod uses is busy and stays; that pod takes it along. systemd's are none of ours.
     fn remove_parents(&self, tree: &Tree) {
         let mut path = self.path.parent();
-        // Of the directories above a scope systemd takes care.
-        for _ in 0..tree.parents_made {
-            match rmdir(tree.directory(path)) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(_) => return,
-            }
+        while !path.is_empty() && tree::remove_parent(&tree.directory(path)) {
             path = path.rsplit_once('/').map_or("", |(parent, _)| parent);
         }
     }
@@ -238,7 +238,7 @@ impl Handle {
     pub(super) fn unmake(&self) {
         let group = self.top();
         for tree in self.trees.iter() {
-            if super::tree::remove(&group.directory(tree), Instant::now()).is_ok() {
+            if tree::remove(&group.directory(tree), Instant::now()).is_ok() {
                 self.remove_parents(tree);
             }
         }
@@ -282,8 +282,8 @@ mod tests {
         let json = format!(
             concat!(
                 r#"{{"driver":"Cgroupfs","version":"v1","path":"/kubepods/{0}","trees":["#,
-                r#"{{"mountpoint":"/sys/fs/cgroup/memory","controllers":["memory"],"parents_made":0}},"#,
-                r#"{{"mountpoint":"/sys/fs/cgroup/unified","controllers":[],"parents_made":1}}],"limited":false}}"#
+                r#"{{"mountpoint":"/sys/fs/cgroup/memory","controllers":["memory"]}},"#,
+                r#"{{"mountpoint":"/sys/fs/cgroup/unified","controllers":[]}}],"limited":false}}"#
             ),
             POD
         );
@@ -300,9 +300,12 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_the_later_fields_reads() {
+    fn a_record_without_the_later_fields_or_with_dropped_ones_reads() {
         let handle: Handle = serde_json::from_str(&record(&format!("/{POD}"))).unwrap();
         assert!(!handle.limited);
+        let tree = r#"{"mountpoint":"/c","controllers":[],"parents_made":1}"#;
+        let older = record(&format!("/{POD}")).replace("[]", &format!("[{tree}]"));
+        assert_eq!(serde_json::from_str::<Handle>(&older).unwrap().trees.len(), 1);
     }
 
     #[test]

@@ -32,8 +32,7 @@ impl Host {
         if hierarchies::is_cgroup2_unified_mode() {
             let list = file::read(&Path::new(UNIFIED_MOUNTPOINT).join("cgroup.controllers"))?;
             let controllers = list.split_whitespace().map(str::to_owned).collect();
-            let tree =
-                Tree { mountpoint: UNIFIED_MOUNTPOINT.into(), controllers: Vec::new(), parents_made: 0 };
+            let tree = Tree { mountpoint: UNIFIED_MOUNTPOINT.into(), controllers: Vec::new() };
             return Ok(Self { version: Version::V2, trees: vec![tree], controllers, systemd });
         }
         let hierarchies = file::read(Path::new("/proc/self/cgroup"))?;
@@ -70,7 +69,7 @@ fn trees_v1(mounts: &[Mountinfo], proc_cgroup: &str) -> Vec<Tree> {
         let controllers: Vec<String> = options.cloned().collect();
         let again = trees.iter().any(|tree| tree.controllers == controllers);
         if !controllers.is_empty() && !again {
-            trees.push(Tree { mountpoint: mount.mount_point.clone(), controllers, parents_made: 0 });
+            trees.push(Tree { mountpoint: mount.mount_point.clone(), controllers });
         }
     }
     trees
@@ -81,7 +80,7 @@ fn tree_of_cgroup2(mountinfo: &str) -> Option<Tree> {
     let mut lines = mountinfo.lines().filter_map(|line| line.split_once(" - "));
     let (mount, _) = lines.find(|(_, filesystem)| filesystem.starts_with("cgroup2 "))?;
     let mountpoint = mount.split(' ').nth(4)?.into();
-    Some(Tree { mountpoint, controllers: Vec::new(), parents_made: 0 })
+    Some(Tree { mountpoint, controllers: Vec::new() })
 }
 
 /// For `pintle check`: a few lines that an operator can read.
@@ -160,7 +159,7 @@ mod tests {
     #[test]
     fn the_description_names_what_is_there_and_what_is_lost() {
         let mut trees = trees_v1(&[mount("/sys/fs/cgroup/memory", "rw,memory")], PROC_CGROUP);
-        trees.push(Tree { mountpoint: "/u".into(), controllers: Vec::new(), parents_made: 0 });
+        trees.push(Tree { mountpoint: "/u".into(), controllers: Vec::new() });
         let controllers = ["memory".to_owned()].into();
         let host = Host { version: Version::V1, trees, controllers, systemd: false };
         expect![[r#"

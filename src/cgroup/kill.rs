@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
@@ -43,37 +43,79 @@ pub(super) fn v2(cgroup: &Path, look: &mut dyn FnMut()) -> Result<(), Error> {
     }
 }
 
-/// v1: rounds of freeze, SIGKILL and thaw, until nobody is left who could fork. Absent is success.
+/// The killing of a cgroup on v1: rounds of freeze, SIGKILL and thaw, until nobody is left who could fork. Each step
+/// returns at once, so that a caller with other work need not wait while a cgroup freezes. Absent is success.
 ///
-/// `look` is called once, when all stand still and nobody has been signalled.
-///
-/// Never call it from a process inside `cgroup`: it would freeze itself.
-///
-/// # Errors
-/// When processes keep appearing that do not freeze.
-pub(super) fn v1(cgroup: &Path, look: &mut dyn FnMut()) -> Result<(), Error> {
-    let failed = |source| error::file("kill the processes of", cgroup)(source);
-    let mut before: Vec<Pid> = Vec::new();
-    for round in 0..ROUNDS_MAX {
-        let frozen = freeze(cgroup);
-        if round == 0 {
+/// Never of a cgroup that the caller is in: it would freeze itself.
+#[derive(Debug)]
+pub struct Killing {
+    cgroup: PathBuf,
+    /// Cgroups above it that are the pod's, the topmost first. Frozen, they would keep it from dying.
+    above: Vec<PathBuf>,
+    /// Rounds that are over, and the looks of this one.
+    rounds: u32,
+    looks: u32,
+    /// Those that the last round signalled.
+    before: Vec<Pid>,
+}
+
+impl Killing {
+    pub(super) fn new(cgroup: PathBuf, above: Vec<PathBuf>) -> Self {
+        Self { cgroup, above, rounds: 0, looks: 0, before: Vec::new() }
+    }
+
+    /// Goes on as far as possible without waiting. `Some` is the pause before the next step, `None` the end.
+    ///
+    /// `look` is called once in all, when all stand still and nobody has been signalled.
+    ///
+    /// # Errors
+    /// Processes that keep appearing and do not freeze; a freezer above the pod, which is not ours to thaw.
+    pub fn step(&mut self, look: &mut dyn FnMut()) -> Result<Option<Duration>, Error> {
+        let state = freezing(&self.cgroup, self.looks == 0);
+        if state == Freezing::Under && self.looks < FREEZE_LOOKS_MAX {
+            self.looks += 1;
+            return Ok(Some(FREEZE_PAUSE));
+        }
+        if self.rounds == 0 {
             look();
         }
-        let signalled = signal_all(cgroup);
+        let signalled = signal_all(&self.cgroup);
         // Whatever went wrong, nothing stays frozen: a frozen process does not even die.
-        let thawed = thaw_all(cgroup);
+        let thawed = thaw_all(&self.cgroup).and(self.above.iter().try_for_each(|above| thaw(above)));
         let signalled = match signalled.and_then(|pids| thawed.map(|()| pids)) {
-            Err(error) if is_gone(&error) => return Ok(()),
-            result => result.map_err(failed)?,
+            Err(error) if is_gone(&error) => return Ok(None),
+            result => result.map_err(error::file("kill the processes of", &self.cgroup))?,
         };
         // Done when nobody could fork between the reading and the signal, or nobody did.
-        if frozen || signalled.iter().all(|pid| before.contains(pid)) {
-            return Ok(());
+        if state == Freezing::Done || signalled.iter().all(|pid| self.before.contains(pid)) {
+            return if signalled.is_empty() { Ok(None) } else { self.not_frozen_above() };
         }
-        before = signalled;
-        thread::sleep(ROUND_PAUSE);
+        (self.rounds, self.looks, self.before) = (self.rounds + 1, 0, signalled);
+        if self.rounds == ROUNDS_MAX {
+            return Err(Error::Unkillable { path: self.cgroup.clone(), processes: self.before.len() });
+        }
+        Ok(Some(ROUND_PAUSE))
     }
-    Err(Error::Unkillable { path: cgroup.into(), processes: before.len() })
+
+    /// All steps, with their pauses.
+    pub(super) fn run(mut self, look: &mut dyn FnMut()) -> Result<(), Error> {
+        while let Some(pause) = self.step(look)? {
+            thread::sleep(pause);
+        }
+        Ok(())
+    }
+
+    /// Frozen by a cgroup that is not the pod's, the signalled do not end.
+    fn not_frozen_above(&self) -> Result<Option<Duration>, Error> {
+        let top = self.above.first().unwrap_or(&self.cgroup);
+        let parent = file::read(&top.join("freezer.parent_freezing"));
+        match top.parent() {
+            Some(above) if parent.is_ok_and(|text| text == "1") => {
+                Err(Error::FrozenAbove { path: top.clone(), above: above.into() })
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
 }
 
 /// How many processes are in `cgroup` and below.
@@ -112,20 +154,34 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::NODEV)
 }
 
-/// Asks for it and waits a moment; true when everything stands still. False too without a freezer.
-fn freeze(cgroup: &Path) -> bool {
+/// Where the freezing of a cgroup stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Freezing {
+    Under,
+    Done,
+    /// There is no freezer.
+    Never,
+}
+
+/// Looks; asks for it first if wanted.
+fn freezing(cgroup: &Path, ask: bool) -> Freezing {
     let state = cgroup.join("freezer.state");
-    if file::write(&state, "FROZEN").is_err() {
-        return false;
+    if ask && file::write(&state, "FROZEN").is_err() {
+        return Freezing::Never;
     }
-    for _ in 0..FREEZE_LOOKS_MAX {
-        match file::read(&state) {
-            Ok(text) if text == "FROZEN" => return true,
-            Ok(_) => thread::sleep(FREEZE_PAUSE),
-            Err(_) => return false,
-        }
+    match file::read(&state) {
+        Ok(text) if text == "FROZEN" => Freezing::Done,
+        Ok(_) => Freezing::Under,
+        Err(_) => Freezing::Never,
     }
-    false
+}
+
+fn thaw(cgroup: &Path) -> io::Result<()> {
+    match file::write(&cgroup.join("freezer.state"), "THAWED") {
+        Ok(()) => Ok(()),
+        Err(Error::Write { source, .. }) if !is_gone(&source) => Err(source),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Thaws a cgroup and each below it, for a container may have frozen one of its own.
@@ -237,7 +293,7 @@ mod tests {
     #[test]
     fn an_absent_cgroup_is_killed_and_empty() {
         let nothing = Path::new("/nonexistent/cgroup");
-        v1(nothing, &mut || {}).unwrap();
+        Killing::new(nothing.into(), vec![nothing.into()]).run(&mut || {}).unwrap();
         v2(nothing, &mut || {}).unwrap();
         assert!(!populated_v1(nothing).unwrap());
         assert!(!populated_v2(nothing).unwrap());

@@ -105,8 +105,9 @@ impl Bed {
     }
 
     fn pod_in(&self, parent: &str, number: u8) -> Handle {
-        let planned = self.cgroupfs.plan(parent, &pod_id(number), false);
-        self.cgroupfs.create_pod(planned, &Resources::default()).unwrap()
+        let pod = self.cgroupfs.plan(parent, &pod_id(number), false);
+        self.cgroupfs.create_pod(&pod, &Resources::default()).unwrap();
+        pod
     }
 
     fn container(&self, resources: &Resources) -> Container {
@@ -120,7 +121,7 @@ impl Drop for Bed {
     fn drop(&mut self) {
         for directory in self.directories() {
             let killed = match self.version() {
-                Version::V1 => kill::v1(&directory, &mut || {}),
+                Version::V1 => kill::Killing::new(directory.clone(), Vec::new()).run(&mut || {}),
                 Version::V2 => kill::v2(&directory, &mut || {}),
             };
             let removed = tree::remove(&directory, Instant::now() + WAIT_MAX);
@@ -285,29 +286,30 @@ fn a_pods_limits_are_ours_only_under_the_configured_parent() {
     let Some(bed) = Bed::new() else { return };
     let resources = Resources { pids_max: 50, ..Resources::default() };
     let ours = bed.cgroupfs.plan(&bed.parent, &pod_id(2), true);
-    let ours = bed.cgroupfs.create_pod(ours, &resources).unwrap();
+    bed.cgroupfs.create_pod(&ours, &resources).unwrap();
     assert_eq!(ours.path(), format!("{}/{}", bed.parent, pod_id(2)));
     assert_eq!(bed.read("pids", ours.path(), "pids.max"), "50");
     ours.update(&Resources { pids_max: 60, ..Resources::default() }).unwrap();
     assert_eq!(bed.read("pids", ours.path(), "pids.max"), "60");
 
     let kubelets = bed.cgroupfs.plan(&bed.parent, &pod_id(3), false);
-    let kubelets = bed.cgroupfs.create_pod(kubelets, &resources).unwrap();
+    bed.cgroupfs.create_pod(&kubelets, &resources).unwrap();
     kubelets.update(&resources).unwrap();
     assert_eq!(bed.read("pids", kubelets.path(), "pids.max"), "max");
 }
 
 #[test]
-fn parents_made_for_a_pod_go_with_the_last_that_made_them_and_others_stay() {
+fn parents_made_for_a_pod_go_with_the_last_pod_in_them_and_others_stay() {
     let Some(bed) = Bed::new() else { return };
     let deep = format!("{}/burstable/pod7", bed.parent);
     // The kubelet knows this hierarchy and has made the parent there.
     fs::create_dir_all(bed.directory("memory", &deep)).unwrap();
     let first = bed.pod_in(&deep, 1);
     let second = bed.pod_in(&deep, 2);
-    second.remove().unwrap();
-    assert!(first.paths().iter().all(|directory| directory.is_dir()));
+    // The one that found its parents there is the last.
     first.remove().unwrap();
+    assert!(second.paths().iter().all(|directory| directory.is_dir()));
+    second.remove().unwrap();
     assert!(bed.directory("memory", &deep).is_dir());
     if bed.version() == Version::V1 {
         assert!(!bed.directory("freezer", &format!("{}/burstable", bed.parent)).exists());
@@ -428,6 +430,61 @@ fn a_cgroup_that_the_container_froze_is_killed_and_removed() {
         container.remove().unwrap();
         assert!(!nested.exists());
     }
+}
+
+#[test]
+fn a_container_in_a_pod_that_somebody_froze_is_killed_and_removed() {
+    let Some(bed) = Bed::new().filter(|bed| bed.version() == Version::V1) else { return };
+    let pod = bed.pod();
+    let container = pod.container(&container_id(1));
+    container.create(&Resources::default(), &[]).unwrap();
+    let freezer = |path: &str| bed.directory("freezer", path).join("freezer.state");
+    for frozen in [container.path(), pod.path()] {
+        let mut init = run_in(&container, "sleep 100");
+        fs::write(freezer(frozen), "FROZEN").unwrap();
+        container.kill().unwrap();
+        ends(&mut init);
+        let state = fs::read_to_string(freezer(frozen)).unwrap();
+        assert_eq!(state.trim(), "THAWED", "{frozen}");
+    }
+    container.remove().unwrap();
+}
+
+#[test]
+fn what_is_frozen_above_the_pod_is_told_and_left_alone() {
+    let Some(bed) = Bed::new().filter(|bed| bed.version() == Version::V1) else { return };
+    let pod = bed.pod();
+    let container = pod.container(&container_id(1));
+    container.create(&Resources::default(), &[]).unwrap();
+    let mut init = run_in(&container, "sleep 100");
+    let above = bed.directory("freezer", &bed.parent).join("freezer.state");
+    fs::write(&above, "FROZEN").unwrap();
+    wait_until("it is frozen", || fs::read_to_string(&above).unwrap().trim() == "FROZEN");
+    for killed in [container.kill(), pod.kill()] {
+        let error = killed.unwrap_err().to_string();
+        assert!(error.contains(&format!("by {}", above.parent().unwrap().display())), "{error}");
+    }
+    fs::write(&above, "THAWED").unwrap();
+    ends(&mut init);
+}
+
+#[test]
+fn a_step_of_a_killing_never_waits_for_the_freezer() {
+    let Some(bed) = Bed::new().filter(|bed| bed.version() == Version::V1) else { return };
+    let container = bed.container(&Resources::default());
+    // A child of vfork(2) that has not called execve keeps its parent in the kernel, where it does not freeze.
+    let script = "import ctypes, os, signal\nlibc = ctypes.CDLL(None)\nif libc.vfork() == 0: signal.pause()";
+    let mut init = run_in(&container, &format!("exec python3 -c '{script}'"));
+    wait_until("both are there", || container.processes().unwrap() == 2);
+    let mut looks = 0;
+    let mut killing = container.group().begin_kill(&mut || {}).unwrap().unwrap();
+    let mut pauses = 0;
+    while killing.step(&mut || looks += 1).unwrap().is_some() {
+        pauses += 1;
+        assert!(pauses < 10_000);
+    }
+    assert_eq!(looks, 1);
+    ends(&mut init);
 }
 
 #[test]
@@ -586,9 +643,10 @@ async fn a_pod_is_made_off_the_callers_thread_and_its_record_is_enough_to_remove
     let Some(bed) = Bed::new() else { return };
     let config = Config { driver: DriverChoice::Cgroupfs, parent: bed.parent.clone() };
     let manager = Manager::detect(&config).unwrap();
-    let planned = manager.plan_pod("", &pod_id(5)).unwrap();
-    assert!(planned.paths().iter().all(|directory| !directory.exists()));
-    let pod = manager.create_pod(planned, &Resources::default()).await.unwrap();
+    let pod = manager.plan_pod("", &pod_id(5)).unwrap();
+    assert!(pod.paths().iter().all(|directory| !directory.exists()));
+    manager.create_pod(&pod, &Resources::default()).await.unwrap();
+    assert!(pod.paths().iter().all(|directory| directory.exists()));
     assert_eq!(pod.driver(), Driver::Cgroupfs);
     let record = serde_json::to_string(&pod).unwrap();
     let read: Handle = serde_json::from_str(&record).unwrap();
@@ -599,7 +657,7 @@ async fn a_pod_is_made_off_the_callers_thread_and_its_record_is_enough_to_remove
     let refused = manager.plan_pod("/a/../..", &pod_id(6));
     assert!(matches!(refused, Err(Error::BadParent { .. })));
     let ghost = Manager::Fake.plan_pod("/x", &pod_id(6)).unwrap();
-    let ghost = Manager::Fake.create_pod(ghost, &Resources::default()).await.unwrap();
+    Manager::Fake.create_pod(&ghost, &Resources::default()).await.unwrap();
     ghost.join_supervisor(0).unwrap();
     ghost.remove().unwrap();
 }

@@ -13,7 +13,7 @@
 //! driver to work with it: the daemon and the supervisor call the same file operations.
 //!
 //! Invariant: nothing outside a pod's own directory is limited, killed or removed, and above
-//! the parent that was named no `cgroup.subtree_control` is written. Parents made for a pod go with it when empty.
+//! the parent that was named no `cgroup.subtree_control` is written. Parents made for a pod go with the last pod in them.
 //! Invariant: a failed creation leaves nothing behind; a failed change leaves the limits as they were.
 //! Invariant: removing is recursive, bounded in time, and absence is success.
 //! Invariant: reading what is used never fails: what is missing or vanishes costs its own figure only.

@@ -209,8 +209,8 @@ mod tests {
         for (name, text) in files {
             fs::write(directory.join("ctr").join(name), text).unwrap();
         }
-        let tree = Tree { mountpoint: directory.into(), controllers: Vec::new(), parents_made: 0 };
-        Group { version: Version::V2, trees: [tree].into(), path: "/ctr".into(), leaf: None }
+        let tree = Tree { mountpoint: directory.into(), controllers: Vec::new() };
+        Group { version: Version::V2, trees: [tree].into(), path: "/ctr".into(), leaf: None, pod: None }
     }
 
     fn text(directory: &Path, name: &str) -> String {

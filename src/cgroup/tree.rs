@@ -14,7 +14,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, mkdir, openat, rmdir, unlinkat},
+    fs::{
+        AtFlags, CWD, FileType, Mode, OFlags, RawDir, XattrFlags, getxattr, mkdir, openat, rmdir, setxattr,
+        unlinkat,
+    },
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -28,9 +31,6 @@ pub(super) struct Tree {
     /// Of v1: what is attached to it, `name=…` included. Empty for cgroup2, which says so in a file.
     #[serde(default)]
     pub(super) controllers: Vec<String>,
-    /// How many of the directories right above the pod's were missing and made by us.
-    #[serde(default)]
-    pub(super) parents_made: usize,
 }
 
 impl Tree {
@@ -63,6 +63,30 @@ pub(super) fn make(directory: &Path) -> Result<bool, Error> {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
         Err(source) => Err(error::file("make", directory)(source.into())),
+    }
+}
+
+/// The mark of a parent that was made for a pod, so that the last pod to leave it, whichever that is, takes it
+/// along. An attribute of the directory: it cannot be out of step with it, as a record elsewhere could.
+const MADE_FOR_A_POD: &CStr = c"trusted.pintle.made-for-a-pod";
+
+/// As [`make`]; what is made is marked for [`remove_parent`].
+pub(super) fn make_parent(directory: &Path) -> Result<bool, Error> {
+    if !make(directory)? {
+        return Ok(false);
+    }
+    match setxattr(directory, MADE_FOR_A_POD, b"", XattrFlags::empty()) {
+        Err(errno @ Errno::NOENT) => Err(error::file("mark", directory)(errno.into())),
+        // Elsewhere refused: then it stays when it is empty, and harms nobody.
+        Ok(()) | Err(_) => Ok(true),
+    }
+}
+
+/// Removes a directory that was made for a pod and is empty. `false`: it stays, and so does what is above it.
+pub(super) fn remove_parent(directory: &Path) -> bool {
+    match getxattr(directory, MADE_FOR_A_POD, &mut [0u8; 0]) {
+        Ok(_) => matches!(rmdir(directory), Ok(()) | Err(Errno::NOENT)),
+        Err(errno) => errno == Errno::NOENT,
     }
 }
 

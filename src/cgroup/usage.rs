@@ -232,11 +232,11 @@ mod tests {
 
     fn tree(mountpoint: &Path, controllers: &[&str]) -> Tree {
         let controllers = controllers.iter().map(|&name| name.to_owned()).collect();
-        Tree { mountpoint: mountpoint.into(), controllers, parents_made: 0 }
+        Tree { mountpoint: mountpoint.into(), controllers }
     }
 
     fn group(version: Version, trees: Vec<Tree>) -> Group {
-        Group { version, trees: trees.into(), path: "/ctr".into(), leaf: None }
+        Group { version, trees: trees.into(), path: "/ctr".into(), leaf: None, pod: None }
     }
 
     fn write(top: &Path, files: &[(&str, &str)]) {

@@ -98,7 +98,8 @@ impl Coded for cgroup::Error {
             | Self::NoController { .. }
             | Self::DeviceFilter { .. }
             | Self::Foreign { .. }
-            | Self::Unkillable { .. } => Code::Internal,
+            | Self::Unkillable { .. }
+            | Self::FrozenAbove { .. } => Code::Internal,
         }
     }
 }

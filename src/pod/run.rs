@@ -129,14 +129,11 @@ impl PodCreation<'_> {
     /// driver. In a file of its own, so that it can be read when the pod's record cannot.
     async fn make_cgroup(&mut self) -> Result<cgroup::Handle, Error> {
         let config = &self.record.config;
-        let planned = self.node.cgroups.plan_pod(&config.cgroup_parent, &self.record.id)?;
-        keep::put(keep::cgroup_file(&self.folder), planned.clone()).await?;
-        let handle = self.node.cgroups.create_pod(planned.clone(), &pod_resources(config)).await?;
+        let handle = self.node.cgroups.plan_pod(&config.cgroup_parent, &self.record.id)?;
+        keep::put(keep::cgroup_file(&self.folder), handle.clone()).await?;
+        self.node.cgroups.create_pod(&handle, &pod_resources(config)).await?;
         self.undos.push(Undo::Cgroup(handle.clone()));
         crate::failpoint!("pod.cgroup-made");
-        if handle != planned {
-            keep::put(keep::cgroup_file(&self.folder), handle.clone()).await?;
-        }
         Ok(handle)
     }
 

@@ -20,6 +20,8 @@ tests![
     nothing_above_a_pod_hands_down_more_than_before,
     a_driver_that_cannot_work_here_is_refused_with_the_reason,
     a_parent_in_the_other_form_works_where_it_can_and_is_told,
+    a_pod_that_somebody_froze_is_stopped,
+    the_last_pod_of_a_parent_takes_it_along,
     a_supervisor_survives_the_signals_of_a_service_manager,
     the_driver_may_change_while_pods_run,
     a_pod_costs_one_call_to_systemd_and_a_container_none,
@@ -101,6 +103,51 @@ fn ancestors(node: &Node, container: &Container<'_>) -> Vec<PathBuf> {
     let path = PathBuf::from(groups.lines().find_map(|line| line.strip_prefix("0::/")).expect("a cgroup v2"));
     let all = path.ancestors().filter(|path| !path.as_os_str().is_empty());
     all.map(|path| PathBuf::from("/sys/fs/cgroup").join(path)).collect()
+}
+
+/// The directory of a pod's cgroup in which its processes can be frozen.
+fn freezer_of(node: &Node, container: &Container<'_>) -> PathBuf {
+    let groups = node.read(&format!("/proc/{}/cgroup", container.pid()));
+    let (prefix, hierarchy) = if is_unified() { ("0::", "") } else { (":freezer:", "freezer") };
+    let path = groups.lines().find_map(|line| line.split_once(prefix)).expect("a freezer").1;
+    let containers = PathBuf::from("/sys/fs/cgroup").join(hierarchy).join(path.trim_start_matches('/'));
+    containers.parent().unwrap().to_owned()
+}
+
+/// Its supervisor stands still too, so that nobody but the daemon can help.
+fn a_pod_that_somebody_froze_is_stopped() {
+    let node = Node::start();
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+    let (pod, init) = (freezer_of(&node, &container), format!("/proc/{}", container.pid()));
+    if is_unified() {
+        fs::write(pod.join("cgroup.freeze"), "1").unwrap();
+    } else {
+        fs::write(pod.join("freezer.state"), "FROZEN").unwrap();
+    }
+
+    container.pod.stop();
+
+    assert!(!node.has(&init) && !pod.exists());
+    node.assert_clean();
+}
+
+fn the_last_pod_of_a_parent_takes_it_along() {
+    let node = Node::start();
+    if Driver::chosen() == Driver::Systemd {
+        eprintln!("skipped: slices are systemd's");
+        return;
+    }
+    let parent = format!("{}/burstable/podx", node.folders().cgroups.configured_parent());
+    let run = |name: &str| {
+        node.run_pod_with(name, |config| config.linux.get_or_insert_default().cgroup_parent = parent.clone())
+    };
+    let (first, second) = (run("first"), run("second"));
+    for pod in [&first, &second] {
+        pod.run_in("main", ["sleep", "1000"]);
+        pod.stop();
+        pod.remove();
+    }
+    node.assert_clean();
 }
 
 fn nothing_above_a_pod_hands_down_more_than_before() {
