@@ -15,8 +15,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Mode, OFlags, RawDir, XattrFlags, getxattr, mkdir, openat, rmdir, setxattr,
-        unlinkat,
+        AtFlags, CWD, FileType, Mode, OFlags, RawDir, XattrFlags, chmod, getxattr, mkdir, openat, rmdir,
+        setxattr, unlinkat,
     },
     io::Errno,
 };
@@ -57,10 +57,16 @@ impl Tree {
     }
 }
 
-/// Makes one directory; false when it was there.
+/// Mode of every cgroup: the workloads in it read their own limits, whoever they run as (the JVM, Go and Node size
+/// themselves by them), and monitors those of all.
+const MODE: Mode = Mode::from_bits_retain(0o755);
+
+/// Makes one directory, 0755 whatever the umask; false when it was there.
 pub(super) fn make(directory: &Path) -> Result<bool, Error> {
-    match mkdir(directory, Mode::from_raw_mode(0o755)) {
-        Ok(()) => Ok(true),
+    match mkdir(directory, MODE) {
+        Ok(()) => chmod(directory, MODE)
+            .map(|()| true)
+            .map_err(|source| error::file("set mode of", directory)(source.into())),
         Err(Errno::EXIST) => Ok(false),
         Err(source) => Err(error::file("make", directory)(source.into())),
     }

@@ -14,6 +14,8 @@ const OOM_SCORE: &str = "-999";
 
 /// Sets what the daemon wants for itself. None of it is worth not starting for.
 pub(super) fn prepare() {
+    // What the daemon writes is its own. What it makes for others (cgroups, folders above its own) gets its mode
+    // by chmod(2), and the zygote has a umask of its own for all that workloads see.
     umask(Mode::RWXG | Mode::RWXO);
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(OPEN_FILES_MAX, |hard| hard.min(OPEN_FILES_MAX));

@@ -1,7 +1,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,7 @@ use rustix::{
 /// Only root looks into either folder. Nothing needs to walk through them from inside a user namespace:
 /// helpers hand over mounts, not paths.
 const FOLDER_MODE: u32 = 0o700;
+const PARENT_MODE: u32 = 0o755;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const LOCK: &str = "daemon.lock";
 
@@ -54,11 +55,7 @@ impl Roots {
 pub(super) fn prepare(path: &Path) -> Result<(), Error> {
     let failed = |doing, source| Error::File { doing, path: path.into(), source };
     if let Some(parent) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)
-            .map_err(|source| failed("make the folder of", source))?;
+        make_parents(parent).map_err(|source| failed("make the folder of", source))?;
     }
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -81,6 +78,19 @@ pub(super) fn prepare(path: &Path) -> Result<(), Error> {
     }
     if mode != FOLDER_MODE {
         fchmod(&folder, Mode::from_raw_mode(FOLDER_MODE)).map_err(|errno| failed("chmod", errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Makes the folders above ours that are missing, 0755 whatever the umask: they are not ours alone.
+fn make_parents(folder: &Path) -> io::Result<()> {
+    let missing: Vec<_> = folder.ancestors().take_while(|above| !above.exists()).collect();
+    for folder in missing.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {
+        match fs::create_dir(folder) {
+            Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(PARENT_MODE))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -119,7 +129,7 @@ fn lock(folder: &Path) -> Result<File, Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
 
@@ -136,6 +146,23 @@ mod tests {
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
             chmod(&path, 0o755);
         }
+    }
+
+    #[test]
+    #[expect(deprecated, reason = "its successor is unsafe for the sake of another flag")]
+    fn a_folder_above_ours_is_not_closed_to_others_by_our_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("srv/containers/pintle");
+        let as_daemon = || {
+            // A umask of this thread alone.
+            rustix::thread::unshare(rustix::thread::UnshareFlags::FS).unwrap();
+            rustix::process::umask(Mode::RWXG | Mode::RWXO);
+            prepare(&path).unwrap();
+        };
+        std::thread::scope(|scope| scope.spawn(as_daemon).join().unwrap());
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        let above = path.parent().unwrap();
+        assert_eq!([mode(above.parent().unwrap()), mode(above), mode(&path)], [0o755, 0o755, 0o700]);
     }
 
     #[test]

@@ -23,6 +23,10 @@ use crate::{
     },
 };
 
+/// The umask of the zygote and of every process that comes from it, workloads too: 022, as everywhere in the field.
+/// Directories become 0755 and files 0644 unless a stricter mode is asked for.
+const UMASK_OF_WORKLOADS: rustix::fs::Mode = rustix::fs::Mode::WGRP.union(rustix::fs::Mode::WOTH);
+
 /// What `pintle zygote` does: forks a supervisor for each request on standard input, until its end.
 pub fn zygote_main() -> ExitCode {
     match serve() {
@@ -38,6 +42,9 @@ fn serve() -> io::Result<()> {
         // With SIGCHLD ignored the kernel reaps the supervisors; the daemon watches them by pidfd.
         signal::ignore(number, true)?;
     }
+    // Supervisors and helpers make what workloads walk through and read: mount points, working directories,
+    // cgroups, logs. The daemon's own umask (`daemon/process.rs`) would close all of that to them.
+    rustix::process::umask(UMASK_OF_WORKLOADS);
     // A service manager's sockets, say: a supervisor must not hold open what the daemon was given.
     process::close_all_but(&mut [])?;
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;

@@ -19,6 +19,7 @@ mod image;
 mod logs;
 mod network;
 mod oom;
+mod paths;
 mod pod;
 mod restart;
 mod security;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         update::TESTS,
         swap::TESTS,
         oom::TESTS,
+        paths::TESTS,
         exec::TESTS,
         logs::TESTS,
         image::TESTS,

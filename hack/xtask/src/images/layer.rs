@@ -41,6 +41,24 @@ impl Tar {
         self.entry(path, EntryType::Link, 0o755, target, &[])
     }
 
+    /// A directory or file of somebody other than root.
+    pub(crate) fn owned(
+        &mut self,
+        path: &str,
+        mode: u32,
+        owner: (u64, u64),
+        content: Option<&[u8]>,
+    ) -> Result<()> {
+        let kind = if content.is_some() { EntryType::Regular } else { EntryType::Directory };
+        let content = content.unwrap_or_default();
+        let mut header = header(path, kind, mode, content.len() as u64)?;
+        header.set_uid(owner.0);
+        header.set_gid(owner.1);
+        header.set_cksum();
+        self.builder.append(&header, content)?;
+        Ok(())
+    }
+
     /// A file with one extended attribute.
     pub(crate) fn file_with_xattr(
         &mut self,

@@ -33,7 +33,9 @@ pub(crate) fn write(packages: &Packages, scratch: &Path, registry: &mut Registry
     write_critest_users(&base, registry)?;
     write_critest_tags(&base, registry)?;
     write_privilege_probe(&base, scratch, registry)?;
-    write_unpacking(&base, registry)
+    write_unpacking(&base, registry)?;
+    write_bare(packages, registry)?;
+    write_volumes(&base, registry)
 }
 
 /// busybox, its libraries, and the users that tests ask for.
@@ -218,6 +220,46 @@ fn write_unpacking(base: &Layer, registry: &mut Registry) -> Result<()> {
         "User": "1002", "WorkingDir": "/not/there/yet", "StopSignal": "SIGUSR1",
     });
     registry.put(&["pintle/config:1"], &Image { config, layers: vec![base.clone()] }, Dialect::Oci)?;
+    Ok(())
+}
+
+/// A program and nothing else, for a user of no name: what is missing has to be made for it.
+fn write_bare(packages: &Packages, registry: &mut Registry) -> Result<()> {
+    let mut tar = Tar::new();
+    libraries(&mut tar, packages, &packages.library_folder()?, &["libc.so.6", "libresolv.so.2"])?;
+    tar.file("bin/busybox", 0o755, &packages.read("bin/busybox")?)?;
+    for applet in
+        ["sh", "stat", "cat", "id", "sleep", "ls", "grep", "touch", "readlink", "dd", "head", "mkdir"]
+    {
+        tar.hardlink(&format!("bin/{applet}"), "bin/busybox")?;
+    }
+    let config = json!({"Cmd": ["sh"], "Env": [PATH], "User": "65532", "WorkingDir": "/work/deep"});
+    registry.put(&["pintle/bare:1"], &Image { config, layers: vec![tar.finish()?] }, Dialect::Oci)?;
+    Ok(())
+}
+
+/// Volumes with content of every kind, behind a link, and where the image has nothing.
+fn write_volumes(base: &Layer, registry: &mut Registry) -> Result<()> {
+    const OWNER: (u64, u64) = (1000, 2000);
+    let mut lower = Tar::new();
+    lower.owned("data/", 0o2750, OWNER, None)?;
+    lower.owned("data/kept", 0o640, OWNER, Some(b"of the image\n"))?;
+    lower.owned("data/removed", 0o640, OWNER, Some(b"of the lower layer\n"))?;
+    lower.owned("data/inner/", 0o1777, (0, 0), None)?;
+    lower.file("data/inner/tool", 0o4755, b"#!/bin/sh\n")?;
+    lower.hardlink("data/inner/second", "data/kept")?;
+    lower.symlink("data/link", "inner/tool")?;
+    lower.file_with_xattr("data/raw", 0o755, b"#!/bin/sh\n", ("security.capability", &CAP_NET_RAW))?;
+    lower.char_device("data/null", 0o666, 1, 3)?;
+    lower.owned("run/spool/", 0o700, OWNER, None)?;
+    let mut upper = Tar::new();
+    upper.whiteout("data", "removed")?;
+    let config = json!({
+        "Cmd": ["sh"], "Env": [PATH],
+        "Volumes": {"/data": {}, "/var/run/spool": {}, "missing/deep/": {}, "/cache": {}},
+    });
+    let layers = vec![base.clone(), lower.finish()?, upper.finish()?];
+    registry.put(&["pintle/volumes:1"], &Image { config, layers }, Dialect::Docker)?;
     Ok(())
 }
 

@@ -1,0 +1,180 @@
+//! What pintle makes for a workload, and where what a workload writes goes.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+    process::Command,
+};
+
+use crate::harness::{Container, Node, Pod, is_unified, runner::tests, v1, wait_until};
+
+tests![
+    what_is_made_for_a_workload_has_the_owner_and_mode_that_it_needs,
+    what_is_made_on_the_node_for_others_can_be_read_by_them,
+];
+
+const BARE: &str = "registry.test/pintle/bare:1";
+
+/// The user of [`BARE`].
+const USER: i64 = 65532;
+
+/// What a workload finds, whoever it is and whatever its image lacks: mode, owner and group, path; links followed.
+const FOUND: [(&str, &str, &str); 31] = [
+    ("755", "0:0", "/"),
+    // Missing in the image, made for what is mounted there.
+    ("755", "0:0", "/etc"),
+    ("644", "0:0", "/etc/hostname"),
+    ("644", "0:0", "/etc/hosts"),
+    ("644", "0:0", "/etc/resolv.conf"),
+    ("755", "0:0", "/var"),
+    ("755", "0:0", "/var/run"),
+    ("755", "0:0", "/var/run/secrets"),
+    ("755", "0:0", "/var/run/secrets/kubernetes.io"),
+    // The node's own, as they are there.
+    ("711", "0:0", "/var/run/secrets/kubernetes.io/serviceaccount"),
+    ("444", "0:0", "/var/run/secrets/kubernetes.io/serviceaccount/token"),
+    // Missing on the node, made for the volume.
+    ("755", "0:0", "/from/node"),
+    // Missing in the image, made as working directory.
+    ("755", "0:0", "/work"),
+    ("755", "0:0", "/work/deep"),
+    ("755", "0:0", "/dev"),
+    ("666", "0:0", "/dev/full"),
+    ("666", "0:0", "/dev/null"),
+    ("666", "0:0", "/dev/random"),
+    ("666", "0:0", "/dev/tty"),
+    ("666", "0:0", "/dev/urandom"),
+    ("666", "0:0", "/dev/zero"),
+    ("666", "0:0", "/dev/ptmx"),
+    ("755", "0:0", "/dev/pts"),
+    ("1777", "0:0", "/dev/shm"),
+    ("1777", "0:0", "/dev/mqueue"),
+    // A device that was asked for, and the directory that was made for it.
+    ("755", "0:0", "/dev/mine"),
+    ("640", "0:7", "/dev/mine/zero"),
+    ("555", "0:0", "/proc"),
+    ("555", "0:0", "/sys"),
+    ("755", "0:0", "/sys/fs"),
+    ("755", "0:0", "/sys/fs/cgroup"),
+];
+
+/// Likewise, of the container's own cgroup: by it the JVM, Go and Node choose their size.
+fn found_of_cgroup() -> Vec<(&'static str, &'static str, &'static str)> {
+    if is_unified() {
+        return vec![("644", "0:0", "/sys/fs/cgroup/memory.max"), ("644", "0:0", "/sys/fs/cgroup/cpu.max")];
+    }
+    vec![
+        ("755", "0:0", "/sys/fs/cgroup/memory"),
+        ("644", "0:0", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        ("755", "0:0", "/sys/fs/cgroup/cpu"),
+        ("644", "0:0", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+    ]
+}
+
+/// A container of the image without anything, with a token, a volume from a place that is not there, and a device.
+fn of_bare<'n>(
+    node: &Node,
+    pod: &Pod<'n>,
+    name: &str,
+    script: &str,
+    change: impl FnOnce(&mut v1::ContainerConfig),
+) -> Container<'n> {
+    let (token, absent) = (node.path("token"), node.path("absent").join(name).join("deep"));
+    if !token.exists() {
+        fs::create_dir(&token).unwrap();
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o711)).unwrap();
+        fs::write(token.join("token"), "secret\n").unwrap();
+        fs::set_permissions(token.join("token"), fs::Permissions::from_mode(0o444)).unwrap();
+        node.run("mknod", [&node.path("zero").to_string_lossy(), "c", "1", "5"]);
+        node.run("chown", ["0:7", &node.path("zero").to_string_lossy()]);
+        node.run("chmod", ["640", &node.path("zero").to_string_lossy()]);
+    }
+    let mount = |from: &Path, to: &str| v1::Mount {
+        host_path: from.to_string_lossy().into_owned(),
+        container_path: to.into(),
+        ..Default::default()
+    };
+    let container = pod.create_with(name, BARE, ["sh", "-c", script], |config| {
+        config.mounts = vec![
+            mount(&token, "/var/run/secrets/kubernetes.io/serviceaccount"),
+            mount(&absent, "/from/node"),
+        ];
+        config.devices = vec![v1::Device {
+            host_path: node.path("zero").to_string_lossy().into_owned(),
+            container_path: "/dev/mine/zero".into(),
+            permissions: "rw".into(),
+        }];
+        change(config);
+    });
+    container.start();
+    container
+}
+
+fn readonly_root(config: &mut v1::ContainerConfig) {
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().readonly_rootfs = true;
+}
+
+fn what_is_made_for_a_workload_has_the_owner_and_mode_that_it_needs() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let found: Vec<_> = FOUND.into_iter().chain(found_of_cgroup()).collect();
+    let paths: Vec<&str> = found.iter().map(|(_, _, path)| *path).collect();
+    let readable =
+        "/etc/hosts /etc/resolv.conf /etc/hostname /var/run/secrets/kubernetes.io/serviceaccount/token";
+    let script = format!(
+        "stat -L -c '%a %u:%g %n' {}; id -u; pwd; umask; cat {readable} >/dev/null && echo read; echo out >/dev/stdout",
+        paths.join(" ")
+    );
+    let expected: Vec<String> = found
+        .iter()
+        .map(|(mode, owner, path)| format!("{mode} {owner} {path}"))
+        .chain([USER.to_string(), "/work/deep".into(), "0022".into(), "read".into(), "out".into()])
+        .collect();
+
+    for (name, is_read_only) in [("writable", false), ("read-only", true)] {
+        let init = format!("{script}; sleep 1000");
+        let container = of_bare(&node, &pod, name, &init, |config| {
+            if is_read_only {
+                readonly_root(config);
+            }
+        });
+        wait_until("it has looked", || container.log_texts().len() >= expected.len());
+        assert_eq!(container.log_texts(), expected, "first process, {name} root");
+        assert_eq!(container.shell(&script).lines().collect::<Vec<_>>(), expected, "exec, {name} root");
+        let refused = container.exec(["touch", "/work/deep/mine"]);
+        let why = if is_read_only { "Read-only" } else { "denied" };
+        assert!(refused.code != 0 && refused.stderr.contains(why), "{refused:?}");
+    }
+
+    let terminal = of_bare(&node, &pod, "terminal", "sleep 1000", |config| config.tty = true);
+    let console = format!("620 {USER}:5 /dev/console\n");
+    assert_eq!(terminal.shell("stat -L -c '%a %u:%g %n' /dev/console"), console);
+    node.assert_clean();
+}
+
+fn what_is_made_on_the_node_for_others_can_be_read_by_them() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let container = of_bare(&node, &pod, "main", "echo hello; sleep 1000", |_| {});
+    container.shell("true");
+
+    let mode = |path: &Path| (path.metadata().unwrap().mode() & 0o7777, path.metadata().unwrap().uid());
+    let log = container.log_file();
+    for (path, expected) in [
+        (log.as_path(), 0o640),
+        (log.parent().unwrap(), 0o755),
+        (log.parent().unwrap().parent().unwrap(), 0o755),
+        (&node.path("absent"), 0o755),
+        (&node.path("absent/main/deep"), 0o755),
+    ] {
+        assert_eq!(mode(path), (expected, 0), "{}", path.display());
+    }
+    for top in node.folders().cgroups.folders() {
+        let mut find = Command::new("find");
+        let closed = find.arg(&top).args(["-type", "d", "!", "-perm", "755"]).output().unwrap().stdout;
+        assert_eq!(String::from_utf8_lossy(&closed), "", "cgroups that are not 0755");
+    }
+    node.assert_clean();
+}
