@@ -12,13 +12,22 @@ impl Parent {
     /// What ends in `.slice` is systemd's.
     ///
     /// # Errors
-    /// A text that is neither a slice nor a path that stays below the root.
+    /// A text that is neither a slice nor a path that stays below the root, and the root itself: there a pod would
+    /// stand beside the services of the node, under no limit of theirs or the kubelet's.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        if text.ends_with(".slice") {
-            Slice::parse(text).map(Self::Slice)
+        let (parent, is_root) = if text.ends_with(".slice") {
+            let slice = Slice::parse(text)?;
+            let is_root = slice.is_root();
+            (Self::Slice(slice), is_root)
         } else {
-            parse(text).map(Self::Path)
+            let path = parse(text)?;
+            let is_root = path.is_empty();
+            (Self::Path(path), is_root)
+        };
+        if is_root {
+            return Err(Error::BadParent { parent: text.into(), fault: "is the root, where pods may not be" });
         }
+        Ok(parent)
     }
 
     pub(super) fn driver(&self) -> Driver {
@@ -83,6 +92,14 @@ mod tests {
         assert_eq!(driver("kubepods-pod1.slice").unwrap(), Driver::Systemd);
         assert_eq!(driver("/kubepods.slice/kubepods-pod1.slice").unwrap(), Driver::Systemd);
         assert!(driver("/kubepods/../x.slice").is_err());
+    }
+
+    #[test]
+    fn the_root_is_no_parent() {
+        for root in ["/", "//", "-.slice"] {
+            let refused = Parent::parse(root);
+            assert!(matches!(&refused, Err(Error::BadParent { parent, .. }) if parent == root), "{refused:?}");
+        }
     }
 
     #[test]

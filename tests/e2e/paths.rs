@@ -7,11 +7,14 @@ use std::{
     process::Command,
 };
 
+use tonic::Code;
+
 use crate::harness::{Container, Node, Pod, is_unified, runner::tests, v1, wait_until};
 
 tests![
     what_is_made_for_a_workload_has_the_owner_and_mode_that_it_needs,
     what_is_made_on_the_node_for_others_can_be_read_by_them,
+    a_pod_is_not_put_beside_the_nodes_own_cgroups,
 ];
 
 const BARE: &str = "registry.test/pintle/bare:1";
@@ -96,10 +99,8 @@ fn of_bare<'n>(
         ..Default::default()
     };
     let container = pod.create_with(name, BARE, ["sh", "-c", script], |config| {
-        config.mounts = vec![
-            mount(&token, "/var/run/secrets/kubernetes.io/serviceaccount"),
-            mount(&absent, "/from/node"),
-        ];
+        config.mounts =
+            vec![mount(&token, "/var/run/secrets/kubernetes.io/serviceaccount"), mount(&absent, "/from/node")];
         config.devices = vec![v1::Device {
             host_path: node.path("zero").to_string_lossy().into_owned(),
             container_path: "/dev/mine/zero".into(),
@@ -121,8 +122,7 @@ fn what_is_made_for_a_workload_has_the_owner_and_mode_that_it_needs() {
     let pod = node.run_pod("web");
     let found: Vec<_> = FOUND.into_iter().chain(found_of_cgroup()).collect();
     let paths: Vec<&str> = found.iter().map(|(_, _, path)| *path).collect();
-    let readable =
-        "/etc/hosts /etc/resolv.conf /etc/hostname /var/run/secrets/kubernetes.io/serviceaccount/token";
+    let readable = "/etc/hosts /etc/resolv.conf /etc/hostname /var/run/secrets/kubernetes.io/serviceaccount/token";
     let script = format!(
         "stat -L -c '%a %u:%g %n' {}; id -u; pwd; umask; cat {readable} >/dev/null && echo read; echo out >/dev/stdout",
         paths.join(" ")
@@ -175,6 +175,18 @@ fn what_is_made_on_the_node_for_others_can_be_read_by_them() {
         let mut find = Command::new("find");
         let closed = find.arg(&top).args(["-type", "d", "!", "-perm", "755"]).output().unwrap().stdout;
         assert_eq!(String::from_utf8_lossy(&closed), "", "cgroups that are not 0755");
+    }
+    node.assert_clean();
+}
+
+fn a_pod_is_not_put_beside_the_nodes_own_cgroups() {
+    let node = Node::start();
+    for root in ["/", "//", "-.slice"] {
+        let refused = node
+            .try_run_pod("web", |config| config.linux.get_or_insert_default().cgroup_parent = root.into())
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{root}: {refused}");
+        assert!(refused.message().contains("root"), "{root}: {refused}");
     }
     node.assert_clean();
 }

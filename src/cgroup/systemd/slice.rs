@@ -48,6 +48,11 @@ impl Slice {
         Ok(Self { path })
     }
 
+    /// Whether it is systemd's root slice, `-.slice`.
+    pub(in super::super) fn is_root(&self) -> bool {
+        self.path.is_empty()
+    }
+
     /// Its cgroup; empty is the root.
     pub(super) fn path(&self) -> &str {
         &self.path
