@@ -25,7 +25,10 @@ impl Parent {
             (Self::Path(path), is_root)
         };
         if is_root {
-            return Err(Error::BadParent { parent: text.into(), fault: "is the root, where pods may not be" });
+            return Err(Error::BadParent {
+                parent: text.into(),
+                fault: "is the root, where pods may not be",
+            });
         }
         Ok(parent)
     }
@@ -98,7 +101,10 @@ mod tests {
     fn the_root_is_no_parent() {
         for root in ["/", "//", "-.slice"] {
             let refused = Parent::parse(root);
-            assert!(matches!(&refused, Err(Error::BadParent { parent, .. }) if parent == root), "{refused:?}");
+            assert!(
+                matches!(&refused, Err(Error::BadParent { parent, .. }) if parent == root),
+                "{refused:?}"
+            );
         }
     }
 

@@ -16,7 +16,7 @@ use super::parse::Refusal;
 use crate::{
     cgroup, event, image,
     model::{Failure, Stage},
-    pod,
+    network, pod,
     telemetry::log,
 };
 
@@ -66,6 +66,7 @@ impl Coded for pod::Error {
             Self::ExecTimeout(_) => Code::DeadlineExceeded,
             Self::Supervisor(failure) => failure.code(),
             Self::Image(error) => error.code(),
+            Self::Network(network::Error::Sysctl { .. }) => Code::InvalidArgument,
             // The network may be there a moment later, and the kubelet tries again.
             Self::Network(_) => Code::Unavailable,
             // The request and the image together make no container.

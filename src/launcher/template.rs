@@ -11,7 +11,10 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use crate::{
     model::{Failure, IpcMode, NetworkMode, PodPlan, Stage},
-    sys::process::{self, Fork, Namespaces},
+    sys::{
+        process::{self, Fork, Namespaces},
+        sysctl,
+    },
 };
 
 /// Descriptors of a pod's namespaces. `None`: the host's.
@@ -97,8 +100,8 @@ fn make(plan: &PodPlan) -> Result<(), Failure> {
         process::set_hostname(&plan.hostname).map_err(|error| failed(&plan.hostname, &error))?;
     }
     for (key, value) in &plan.sysctls {
-        let path = Path::new("/proc/sys").join(key.replace('.', "/"));
-        fs::write(&path, value).map_err(|error| Failure::io(Stage::Sysctl, key.clone(), &path, &error))?;
+        sysctl::set(key, value)
+            .map_err(|error| Failure::io(Stage::Sysctl, key.clone(), sysctl::path(key), &error))?;
     }
     template(plan).map_err(|error| failed("template", &error))
 }

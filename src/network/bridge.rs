@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::{
     Attachment, Config, Error, INTERFACE,
     lease::Leases,
-    netlink::{Kind, Link, Netlink, NewVeth, refuse_router_advertisements},
+    netlink::{Kind, Link, Netlink, NewVeth, refuse_router_advertisements, set_sysctls},
     veth,
 };
 use crate::{
@@ -56,6 +56,7 @@ impl Bridge {
         pod: &PodId,
         netns: OwnedFd,
         ports: &[PortMapping],
+        sysctls: &[(String, String)],
     ) -> Result<Attachment, Error> {
         self.ready()?;
         // A pod whose port silently leads nowhere would be harder to understand than one that does not start.
@@ -67,7 +68,7 @@ impl Bridge {
             move |leases| leases.reserve(&pod)
         });
         let address = address.await?;
-        if let Err(error) = self.link(pod, netns, address).await {
+        if let Err(error) = self.link(pod, netns, address, sysctls).await {
             let undone = self.with_leases(move |leases| leases.give_back(address)).await;
             let _ = undone
                 .inspect_err(|error| warn!(%pod, %address, error = %chain(error), "lease not given back"));
@@ -79,17 +80,24 @@ impl Bridge {
     }
 
     /// Joins the pod and the bridge by a pair of links; on failure there is no pair.
-    async fn link(&self, pod: &PodId, netns: OwnedFd, address: Ipv4Addr) -> Result<(), Error> {
+    async fn link(
+        &self,
+        pod: &PodId,
+        netns: OwnedFd,
+        address: Ipv4Addr,
+        sysctls: &[(String, String)],
+    ) -> Result<(), Error> {
         let host = Netlink::here()?;
         let bridge = self.bridge(&host).await?;
         let mtu = self.mtu(&host).await?;
         let name = veth::host_name(pod);
-        let inside =
-            Netlink::inside(pod, netns.try_clone().map_err(|source| namespace(pod, source))?).await?;
+        let copy = || netns.try_clone().map_err(|source| namespace(pod, source));
+        let inside = Netlink::inside(pod, copy()?).await?;
         host.add_veth(NewVeth { name: &name, bridge: bridge.index, netns: netns.as_fd(), mtu }).await?;
         failpoint!("network.veth-made");
         let set_up = async {
             host.mark_port(&name, &veth::alias(pod)).await?;
+            set_sysctls(pod, copy()?, sysctls).await?;
             self.set_up_inside(&inside, address).await
         };
         if let Err(error) = set_up.await {
@@ -317,7 +325,7 @@ mod tests {
     }
 
     async fn attach(bridge: &Bridge, digit: u8, netns: &OwnedFd) -> Result<IpAddr, Error> {
-        let attachment = bridge.attach(&pod(digit), netns.try_clone().unwrap(), &[]).await?;
+        let attachment = bridge.attach(&pod(digit), netns.try_clone().unwrap(), &[], &[]).await?;
         assert_eq!(attachment.interface, "eth0");
         Ok(attachment.addresses[0])
     }
@@ -331,6 +339,29 @@ mod tests {
         let client = client.unwrap_or_else(|error| panic!("{at}: {error}"));
         let (_, peer) = listener.accept().unwrap();
         assert_eq!(peer, client.local_addr().unwrap());
+    }
+
+    #[test]
+    fn settings_of_the_interface_are_set_and_one_that_cannot_be_leaves_nothing() {
+        on_a_node("", async |node| {
+            let set = |name: &str, value: &str| [(name.to_owned(), value.to_owned())];
+            let (bridge, netns) = (node.bridge(), new_netns());
+            let good = set("net.ipv4.conf.eth0.rp_filter", "2");
+            bridge.attach(&pod(1), netns.try_clone().unwrap(), &[], &good).await.unwrap();
+            let read = || fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/rp_filter").unwrap();
+            assert_eq!(within(&netns, read), "2\n");
+            bridge.detach(&pod(1)).await.unwrap();
+
+            for (name, value) in [
+                ("net.ipv4.conf.eth0.no_such", "1"),
+                ("net.ipv4.conf.eth1.rp_filter", "1"),
+                ("net.ipv4.conf.eth0.rp_filter", "many"),
+            ] {
+                let error = bridge.attach(&pod(2), new_netns(), &[], &set(name, value)).await.unwrap_err();
+                assert!(matches!(&error, Error::Sysctl { name: named, .. } if named == name), "{error}");
+            }
+            assert_eq!(node.traces().await, [""; 0]);
+        });
     }
 
     #[test]
@@ -468,10 +499,10 @@ mod tests {
                 host_ip: String::new(),
             };
             let bridge = node.bridge();
-            let error = bridge.attach(&pod(1), new_netns(), &[port(0), port(8080)]).await.unwrap_err();
+            let error = bridge.attach(&pod(1), new_netns(), &[port(0), port(8080)], &[]).await.unwrap_err();
             assert!(error.to_string().contains("host port 8080"), "{error}");
             assert_eq!(node.traces().await, [""; 0]);
-            bridge.attach(&pod(1), new_netns(), &[port(0)]).await.unwrap();
+            bridge.attach(&pod(1), new_netns(), &[port(0)], &[]).await.unwrap();
         });
     }
 

@@ -42,6 +42,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A setting of the pod's interface that was asked for.
+    #[error("set sysctl {name} to {value:?}")]
+    Sysctl {
+        name: String,
+        value: String,
+        #[source]
+        source: io::Error,
+    },
     /// Some of what is no pod's could not be removed; the first cause is given, the others are logged.
     #[error("{failed} leftovers of dead pods could not be removed, the first")]
     Sweep {

@@ -40,6 +40,13 @@ use crate::model::{PodId, PortMapping};
 /// The pod's interface. Its name is fixed by custom: the kubelet and many images expect it.
 const INTERFACE: &str = "eth0";
 
+/// Whether the kernel has the setting `sysctl` (its dotted name) only while an interface is there that [`Network::attach`]
+/// makes: it names one that a new network namespace has not.
+pub fn is_of_interface(sysctl: &str) -> bool {
+    let parts: Vec<&str> = sysctl.split('.').collect();
+    matches!(parts[..], ["net", _, "conf" | "neigh", interface, _, ..] if !matches!(interface, "all" | "default" | "lo"))
+}
+
 /// What a pod got; stored with the pod. Fields are only ever added.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Attachment {
@@ -75,7 +82,8 @@ impl Network {
         }
     }
 
-    /// Gives the namespace an interface with an address and a default route. The pod must not be attached.
+    /// Gives the namespace an interface with an address and a default route. The pod must not be attached. `sysctls`
+    /// (dotted names and values) are set when the interface is there and before it is up.
     ///
     /// # Errors
     /// Whatever fails; then nothing is left of it.
@@ -84,9 +92,10 @@ impl Network {
         pod: &PodId,
         netns: OwnedFd,
         ports: &[PortMapping],
+        sysctls: &[(String, String)],
     ) -> Result<Attachment, Error> {
         match self {
-            Self::Bridge(bridge) => bridge.attach(pod, netns, ports).await,
+            Self::Bridge(bridge) => bridge.attach(pod, netns, ports, sysctls).await,
         }
     }
 
@@ -107,6 +116,31 @@ impl Network {
     pub async fn sweep(&self, live: &HashSet<PodId>) -> Result<(), Error> {
         match self {
             Self::Bridge(bridge) => bridge.sweep(live).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_of_an_interface_is_told_from_one_of_the_namespace() {
+        for (sysctl, of_interface) in [
+            ("net.ipv4.conf.eth0.rp_filter", true),
+            ("net.ipv6.conf.eth0.accept_ra", true),
+            ("net.ipv4.neigh.eth0.base_reachable_time_ms", true),
+            ("net.ipv4.conf.eth0/5.rp_filter", true),
+            ("net.mpls.conf.eth0.input", true),
+            ("net.ipv4.conf.all.rp_filter", false),
+            ("net.ipv4.conf.default.rp_filter", false),
+            ("net.ipv4.conf.lo.rp_filter", false),
+            ("net.ipv4.ip_forward", false),
+            ("net.core.somaxconn", false),
+            ("net.netfilter.nf_conntrack_max", false),
+            ("kernel.sem", false),
+        ] {
+            assert_eq!(is_of_interface(sysctl), of_interface, "{sysctl}");
         }
     }
 }

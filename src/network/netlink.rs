@@ -27,7 +27,7 @@ use rustix::{
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Error, INTERFACE};
-use crate::{model::PodId, telemetry::task};
+use crate::{model::PodId, sys::sysctl, telemetry::task};
 
 /// The kernel answers in microseconds, unless something holds its lock for links; then a pod should fail
 /// and not hang.
@@ -78,27 +78,22 @@ impl Netlink {
 
     /// To the namespace of a pod, in which interfaces made from now on take no router's word for routes.
     ///
-    /// The socket belongs to the namespace of the thread that makes it, so a thread of its own goes there,
-    /// makes it, and ends. A thread of the runtime never leaves the host's namespace.
+    /// The socket belongs to the namespace of the thread that makes it.
     pub(super) async fn inside(pod: &PodId, netns: OwnedFd) -> Result<Self, Error> {
         let namespace = |source| Error::Namespace { pod: pod.clone(), source };
         if is_own(&netns).map_err(namespace)? {
             return Err(Error::HostNamespace { pod: pod.clone() });
         }
         let runtime = tokio::runtime::Handle::current();
-        let (answer, answered) = oneshot::channel();
-        let visit = move || -> io::Result<Connected> {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+        let connect = move || {
             refuse_router_advertisements("default");
             let _runtime = runtime.enter(); // whose reactor the socket is registered with
             connect()
         };
-        let visitor = thread::Builder::new().name("pintle-netns".into());
-        let send = move || drop(answer.send(visit())); // nobody may be waiting any more
-        visitor.spawn(send).map_err(namespace)?;
-        let gone = |_| io::Error::other("the thread in the namespace ended early");
-        let made = run("enter", "network namespace", async { answered.await.map_err(gone)? }).await;
-        made.map(Self::drive)
+        visit(pod, netns, connect)
+            .await?
+            .map(Self::drive)
+            .map_err(|source| failed("enter", "network namespace", source))
     }
 
     /// For what only a test asks of the kernel.
@@ -234,6 +229,47 @@ impl From<LinkMessage> for Link {
         }
         link
     }
+}
+
+/// Runs `work` in the network namespace of a pod, on a thread of its own that ends with it: a thread of the runtime
+/// never leaves the host's namespace.
+async fn visit<T: Send + 'static>(
+    pod: &PodId,
+    netns: OwnedFd,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let namespace = |source| Error::Namespace { pod: pod.clone(), source };
+    let (answer, answered) = oneshot::channel();
+    let visit = move || -> io::Result<T> {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(work())
+    };
+    let visitor = thread::Builder::new().name("pintle-netns".into());
+    let send = move || drop(answer.send(visit())); // nobody may be waiting any more
+    visitor.spawn(send).map_err(namespace)?;
+    let gone = |_| io::Error::other("the thread in the namespace ended early");
+    run("enter", "network namespace", async { answered.await.map_err(gone)? }).await
+}
+
+/// Sets kernel settings of the pod's network namespace, in their order.
+///
+/// # Errors
+/// [`Error::Sysctl`] for the first that the kernel has not or refuses.
+pub(super) async fn set_sysctls(
+    pod: &PodId,
+    netns: OwnedFd,
+    sysctls: &[(String, String)],
+) -> Result<(), Error> {
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    let sysctls = sysctls.to_vec();
+    let set = move || {
+        sysctls.into_iter().try_for_each(|(name, value)| {
+            sysctl::set(&name, &value).map_err(|source| Error::Sysctl { name, value, source })
+        })
+    };
+    visit(pod, netns, set).await?
 }
 
 fn connect() -> io::Result<Connected> {

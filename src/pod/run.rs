@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cgroup,
     model::{NetworkMode, PodConfig, PodId, PodPlan, Resources},
-    network::Attachment,
+    network::{self, Attachment},
     store::{self, Durability},
     supervisor::{Client, Ready, Zygote},
 };
@@ -143,7 +143,7 @@ impl PodCreation<'_> {
             network: config.namespaces.network,
             ipc: config.namespaces.ipc,
             hostname: files::hostname(config),
-            sysctls: sysctls(config),
+            sysctls: sysctls(config).0,
             shm_bytes: self.node.config.shm_bytes(),
         };
         let newborn = self.zygote.fork(&self.record.id, cgroup).await?;
@@ -166,7 +166,11 @@ impl PodCreation<'_> {
         };
         // An attach that fails half-way may have taken an address.
         self.undos.push(Undo::Network);
-        let attached = self.node.network.attach(&self.record.id, netns, &config.port_mappings).await?;
+        let attached = self
+            .node
+            .network
+            .attach(&self.record.id, netns, &config.port_mappings, &sysctls(config).1)
+            .await?;
         crate::failpoint!("pod.network-attached");
         Ok(Some(attached))
     }
@@ -261,12 +265,16 @@ fn pod_resources(config: &PodConfig) -> Resources {
 const SYSCTLS_DEFAULT: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
-/// The defaults, and over them what was asked for.
-fn sysctls(config: &PodConfig) -> Vec<(String, String)> {
+type Sysctls = Vec<(String, String)>;
+
+/// The defaults, and over them what was asked for: (those of the namespaces, which are set as these are made; those of
+/// the pod's interface, which are set when it is there).
+fn sysctls(config: &PodConfig) -> (Sysctls, Sysctls) {
     let own_network = config.namespaces.network == NetworkMode::Pod;
     let defaults = SYSCTLS_DEFAULT.iter().filter(|_| own_network).map(|(key, value)| (*key, *value));
     let asked = config.sysctls.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    defaults.chain(asked).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    let all = defaults.chain(asked).map(|(key, value)| (key.to_owned(), value.to_owned()));
+    all.partition(|(key, _)| !network::is_of_interface(key))
 }
 
 #[cfg(test)]

@@ -13,3 +13,4 @@ pub mod privilege;
 pub mod process;
 pub mod ready;
 pub mod signal;
+pub mod sysctl;

@@ -14,6 +14,7 @@ use crate::harness::{Container, Node, Pod, is_unified, runner::tests, v1, wait_u
 tests![
     what_is_made_for_a_workload_has_the_owner_and_mode_that_it_needs,
     what_is_made_on_the_node_for_others_can_be_read_by_them,
+    settings_of_the_pods_interface_are_set,
     a_pod_is_not_put_beside_the_nodes_own_cgroups,
 ];
 
@@ -99,8 +100,10 @@ fn of_bare<'n>(
         ..Default::default()
     };
     let container = pod.create_with(name, BARE, ["sh", "-c", script], |config| {
-        config.mounts =
-            vec![mount(&token, "/var/run/secrets/kubernetes.io/serviceaccount"), mount(&absent, "/from/node")];
+        config.mounts = vec![
+            mount(&token, "/var/run/secrets/kubernetes.io/serviceaccount"),
+            mount(&absent, "/from/node"),
+        ];
         config.devices = vec![v1::Device {
             host_path: node.path("zero").to_string_lossy().into_owned(),
             container_path: "/dev/mine/zero".into(),
@@ -122,7 +125,8 @@ fn what_is_made_for_a_workload_has_the_owner_and_mode_that_it_needs() {
     let pod = node.run_pod("web");
     let found: Vec<_> = FOUND.into_iter().chain(found_of_cgroup()).collect();
     let paths: Vec<&str> = found.iter().map(|(_, _, path)| *path).collect();
-    let readable = "/etc/hosts /etc/resolv.conf /etc/hostname /var/run/secrets/kubernetes.io/serviceaccount/token";
+    let readable =
+        "/etc/hosts /etc/resolv.conf /etc/hostname /var/run/secrets/kubernetes.io/serviceaccount/token";
     let script = format!(
         "stat -L -c '%a %u:%g %n' {}; id -u; pwd; umask; cat {readable} >/dev/null && echo read; echo out >/dev/stdout",
         paths.join(" ")
@@ -175,6 +179,34 @@ fn what_is_made_on_the_node_for_others_can_be_read_by_them() {
         let mut find = Command::new("find");
         let closed = find.arg(&top).args(["-type", "d", "!", "-perm", "755"]).output().unwrap().stdout;
         assert_eq!(String::from_utf8_lossy(&closed), "", "cgroups that are not 0755");
+    }
+    node.assert_clean();
+}
+
+fn settings_of_the_pods_interface_are_set() {
+    let node = Node::start();
+    let asking = |name: &str, sysctls: &[(&str, &str)]| {
+        node.try_run_pod(name, |config| {
+            let asked = sysctls.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            config.linux.get_or_insert_default().sysctls.extend(asked);
+        })
+    };
+    let wanted = [
+        ("net.ipv4.conf.eth0.rp_filter", "2"),
+        ("net/ipv4/conf/eth0/arp_ignore", "1"),
+        ("net/ipv4/neigh/eth0/gc_stale_time", "77"),
+        ("net.ipv4.conf.default.arp_announce", "2"),
+    ];
+    let pod = asking("web", &wanted).unwrap();
+    let container = pod.run_in("main", ["sleep", "1000"]);
+    let read = "cd /proc/sys/net/ipv4; cat conf/eth0/rp_filter conf/eth0/arp_ignore neigh/eth0/gc_stale_time \
+                conf/eth0/arp_announce";
+    assert_eq!(container.shell(read), "2\n1\n77\n2\n");
+
+    for bad in [("net.ipv4.conf.eth0.no_such", "1"), ("net/ipv4/conf/eth7/rp_filter", "1")] {
+        let refused = asking("bad", &[bad]).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains(&bad.0.replace('/', ".")), "{refused}");
     }
     node.assert_clean();
 }

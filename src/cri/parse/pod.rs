@@ -1,6 +1,9 @@
 //! RunPodSandbox → [`PodConfig`].
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use super::{
     At as _, Refusal, Under as _, Why, absent,
@@ -16,6 +19,7 @@ use crate::{
         Dns, IpcMode, NamespaceModes, NetworkMode, PodConfig, PodMetadata, PortMapping, PortProtocol,
         Resources, Security,
     },
+    sys::sysctl::dotted,
 };
 
 pub(crate) fn run_pod(request: wire::RunPodSandboxRequest) -> Result<PodConfig, Refusal> {
@@ -56,7 +60,7 @@ fn pod(
         annotations,
         cgroup_parent: linux.cgroup_parent,
         namespaces: linux.namespaces,
-        sysctls: linux.sysctls.into_iter().collect(),
+        sysctls: linux.sysctls,
         security: linux.security,
         overhead: linux.overhead,
         resources: linux.resources,
@@ -67,7 +71,7 @@ fn pod(
 struct Linux {
     cgroup_parent: String,
     namespaces: NamespaceModes,
-    sysctls: HashMap<String, String>,
+    sysctls: BTreeMap<String, String>,
     security: Security,
     overhead: Option<Resources>,
     resources: Option<Resources>,
@@ -80,14 +84,11 @@ fn linux(mut wire: wire::LinuxPodSandboxConfig) -> Result<Linux, Refusal> {
         Some(context) => security::sandbox(context).under("security_context")?,
         None => security::unsaid(),
     };
-    count(SYSCTLS_MAX, wire.sysctls.len()).at("sysctls")?;
-    for (key, value) in &wire.sysctls {
-        sysctl(key, value, &namespaces).at("sysctls")?;
-    }
+    let sysctls = sysctls(wire.sysctls, &namespaces).at("sysctls")?;
     Ok(Linux {
         cgroup_parent: cgroup_parent(wire.cgroup_parent).at("cgroup_parent")?,
         namespaces,
-        sysctls: wire.sysctls,
+        sysctls,
         security,
         overhead: wire.overhead.map(resources).transpose().under("overhead")?,
         resources: wire.resources.map(resources).transpose().under("resources")?,
@@ -160,12 +161,30 @@ fn port_mapping(wire: wire::PortMapping) -> Result<PortMapping, Refusal> {
     Ok(PortMapping { protocol, container_port, host_port, host_ip: wire.host_ip })
 }
 
+/// By their dotted names; each once, whatever separator it was asked for with.
+fn sysctls(
+    wire: HashMap<String, String>,
+    namespaces: &NamespaceModes,
+) -> Result<BTreeMap<String, String>, Why> {
+    count(SYSCTLS_MAX, wire.len())?;
+    let mut sysctls = BTreeMap::new();
+    for (name, value) in wire {
+        let key = dotted(&name);
+        sysctl(&key, &value, namespaces)?;
+        if sysctls.insert(key, value).is_some() {
+            return Err(format!("has {} twice, with both separators", quote(&name)).into());
+        }
+    }
+    Ok(sysctls)
+}
+
 /// Only what has a namespace, and only in a namespace that is the pod's own; anything else would change the
-/// host. The key becomes a path below `/proc/sys`.
+/// host. The key becomes a path below `/proc/sys`, in which a slash of the key is a dot.
 fn sysctl(key: &str, value: &str, namespaces: &NamespaceModes) -> Result<(), Why> {
     let plain = key.split('.').all(|part| {
-        !part.is_empty()
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+        // All slashes would be `.` or `..` in the path.
+        !part.bytes().all(|byte| byte == b'/')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'/'))
     });
     let network = key.starts_with("net.");
     let ipc = key == "kernel.sem"
@@ -188,8 +207,6 @@ fn sysctl(key: &str, value: &str, namespaces: &NamespaceModes) -> Result<(), Why
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::model::{GroupsPolicy, PidMode, SeccompChoice, UserChoice};
 
@@ -365,6 +382,7 @@ pub(super) mod tests {
             ("kernel.sem", "250 32000 100 128"),
             ("fs.mqueue.msg_max", "100"),
             ("net.ipv4.ip_local_reserved_ports", "1000-2000,3000"),
+            ("net.ipv4.conf.eth0/5.rp_filter", "2"),
         ];
         for (key, value) in good {
             assert_eq!(sysctl(key, value, &own), Ok(()), "{key}");
@@ -379,6 +397,8 @@ pub(super) mod tests {
             ("kernel.sem2", "1"),
             ("vm.swappiness", "1"),
             ("net/ipv4/ip_forward", "1"),
+            ("net.//.//.kernel.core_pattern", "1"),
+            ("net./.x", "1"),
             ("net..ipv4", "1"),
             ("net.ipv4.a=b", "1"),
             ("net.ipv4.a b", "1"),
@@ -388,6 +408,27 @@ pub(super) mod tests {
         ];
         for (key, value) in bad {
             assert!(sysctl(key, value, &own).is_err(), "{key} = {value}");
+        }
+    }
+
+    #[test]
+    fn a_sysctl_may_be_named_with_either_separator() {
+        let asked = |names: &[&str]| {
+            changed(|config| {
+                let asked = names.iter().map(|name| ((*name).into(), "1".into()));
+                config.linux.as_mut().unwrap().sysctls = asked.collect();
+            })
+            .map(|pod| pod.sysctls.into_keys().collect::<Vec<_>>())
+        };
+        let kept = ["net.ipv4.conf.eth0.rp_filter", "net.ipv4.conf.eth0/5.rp_filter"];
+        assert_eq!(asked(&kept).unwrap(), kept);
+        assert_eq!(asked(&["net/ipv4/conf/eth0/rp_filter", "net/ipv4/conf/eth0.5/rp_filter"]).unwrap(), kept);
+        for bad in [
+            &["net/ipv4/ip_forward", "net.ipv4.ip_forward"][..],
+            &["net/../kernel/core_pattern"],
+            &["/net/x"],
+        ] {
+            assert_eq!(asked(bad).unwrap_err().field, "config.linux.sysctls", "{bad:?}");
         }
     }
 }
