@@ -27,7 +27,7 @@ use rustix::{
 };
 
 use super::{
-    device,
+    device::{self, Device},
     finish::{Identity, finish},
     report::{Report, Reporter, TRACE_BYTES_MAX},
     rootfs,
@@ -51,6 +51,8 @@ pub struct Launch<'a> {
     pub namespaces: &'a PodNamespaces,
     /// The pid namespace to join; `None` is the host's or a new one, as `plan.pid` says.
     pub pid_namespace: Option<OwnedFd>,
+    /// The devices that were asked for.
+    pub devices: &'a [Device],
     /// What the container sees below `/sys/fs/cgroup`: name there, host directory.
     pub cgroup_views: Vec<(String, PathBuf)>,
     /// `None` with a terminal.
@@ -72,15 +74,14 @@ pub struct Stdio {
 /// # Errors
 /// Whatever step failed. Nothing that this process made outlives it.
 pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
-    let Launch { plan, namespaces, pid_namespace, cgroup_views, stdio, report } = launch;
+    let Launch { plan, namespaces, pid_namespace, devices, cgroup_views, stdio, report } = launch;
     let _ = tracing::subscriber::set_global_default(CauseTrace { to: report.another()?, sent: 0.into() });
 
-    let mut trees = Vec::with_capacity(plan.volumes.len() + plan.devices.len() + 12);
+    let mut trees = Vec::with_capacity(plan.volumes.len() + devices.len() + 12);
     trees.extend(cgroups(&cgroup_views, plan.privileged)?);
     for volume in &plan.volumes {
         trees.push(volume::open(volume)?);
     }
-    let devices = plan.devices.iter().map(device::look).collect::<Result<Vec<_>, _>>()?;
     let root = rootfs::overlay(&plan.lower, &plan.writable)?;
     rootfs::guard(&root)?;
     let identity = user::resolve(&root, &plan.process.user, &plan.process.image_user)?;

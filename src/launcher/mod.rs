@@ -5,7 +5,7 @@
 //! | `template.rs` | the pod's namespaces, and the mount namespace in which libcontainer works |
 //! | `rootfs.rs` | layers → overlay, and the guard that looks at it before anyone else does |
 //! | `volume.rs` | mounts as detached trees: opened on the host, moved in by the container's init |
-//! | `device.rs` | the host's devices, for privileged containers |
+//! | `device.rs` | the host's devices, those asked for and those of privileged containers |
 //! | `user.rs` | who the process runs as, from the image's passwd and group |
 //! | `libcontainer.rs` | the call of libcontainer: spec, `build()`, our `Executor` |
 //! | `finish.rs` | the last steps before execve, the same for a container's init and for an exec |
@@ -30,6 +30,7 @@ mod template;
 mod user;
 mod volume;
 
+pub use device::{Device, find_devices};
 pub use exec::{Exec, exec};
 pub use finish::Identity;
 pub use libcontainer::{Launch, Stdio, create};

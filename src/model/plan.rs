@@ -75,12 +75,12 @@ pub struct Volume {
     pub create_source: bool,
 }
 
-/// A device file in the container's `/dev` or elsewhere in it.
+/// A device file in the container's `/dev` or elsewhere in it, or a directory of such.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceNode {
-    /// On the host.
+    /// On the host. A directory stands for all devices below it.
     pub source: PathBuf,
-    /// In the container.
+    /// In the container; of a directory, what the names below it are appended to.
     pub target: String,
     /// Any of `rwm`, for the cgroup rule that goes with it (the helper reads the numbers from `source`).
     pub access: String,

@@ -2,19 +2,20 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::Path,
     process::Command,
 };
 
 use tonic::Code;
 
-use crate::harness::{Container, Node, Pod, is_unified, runner::tests, v1, wait_until};
+use crate::harness::{BUSYBOX, Container, Node, Pod, is_unified, runner::tests, v1, wait_until};
 
 tests![
     what_is_made_for_a_workload_has_the_owner_and_mode_that_it_needs,
     what_is_made_on_the_node_for_others_can_be_read_by_them,
     settings_of_the_pods_interface_are_set,
+    a_directory_of_devices_is_every_device_in_it,
     a_pod_is_not_put_beside_the_nodes_own_cgroups,
 ];
 
@@ -208,6 +209,36 @@ fn settings_of_the_pods_interface_are_set() {
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
         assert!(refused.message().contains(&bad.0.replace('/', ".")), "{refused}");
     }
+    node.assert_clean();
+}
+
+fn a_directory_of_devices_is_every_device_in_it() {
+    let node = Node::start();
+    let pod = node.run_pod("media");
+    let devices = node.path("devices");
+    fs::create_dir_all(devices.join("by-id")).unwrap();
+    for (path, minor) in [("zero", "5"), ("by-id/null", "3")] {
+        node.run("mknod", [&devices.join(path).to_string_lossy(), "c", "1", minor]);
+    }
+    fs::write(devices.join("readme"), "").unwrap();
+    symlink("zero", devices.join("link")).unwrap();
+    let asking = |name: &str, host_path: &Path| {
+        pod.try_create(name, BUSYBOX, ["sleep", "1000"], |config| {
+            config.devices = vec![v1::Device {
+                host_path: host_path.to_string_lossy().into_owned(),
+                container_path: "/dev/mine".into(),
+                permissions: "rw".into(),
+            }];
+        })
+    };
+    let container = asking("main", &devices).unwrap();
+    container.start();
+    assert_eq!(container.shell("cd /dev/mine; ls -d * */*"), "by-id\nby-id/null\nzero\n");
+    assert_eq!(container.shell("head -c 3 /dev/mine/zero | wc -c; echo >/dev/mine/by-id/null"), "3\n");
+
+    let refused = asking("file", &devices.join("readme")).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("readme: is neither a device nor a directory"), "{refused}");
     node.assert_clean();
 }
 

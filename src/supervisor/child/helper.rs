@@ -2,19 +2,16 @@
 //! of a shared pid namespace.
 
 use std::{
-    fs, io,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::{FileTypeExt, MetadataExt},
-    },
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::{
     cgroup,
-    launcher::{self, Exec, Launch, PodNamespaces, Report, Reporter, Stdio},
-    model::{ContainerPlan, DeviceRule, Failure, Stage},
+    launcher::{self, Device, Exec, Launch, PodNamespaces, Report, Reporter, Stdio},
+    model::{ContainerPlan, Failure, Stage},
     sys::process::{self, Fork, Namespaces},
 };
 
@@ -61,7 +58,10 @@ pub(in crate::supervisor) fn create(
     let keep: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     spawn(&keep, report, plan.id.as_str(), cgroup, |report| {
         let in_cgroup = |error: cgroup::Error| error.failure(plan.id.as_str());
-        cgroup.create(&plan.resources, &device_rules(plan)?).map_err(in_cgroup)?;
+        let devices = launcher::find_devices(&plan.devices)?;
+        let mut rules = plan.device_rules.clone();
+        rules.extend(devices.iter().map(Device::rule));
+        cgroup.create(&plan.resources, &rules).map_err(in_cgroup)?;
         crate::failpoint!("supervisor.container-cgroup-made");
         cgroup.join(0).map_err(in_cgroup)?;
         process::set_oom_score(plan.process.oom_score_adj);
@@ -69,6 +69,7 @@ pub(in crate::supervisor) fn create(
             plan,
             namespaces,
             pid_namespace: pid_namespace_copy,
+            devices: &devices,
             cgroup_views: cgroup.views(),
             stdio,
             report,
@@ -128,31 +129,6 @@ fn spawn(
             process::exit_now(0)
         }
     }
-}
-
-/// The plan's rules, and one for each device node, whose numbers only the host knows.
-fn device_rules(plan: &ContainerPlan) -> Result<Vec<DeviceRule>, Failure> {
-    let mut rules = plan.device_rules.clone();
-    for device in &plan.devices {
-        let failed = |error: &io::Error| Failure::io(Stage::Device, "", &device.source, error);
-        let metadata = fs::metadata(&device.source).map_err(|error| failed(&error))?;
-        let kind = match metadata.file_type() {
-            kind if kind.is_char_device() => 'c',
-            kind if kind.is_block_device() => 'b',
-            _ => {
-                let text = "is no device";
-                return Err(Failure::new(Stage::Device, device.source.display().to_string(), text));
-            }
-        };
-        rules.push(DeviceRule {
-            allow: true,
-            kind,
-            major: Some(rustix::fs::major(metadata.rdev())),
-            minor: Some(rustix::fs::minor(metadata.rdev())),
-            access: device.access.clone(),
-        });
-    }
-    Ok(rules)
 }
 
 /// Makes a shared pid namespace: an intermediate process forks its first process, the anchor, which becomes
