@@ -41,11 +41,16 @@ fn input(line: usize) -> Vec<u8> {
     line.iter().copied().cycle().take(line.len() * READ_BYTES.div_ceil(line.len()) * 8).collect()
 }
 
+fn open(path: &Path) -> CriLog {
+    let (directory, file) = (path.parent().expect("a directory"), path.file_name().expect("a name"));
+    CriLog::open(directory, Path::new(file)).expect("open the log")
+}
+
 /// Bytes in the file for each byte of input.
 fn ratio(path: &Path, line: usize) -> (f64, u64) {
     let _ = fs::remove_file(path);
     let input = input(line);
-    let mut log = CriLog::open(path).expect("open the log");
+    let mut log = open(path);
     input.chunks(READ_BYTES).for_each(|read| log.append(Stream::Stdout, read, SystemTime::now()));
     let size = fs::metadata(path).expect("read the log's size").len();
     (size as f64 / input.len() as f64, size)
@@ -56,7 +61,7 @@ fn log(path: &Path, line: usize) -> f64 {
     let input = input(line);
     let (_, size) = ratio(path, line);
     let _ = fs::remove_file(path);
-    let mut log = CriLog::open(path).expect("open the log");
+    let mut log = open(path);
     let file = File::options().write(true).open(path).expect("open the log");
     let (begin, mut bytes, mut in_file) = (Instant::now(), 0, 0);
     while begin.elapsed() < RUN_S {

@@ -1,11 +1,17 @@
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File},
     io::{self, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _},
+    },
     path::Path,
 };
 
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{self, Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
 
 /// An appending write that did not go through.
 #[derive(Debug)]
@@ -17,33 +23,67 @@ pub(super) struct Cut {
     pub(super) error: io::Error,
 }
 
-/// Makes the folders (0755) above a log.
-pub(super) fn make_parents(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) => DirBuilder::new().recursive(true).mode(0o755).create(folder),
-        None => Ok(()),
+/// Makes the directories (0755) between the log directory and a log, and the log directory itself.
+pub(super) fn make_parents(directory: &Path, file: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    let mut at = open_directory(directory)?;
+    for name in file.parent().into_iter().flat_map(Path::components) {
+        let name = Path::new(&name);
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        at = match open_beneath(&at, name, flags) {
+            Err(Errno::NOENT) => {
+                match fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                open_beneath(&at, name, flags).map_err(explain)?
+            }
+            opened => opened.map_err(explain)?,
+        };
     }
+    Ok(())
+}
+
+fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(fs::open(directory, flags, Mode::empty())?)
+}
+
+/// Opens `path` without leaving `directory` and through no symbolic link, not even in the middle (openat2(2)).
+fn open_beneath(directory: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let mode = if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o640) } else { Mode::empty() };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    fs::openat2(directory, path, flags | OFlags::CLOEXEC, mode, resolve)
+}
+
+/// What the kernel's number means for a log.
+fn explain(errno: Errno) -> io::Error {
+    match errno {
+        Errno::LOOP => bad("the log, or a directory of it below the log directory, is a symbolic link"),
+        Errno::XDEV => bad("the log is not below the log directory"),
+        other => other.into(),
+    }
+}
+
+fn bad(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, problem)
 }
 
 /// Opens or makes the log (0640) for appending, and says whether it ends within a record.
 ///
-/// The path comes from a request. A symbolic link, or a second name of some other file, could make us
-/// write where the caller may not; a pipe or a device could make us wait.
-pub(super) fn open(path: &Path) -> io::Result<(File, bool)> {
+/// The path comes from a request, and whoever may write to a directory on the way (a pod that has `/var/log` as a
+/// volume, say) could turn it elsewhere: so it is walked from the log directory down, through no link. A second name
+/// of some other file could make us write where the caller may not; a pipe or a device could make us wait.
+pub(super) fn open(directory: &Path, file: &Path) -> io::Result<(File, bool)> {
     let guards = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(guards.bits().cast_signed())
-        .open(path)?;
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | guards;
+    let file = File::from(open_beneath(&open_directory(directory)?, file, flags).map_err(explain)?);
     let meta = file.metadata()?;
     if !meta.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the log is not a regular file"));
+        return Err(bad("the log is not a regular file"));
     }
     if meta.nlink() > 1 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the log has a second name (hard link)"));
+        return Err(bad("the log has a second name (hard link)"));
     }
     let torn = match meta.size().checked_sub(1) {
         None => false,
@@ -92,31 +132,31 @@ pub(super) fn take_back(mut file: &File, bytes: u64) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::{
-        fs,
+        fs::{self, OpenOptions},
         os::unix::fs::{PermissionsExt as _, symlink},
     };
 
     #[test]
     fn a_new_log_is_not_for_the_world_and_a_kept_one_is_appended_to() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("pod/container/0.log");
-        make_parents(&path).unwrap();
-        let (file, torn) = open(&path).unwrap();
+        let (directory, name) = (folder.path().join("pods/pod"), Path::new("container/0.log"));
+        make_parents(&directory, name).unwrap();
+        make_parents(&directory, name).unwrap(); // they are there
+        let (file, torn) = open(&directory, name).unwrap();
         assert!(!torn);
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o137, 0);
-        assert_eq!(fs::metadata(folder.path().join("pod")).unwrap().permissions().mode() & 0o022, 0);
+        assert_eq!(fs::metadata(directory.join("container")).unwrap().permissions().mode() & 0o022, 0);
         append(&file, b"one\n").unwrap();
-        append(&open(&path).unwrap().0, b"two\n").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"one\ntwo\n");
+        append(&open(&directory, name).unwrap().0, b"two\n").unwrap();
+        assert_eq!(fs::read(directory.join(name)).unwrap(), b"one\ntwo\n");
     }
 
     #[test]
     fn a_log_that_ends_within_a_record_is_known_as_torn() {
         let folder = tempfile::tempdir().unwrap();
         for (content, expected) in [("", false), ("a\n", false), ("a\nb", true)] {
-            let path = folder.path().join("0.log");
-            fs::write(&path, content).unwrap();
-            assert_eq!(open(&path).unwrap().1, expected, "{content:?}");
+            fs::write(folder.path().join("0.log"), content).unwrap();
+            assert_eq!(open(folder.path(), Path::new("0.log")).unwrap().1, expected, "{content:?}");
         }
     }
 
@@ -126,19 +166,52 @@ mod tests {
         let canary = folder.path().join("canary");
         fs::write(&canary, "canary\n").unwrap();
         let at = |name: &str| folder.path().join(name);
+        let opens = |name: &str| open(folder.path(), Path::new(name)).is_ok();
         symlink(&canary, at("link")).unwrap();
         symlink(at("nowhere"), at("dangling")).unwrap();
         fs::create_dir(at("folder")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
             .unwrap();
         for name in ["link", "dangling", "folder", "pipe"] {
-            assert!(open(&at(name)).is_err(), "{name}");
+            assert!(!opens(name), "{name}");
         }
-        assert!(open(&canary).is_ok());
+        assert!(opens("canary"));
         fs::hard_link(&canary, at("second")).unwrap();
-        assert!(open(&at("second")).is_err());
+        assert!(!opens("second"));
         assert!(!at("nowhere").exists());
         assert_eq!(fs::read(&canary).unwrap(), b"canary\n");
+    }
+
+    #[test]
+    fn no_link_on_the_way_leads_a_log_out_of_its_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let (directory, elsewhere) = (folder.path().join("pod"), folder.path().join("elsewhere"));
+        for path in [&directory, &elsewhere, &elsewhere.join("below")] {
+            fs::create_dir(path).unwrap();
+        }
+        symlink(&elsewhere, directory.join("absolute")).unwrap();
+        symlink("../elsewhere", directory.join("relative")).unwrap();
+        symlink(".", directory.join("harmless")).unwrap();
+        for link in ["absolute", "relative", "harmless"] {
+            for name in [format!("{link}/0.log"), format!("{link}/below/0.log"), format!("{link}/new/0.log")]
+            {
+                let error = make_parents(&directory, Path::new(&name)).unwrap_err();
+                assert!(error.to_string().contains("symbolic link"), "{name}: {error}");
+                let error = open(&directory, Path::new(&name)).unwrap_err();
+                assert!(error.to_string().contains("symbolic link"), "{name}: {error}");
+            }
+        }
+        for name in ["../elsewhere/0.log", "/elsewhere/0.log"] {
+            assert!(make_parents(&directory, Path::new(name)).is_err(), "{name}");
+            assert!(open(&directory, Path::new(name)).is_err(), "{name}");
+        }
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(elsewhere.join("below")).unwrap().count(), 0);
+        // An operator's link above it is an operator's.
+        let moved = folder.path().join("moved");
+        symlink(&directory, &moved).unwrap();
+        make_parents(&moved, Path::new("c/0.log")).unwrap();
+        assert!(open(&moved, Path::new("c/0.log")).is_ok());
     }
 
     #[test]

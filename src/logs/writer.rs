@@ -31,26 +31,35 @@ type Header = [u8; HEADER_BYTES];
 /// counted; when it works again a record on stderr says how many of which stream were lost, and why.
 #[derive(Debug)]
 pub struct CriLog {
-    path: PathBuf,
+    directory: PathBuf,
+    /// Relative to the directory.
+    file: PathBuf,
     stamp: Stamp,
     lines: [Line; 2],
     sink: Sink,
 }
 
 impl CriLog {
-    /// Opens or makes the file (0640); makes missing parent folders (0755). A file that is there is
-    /// appended to.
+    /// Opens or makes `file` (0640) beneath `directory`; makes the directories that are missing (0755). A file that is
+    /// there is appended to. Symbolic links are followed in `directory` only.
     ///
     /// # Errors
-    /// What the kernel says, and `InvalidInput` for anything but a regular file of one name. The last
-    /// component may not be a symbolic link.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        file::make_parents(path)?;
-        let (file, torn) = file::open(path)?;
+    /// What the kernel says, and `InvalidInput` for anything but a regular file of one name, and for a symbolic link
+    /// in any part of `file`.
+    pub fn open(directory: &Path, file: &Path) -> io::Result<Self> {
+        file::make_parents(directory, file)?;
+        let (opened, torn) = file::open(directory, file)?;
         failpoint!("logs.opened");
-        let sink =
-            Sink { file, torn, batch: Vec::new(), failing: false, cause: None, accounts: Default::default() };
-        Ok(Self { path: path.into(), stamp: Stamp::new(), lines: Default::default(), sink })
+        let sink = Sink {
+            file: opened,
+            torn,
+            batch: Vec::new(),
+            failing: false,
+            cause: None,
+            accounts: Default::default(),
+        };
+        let (stamp, lines) = (Stamp::new(), Default::default());
+        Ok(Self { directory: directory.into(), file: file.into(), stamp, lines, sink })
     }
 
     /// Takes bytes as they came from the container, and writes the records that they complete, as many
@@ -82,7 +91,7 @@ impl CriLog {
     /// # Errors
     /// As [`CriLog::open`], except that folders are not made. The old file then stays in use.
     pub fn reopen(&mut self) -> io::Result<()> {
-        let (file, torn) = file::open(&self.path)?;
+        let (file, torn) = file::open(&self.directory, &self.file)?;
         failpoint!("logs.reopened");
         self.sink.file = file;
         self.sink.torn = torn;
@@ -307,18 +316,22 @@ mod tests {
 
     fn new_log() -> (tempfile::TempDir, CriLog) {
         let folder = tempfile::tempdir().unwrap();
-        let log = CriLog::open(&folder.path().join("0.log")).unwrap();
+        let log = CriLog::open(folder.path(), Path::new("0.log")).unwrap();
         (folder, log)
     }
 
+    fn path(log: &CriLog) -> PathBuf {
+        log.directory.join(&log.file)
+    }
+
     fn text(log: &CriLog) -> String {
-        fs::read_to_string(&log.path).unwrap()
+        fs::read_to_string(path(log)).unwrap()
     }
 
     /// The file's records as (stream, tag, content), after checking that each is well formed.
     #[track_caller]
     fn parsed(log: &CriLog) -> Vec<(String, String, Vec<u8>)> {
-        let bytes = fs::read(&log.path).unwrap();
+        let bytes = fs::read(path(log)).unwrap();
         let mut last = String::new();
         let parse = |record: &[u8]| {
             let record = record.strip_suffix(b"\n").expect("a whole record");
@@ -352,9 +365,9 @@ mod tests {
 
     #[test]
     fn a_log_opened_again_goes_on_after_a_torn_record() {
-        let (_folder, log) = new_log();
-        fs::write(&log.path, format!("{NOON} stdout F to")).unwrap();
-        let mut log = CriLog::open(&log.path).unwrap();
+        let (folder, log) = new_log();
+        fs::write(path(&log), format!("{NOON} stdout F to")).unwrap();
+        let mut log = CriLog::open(folder.path(), Path::new("0.log")).unwrap();
         log.append(Stream::Stdout, b"next\n", noon());
         assert_eq!(text(&log), format!("{NOON} stdout F to\n{NOON} stdout F next\n"));
     }
@@ -364,12 +377,12 @@ mod tests {
         let (folder, mut log) = new_log();
         let old = folder.path().join("0.log.1");
         log.append(Stream::Stdout, b"old\nbegun", noon());
-        fs::rename(&log.path, &old).unwrap();
+        fs::rename(path(&log), &old).unwrap();
 
-        fs::create_dir(&log.path).unwrap();
+        fs::create_dir(path(&log)).unwrap();
         assert!(log.reopen().is_err());
         log.append(Stream::Stdout, b" long ago\n", noon());
-        fs::remove_dir(&log.path).unwrap();
+        fs::remove_dir(path(&log)).unwrap();
         assert_eq!(
             fs::read_to_string(&old).unwrap(),
             format!("{NOON} stdout F old\n{NOON} stdout F begun long ago\n")
@@ -480,7 +493,7 @@ mod tests {
         on_a_small_disk(
             "logs::writer::tests::a_disk_that_fills_up_within_a_batch_keeps_whole_records_only",
             |disk| {
-                let mut log = CriLog::open(&disk.join("0.log")).unwrap();
+                let mut log = CriLog::open(disk, Path::new("0.log")).unwrap();
                 let ballast = disk.join("ballast");
                 fs::write(&ballast, vec![0; DISK_BYTES / 2]).unwrap();
                 let mut input = 0..;

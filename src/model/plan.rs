@@ -26,8 +26,8 @@ pub struct ContainerPlan {
     pub resources: Resources,
     pub pid: PidMode,
     pub privileged: bool,
-    /// Absolute path of the CRI log; `None` is "discard".
-    pub log: Option<PathBuf>,
+    /// Where the CRI log goes; `None` is "discard".
+    pub log: Option<LogPath>,
     /// Keep a pipe to the container's stdin.
     pub stdin: bool,
     /// Close it after the first client that attached.
@@ -58,6 +58,23 @@ pub struct ProcessPlan {
     pub oom_score_adj: i64,
     /// Soft and hard RLIMIT_NOFILE.
     pub nofile: (u64, u64),
+}
+
+/// The place of a container's log on the host, in the two halves that the kubelet gives.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LogPath {
+    /// Absolute (CRI `PodSandboxConfig.log_directory`); made when missing. Symbolic links are followed: operators
+    /// move `/var/log` to a disk of its own.
+    pub directory: PathBuf,
+    /// Relative to it (CRI `ContainerConfig.log_path`). No part of it may be a symbolic link.
+    pub file: PathBuf,
+}
+
+impl LogPath {
+    /// Both halves together, for messages.
+    pub fn whole(&self) -> PathBuf {
+        self.directory.join(&self.file)
+    }
 }
 
 /// A volume as the helper mounts it.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Linux, LinuxCapabilities, Process, Root, Spec, User};
 
 use super::{Error, Inputs, capability, devices, environment, mounts, security};
-use crate::model::{ContainerPlan, ProcessPlan, Security};
+use crate::model::{ContainerPlan, LogPath, ProcessPlan, Security};
 
 /// The version of the OCI runtime spec that the field writes; libcontainer takes any 1.x.
 const OCI_VERSION: &str = "1.2.0";
@@ -70,17 +70,17 @@ fn process(inputs: &Inputs<'_>, arguments: Vec<String>, capabilities: u64) -> Re
 }
 
 /// Where the log goes; `None` if either half of the path is missing.
-fn log(inputs: &Inputs<'_>) -> Result<Option<PathBuf>, Error> {
+fn log(inputs: &Inputs<'_>) -> Result<Option<LogPath>, Error> {
     let (directory, path) = (&inputs.pod.log_directory, &inputs.container.log_path);
     if directory.is_empty() || path.is_empty() {
         return Ok(None);
     }
-    let whole = format!("{directory}/{path}");
-    mounts::absolute("log", &whole)?;
+    mounts::absolute("log", &format!("{directory}/{path}"))?;
     if path.split('/').any(|part| part == "..") {
         return Err(Error::Path { what: "log", path: path.clone(), problem: "leaves the log directory" });
     }
-    Ok(Some(mounts::clean(&whole).into()))
+    let file = mounts::clean(path).trim_start_matches('/').into();
+    Ok(Some(LogPath { directory: mounts::clean(directory).into(), file }))
 }
 
 /// The spec for libcontainer. Every field is set or cleared by name, since the types come with defaults
@@ -487,7 +487,8 @@ mod tests {
         assert_eq!(plan.lower, [PathBuf::from("/layers/2"), PathBuf::from("/layers/1")]);
         assert_eq!(plan.writable, PathBuf::from("/containers/c"));
         assert_eq!(plan.resources, config.resources);
-        assert_eq!(plan.log, Some("/var/log/pods/p/web/0.log".into()));
+        let log = LogPath { directory: "/var/log/pods/p".into(), file: "web/0.log".into() };
+        assert_eq!(plan.log, Some(log));
         assert_eq!(
             (plan.readonly_rootfs, plan.privileged, plan.stdin, plan.stdin_once),
             (true, false, true, false)
@@ -503,7 +504,8 @@ mod tests {
         };
         assert_eq!(of("", "a").unwrap(), None);
         assert_eq!(of("/l", "").unwrap(), None);
-        assert_eq!(of("/l/", "/a//b").unwrap(), Some("/l/a/b".into()));
+        let log = LogPath { directory: "/l".into(), file: "a/b".into() };
+        assert_eq!(of("/l/", "/a//./b").unwrap(), Some(log));
         assert!(matches!(of("/l", "../a"), Err(Error::Path { what: "log", .. })));
         assert!(matches!(of("l", "a"), Err(Error::Path { what: "log", .. })));
     }

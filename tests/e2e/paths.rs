@@ -16,6 +16,7 @@ tests![
     what_is_made_on_the_node_for_others_can_be_read_by_them,
     settings_of_the_pods_interface_are_set,
     a_directory_of_devices_is_every_device_in_it,
+    a_log_is_written_beneath_its_directory_or_not_at_all,
     a_pod_is_not_put_beside_the_nodes_own_cgroups,
 ];
 
@@ -239,6 +240,41 @@ fn a_directory_of_devices_is_every_device_in_it() {
     let refused = asking("file", &devices.join("readme")).unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     assert!(refused.message().contains("readme: is neither a device nor a directory"), "{refused}");
+    node.assert_clean();
+}
+
+fn a_log_is_written_beneath_its_directory_or_not_at_all() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let logs = Path::new(&pod.config.log_directory).to_path_buf();
+    let elsewhere = node.path("elsewhere");
+    fs::create_dir_all(&elsewhere).unwrap();
+    fs::create_dir_all(&logs).unwrap();
+    symlink(&elsewhere, logs.join("turned")).unwrap();
+
+    let refused = pod.try_create("turned", BUSYBOX, ["true"], |_| {}).unwrap_err();
+    assert!(
+        refused.message().contains("turned/0.log") && refused.message().contains("symbolic link"),
+        "{refused}"
+    );
+
+    let container = pod.run_in("main", ["sh", "-c", "while :; do echo line; sleep 0.1; done"]);
+    wait_until("it logs", || !container.log().is_empty());
+    let kept = logs.join("kept");
+    fs::rename(logs.join("main"), &kept).unwrap();
+    symlink(&elsewhere, logs.join("main")).unwrap();
+    let reopen = v1::ReopenContainerLogRequest { container_id: container.id.clone() };
+    let refused = node.cri().reopen_container_log(reopen.clone()).unwrap_err();
+    assert!(refused.message().contains("symbolic link"), "{refused}");
+    let size = || fs::metadata(kept.join("0.log")).unwrap().len();
+    let before = size();
+    wait_until("the old log goes on", || size() > before);
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0, "something was written elsewhere");
+
+    fs::remove_file(logs.join("main")).unwrap();
+    fs::create_dir(logs.join("main")).unwrap();
+    node.cri().reopen_container_log(reopen).unwrap();
+    wait_until("the new log is written", || !container.log().is_empty());
     node.assert_clean();
 }
 

@@ -75,7 +75,10 @@ impl Supervisor {
             return Err(Failure::new(Stage::WrongState, "pod", "it is not set up"));
         };
         let log = match &plan.log {
-            Some(path) => Some(CriLog::open(path).map_err(|e| Failure::io(Stage::Log, "", path, &e))?),
+            Some(log) => Some(
+                CriLog::open(&log.directory, &log.file)
+                    .map_err(|error| Failure::io(Stage::Log, "", log.whole(), &error))?,
+            ),
             None => None,
         };
         let (theirs, ours) = streams(&plan).map_err(failed)?;

@@ -10,7 +10,7 @@ use super::v1;
 use crate::{
     cgroup,
     model::{
-        ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IpcMode,
+        ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IpcMode, LogPath,
         NetworkMode, PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser, Stage, UnixNanos,
         UserChoice, Volume,
     },
@@ -155,7 +155,8 @@ pub(crate) fn create_request(plan: &ContainerPlan) -> Result<v1::Create, Failure
         pid_mode: pid_mode.into(),
         pid_target: pid_target.into(),
         privileged: plan.privileged,
-        log: plan.log.as_deref().map(to_bytes).unwrap_or_default(),
+        log: plan.log.as_ref().map(|log| to_bytes(&log.whole())).unwrap_or_default(),
+        log_directory: plan.log.as_ref().map(|log| to_bytes(&log.directory)).unwrap_or_default(),
         stdin: plan.stdin,
         stdin_once: plan.stdin_once,
     })
@@ -175,6 +176,14 @@ fn volume_message(volume: &Volume) -> v1::Volume {
         propagation: propagation.into(),
         create_source: volume.create_source,
     }
+}
+
+/// A daemon that sends no directory sends a whole path; then the last part of it is the file.
+fn log_path(whole: Vec<u8>, directory: Vec<u8>) -> Option<LogPath> {
+    let (whole, directory) = (to_path(whole), to_path(directory));
+    let directory = if directory.as_os_str().is_empty() { whole.parent()?.to_path_buf() } else { directory };
+    let file = whole.strip_prefix(&directory).ok()?.to_path_buf();
+    Some(LogPath { directory, file })
 }
 
 fn device_message(device: &DeviceNode) -> v1::Device {
@@ -222,7 +231,7 @@ pub(crate) fn container_plan(message: v1::Create) -> Result<ContainerPlan, Failu
         resources: serde_json::from_slice(&message.resources).map_err(|e| bad("resources", e))?,
         pid,
         privileged: message.privileged,
-        log: (!message.log.is_empty()).then(|| to_path(message.log)),
+        log: log_path(message.log, message.log_directory),
         stdin: message.stdin,
         stdin_once: message.stdin_once,
     })
@@ -332,7 +341,7 @@ mod tests {
             resources: Resources { cpu_shares: 9, ..Resources::default() },
             pid: PidMode::Target("abc".into()),
             privileged: true,
-            log: Some("/log".into()),
+            log: Some(LogPath { directory: "/logs".into(), file: "main/0.log".into() }),
             stdin: true,
             stdin_once: true,
         }
@@ -342,6 +351,15 @@ mod tests {
     fn a_plan_survives_the_wire() {
         let sent = plan();
         assert_eq!(container_plan(create_request(&sent).unwrap()), Ok(sent));
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_sends_is_understood() {
+        let mut message = create_request(&plan()).unwrap();
+        message.log_directory.clear();
+        let read = container_plan(message).unwrap();
+        assert_eq!(read.log, Some(LogPath { directory: "/logs/main".into(), file: "0.log".into() }));
+        assert_eq!(log_path(Vec::new(), Vec::new()), None);
     }
 
     #[test]
