@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
+use tracing::info;
 
 use super::Error;
 use crate::model::{Digest, ImageConfig};
@@ -232,6 +233,10 @@ impl Config {
         let diff_ids = rootfs.diff_ids.iter().map(|text| digest("image config", name, text));
         let diff_ids = diff_ids.collect::<Result<_, _>>()?;
         let process = wire.config.unwrap_or_default();
+        let unknown = unknown_keys(process.others.keys());
+        if !unknown.is_empty() {
+            info!(config = name, ?unknown, "ignoring keys of an image config that are not known here");
+        }
         let process = ImageConfig {
             user: process.user.unwrap_or_default(),
             env: process.env.unwrap_or_default(),
@@ -239,9 +244,16 @@ impl Config {
             cmd: process.cmd.unwrap_or_default(),
             working_dir: process.working_dir.unwrap_or_default(),
             stop_signal: process.stop_signal.unwrap_or_default(),
+            volumes: process.volumes.unwrap_or_default().into_keys().collect(),
             labels: process.labels.unwrap_or_default(),
         };
-        let longest = [process.env.len(), process.entrypoint.len(), process.cmd.len(), process.labels.len()];
+        let longest = [
+            process.env.len(),
+            process.entrypoint.len(),
+            process.cmd.len(),
+            process.volumes.len(),
+            process.labels.len(),
+        ];
         if longest.into_iter().any(|entries| entries > CONFIG_ENTRIES_MAX) {
             return Err(Error::Limit {
                 what: "number of entries in an image config",
@@ -250,6 +262,39 @@ impl Config {
         }
         Ok(Self { process, diff_ids })
     }
+}
+
+/// Keys of `config` that other tools obey, or the request decides; docs/formats/image-config.md says why for each.
+const NOT_FOR_US: [&str; 20] = [
+    "ArgsEscaped",
+    "AttachStderr",
+    "AttachStdin",
+    "AttachStdout",
+    "CpuShares",
+    "Domainname",
+    "ExposedPorts",
+    "Healthcheck",
+    "Hostname",
+    "Image",
+    "MacAddress",
+    "Memory",
+    "MemorySwap",
+    "NetworkDisabled",
+    "OnBuild",
+    "OpenStdin",
+    "Shell",
+    "StdinOnce",
+    "StopTimeout",
+    "Tty",
+];
+
+/// Unknown keys that are named in the log, and characters of each: a config may have any number.
+const UNKNOWN_KEYS_MAX: usize = 16;
+const UNKNOWN_KEY_CHARS_MAX: usize = 64;
+
+fn unknown_keys<'a>(keys: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let unknown = keys.filter(|key| !NOT_FOR_US.contains(&key.as_str()));
+    unknown.take(UNKNOWN_KEYS_MAX).map(|key| key.chars().take(UNKNOWN_KEY_CHARS_MAX).collect()).collect()
 }
 
 /// Reads JSON. serde_json stops at 128 levels by itself; sizes are limited where the bytes come from.
@@ -270,6 +315,8 @@ fn blob(what: &'static str, name: &str, wire: &wire::Descriptor) -> Result<Blob,
 
 /// The documents as they are written. Lists and texts may be `null` in Docker's.
 pub(super) mod wire {
+    use serde::de::IgnoredAny;
+
     use super::{BTreeMap, Deserialize, Platform};
 
     #[derive(Deserialize)]
@@ -316,7 +363,10 @@ pub(super) mod wire {
         pub(super) cmd: Option<Vec<String>>,
         pub(super) working_dir: Option<String>,
         pub(super) stop_signal: Option<String>,
+        pub(super) volumes: Option<BTreeMap<String, IgnoredAny>>,
         pub(super) labels: Option<BTreeMap<String, String>>,
+        #[serde(flatten)]
+        pub(super) others: BTreeMap<String, IgnoredAny>,
     }
 }
 
@@ -414,6 +464,53 @@ mod tests {
         {
             assert!(matches!(Config::parse("test", bad.as_bytes()), Err(Error::BadDocument { .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn every_key_of_a_config_is_obeyed_or_documented_as_not_for_us() {
+        let text = r#"{"config":{
+            "User":"1000","Env":["A=1"],"Entrypoint":["/e"],"Cmd":["c"],"WorkingDir":"/w","StopSignal":"SIGHUP",
+            "Volumes":{"/data":{},"/cache":{}},"Labels":{"l":"v"},
+            "ArgsEscaped":true,"AttachStderr":true,"AttachStdin":true,"AttachStdout":true,"CpuShares":1,
+            "Domainname":"d","ExposedPorts":{"80/tcp":{}},"Healthcheck":{"Test":["CMD","true"]},"Hostname":"h",
+            "Image":"i","MacAddress":"m","Memory":1,"MemorySwap":1,"NetworkDisabled":true,"OnBuild":["RUN x"],
+            "OpenStdin":true,"Shell":["sh"],"StdinOnce":true,"StopTimeout":1,"Tty":true},
+            "rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let all = ImageConfig {
+            user: "1000".into(),
+            env: vec!["A=1".into()],
+            entrypoint: vec!["/e".into()],
+            cmd: vec!["c".into()],
+            working_dir: "/w".into(),
+            stop_signal: "SIGHUP".into(),
+            volumes: vec!["/cache".into(), "/data".into()],
+            labels: [("l".into(), "v".into())].into(),
+        };
+        assert_eq!(Config::parse("test", text.as_bytes()).unwrap().process, all);
+
+        let whole: serde_json::Value = serde_json::from_str(text).unwrap();
+        let keys: Vec<String> = whole["config"].as_object().unwrap().keys().cloned().collect();
+        let obeyed: Vec<&String> = keys.iter().filter(|key| !NOT_FOR_US.contains(&key.as_str())).collect();
+        assert_eq!(obeyed.len(), 8, "one for each field of ImageConfig: {obeyed:?}");
+        let page = include_str!("../../docs/formats/image-config.md");
+        let mut documented: Vec<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+            .map(|(key, _)| key)
+            .collect();
+        documented.sort_unstable();
+        assert_eq!(keys, documented);
+    }
+
+    #[test]
+    fn a_key_that_nobody_knows_is_told_and_harms_nothing() {
+        let keys: Vec<String> =
+            ["Tty".into(), "x".repeat(100)].into_iter().chain((0..99).map(|n| format!("k{n}"))).collect();
+        let told = unknown_keys(keys.iter());
+        assert_eq!(told.len(), UNKNOWN_KEYS_MAX);
+        assert_eq!(told[0], "x".repeat(UNKNOWN_KEY_CHARS_MAX));
+        let config = r#"{"config":{"NewThing":{"a":[1]},"Cmd":["c"]},"rootfs":{"diff_ids":[]}}"#;
+        assert_eq!(Config::parse("test", config.as_bytes()).unwrap().process.cmd, ["c"]);
     }
 
     #[test]

@@ -470,6 +470,8 @@ mod tests {
         let path = node.local.writable.make("container").unwrap();
         assert_eq!(std::fs::metadata(path.join("upper")).unwrap().mode() & 0o7777, 0o755);
         std::fs::write(path.join("upper/data"), vec![1; 100_000]).unwrap();
+        std::fs::create_dir_all(path.join("volumes/0")).unwrap();
+        std::fs::write(path.join("volumes/0/data"), vec![1; 100_000]).unwrap();
         std::fs::create_dir_all(path.join("work/work")).unwrap();
         std::fs::set_permissions(path.join("work/work"), std::os::unix::fs::PermissionsExt::from_mode(0o000))
             .unwrap();
@@ -480,9 +482,9 @@ mod tests {
         assert!(node.local.writable_usage("container").is_none());
         node.local.usage();
         let usage = node.local.usage().1;
-        assert!(usage.used_bytes >= 100_000 && usage.inodes_used == 5, "{usage:?}");
+        assert!(usage.used_bytes >= 200_000 && usage.inodes_used == 8, "{usage:?}");
         let own = node.local.writable_usage("container").unwrap();
-        assert!(own.used_bytes >= 100_000 && own.inodes_used == 2, "{own:?}");
+        assert!(own.used_bytes >= 200_000 && own.inodes_used == 5, "{own:?}");
         assert_eq!(own.mountpoint, usage.mountpoint);
         node.local.writable.remove("container").unwrap();
         node.local.writable.remove("container").unwrap();

@@ -1,4 +1,5 @@
-//! The containers' writable layers: `containers/<id>/{upper,work}`, and what they hold.
+//! The containers' writable layers: `containers/<id>/{upper,work}`, the volumes of their images beside those
+//! (`volumes/<number>`, which the helper makes), and what they hold.
 //!
 //! No caller waits for a walk over a disk. A new layer is measured as it is made, when nothing is in it yet;
 //! later a thread in the background walks those that are due, one after the other, when somebody asks. What
@@ -56,7 +57,7 @@ struct Samples {
 struct Sample {
     at: UnixNanos,
     due: Instant,
-    /// What the container wrote.
+    /// What the container wrote, the volumes of its image included.
     upper: Sum,
     /// The folder with what overlayfs needs beside that.
     rest: Sum,
@@ -206,13 +207,14 @@ pub(super) fn is_plain(name: &str) -> bool {
         && !name.contains(['/', '\0'])
 }
 
-/// (`upper` and all in it, the rest of the folder). What goes away meanwhile is not counted.
+/// (`upper`, `volumes` and all in them, the rest of the folder). What goes away meanwhile is not counted.
 fn measure(parent: &OwnedFd, name: &str) -> io::Result<(Sum, Sum)> {
     let (mut upper, mut rest) = (Walk::default(), Walk::default());
     let top = erase::open(parent, name)?;
     rest.add(&fs::fstat(&top)?);
     for entry in Dir::read_from(&top)?.flatten() {
-        let walk = if entry.file_name() == c"upper" { &mut upper } else { &mut rest };
+        let written = [c"upper", c"volumes"].contains(&entry.file_name());
+        let walk = if written { &mut upper } else { &mut rest };
         walk.entry(&top, &entry, 0);
     }
     Ok((upper.sum, rest.sum))

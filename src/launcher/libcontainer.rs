@@ -79,11 +79,10 @@ pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
 
     let mut trees = Vec::with_capacity(plan.volumes.len() + devices.len() + 12);
     trees.extend(cgroups(&cgroup_views, plan.privileged)?);
-    for volume in &plan.volumes {
-        trees.push(volume::open(volume)?);
-    }
     let root = rootfs::overlay(&plan.lower, &plan.writable)?;
     rootfs::guard(&root)?;
+    let volumes = plan.volumes.iter().map(|volume| volume::open(volume, &root));
+    let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
     let identity = user::resolve(&root, &plan.process.user, &plan.process.image_user)?;
     report.send(&Report::Identity(identity.clone()));
     if let Some(stdio) = &stdio {
@@ -105,6 +104,9 @@ pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
         Ok(())
     };
     in_template().map_err(|error| Failure::io(Stage::Rootfs, "template", "", &error))?;
+    for (volume, opened) in plan.volumes.iter().zip(volumes) {
+        trees.push(opened.map_or_else(|| volume::open_pod_file(volume), Ok)?);
+    }
     for (number, device) in devices.iter().enumerate() {
         trees.push(device.make(&Path::new(BUNDLE).join(format!("device-{number}")))?);
     }

@@ -5,6 +5,7 @@
 //! | `template.rs` | the pod's namespaces, and the mount namespace in which libcontainer works |
 //! | `rootfs.rs` | layers → overlay, and the guard that looks at it before anyone else does |
 //! | `volume.rs` | mounts as detached trees: opened on the host, moved in by the container's init |
+//! | `copy_up.rs` | the image's content of a volume that the image asks for |
 //! | `device.rs` | the host's devices, those asked for and those of privileged containers |
 //! | `user.rs` | who the process runs as, from the image's passwd and group |
 //! | `libcontainer.rs` | the call of libcontainer: spec, `build()`, our `Executor` |
@@ -20,6 +21,7 @@
 //! Invariant: no system call stands between the seccomp filter and execve.
 //! Not here: cgroups (the supervisor has the helper join one first), pipes, logs, reaping.
 
+mod copy_up;
 mod device;
 mod exec;
 mod finish;

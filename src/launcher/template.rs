@@ -7,10 +7,14 @@ use std::{
     path::Path,
 };
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags},
+    io::Errno,
+    mount::{MountFlags, MountPropagationFlags, UnmountFlags},
+};
 
 use crate::{
-    model::{Failure, IpcMode, NetworkMode, PodPlan, Stage},
+    model::{Failure, IpcMode, NetworkMode, PodPlan, Stage, Volume, VolumeSource},
     sys::{
         process::{self, Fork, Namespaces},
         sysctl,
@@ -20,14 +24,23 @@ use crate::{
 /// Descriptors of a pod's namespaces. `None`: the host's.
 #[derive(Debug)]
 pub struct PodNamespaces {
-    /// The mount namespace in which helpers work: only `/proc`, `/sys`, `/dev`, the pod's `/shm` and three
-    /// empty folders. No host path exists there.
+    /// The mount namespace in which helpers work: only `/proc`, `/sys`, `/dev`, the pod's `/shm`, its `/files` and
+    /// two empty folders. No host path exists there.
     pub template: OwnedFd,
+    /// The template's `/files`.
+    files: OwnedFd,
     pub network: Option<OwnedFd>,
     pub ipc: Option<OwnedFd>,
     pub uts: Option<OwnedFd>,
 }
 
+/// Where the template keeps the files that all containers of the pod see. Containers may write to them, and what
+/// they write is in the template's own memory: as much as [`TEMPLATE_OPTIONS`] allow, and never on a disk of the host.
+pub(super) const FILES: &str = "/files";
+/// Bytes of one such file when it is made; the daemon makes none that is larger.
+const FILE_BYTES_MAX: u64 = 128 << 10;
+/// Nothing but directories and the pod's files is in the template, so a page less would do too.
+const TEMPLATE_OPTIONS: &std::ffi::CStr = c"mode=0755,size=1m";
 /// Where the template keeps the pod's shared memory.
 pub(super) const SHM: &str = "/shm";
 /// A helper mounts its bundle here.
@@ -74,8 +87,12 @@ pub fn build(plan: &PodPlan) -> Result<PodNamespaces, Failure> {
                     File::open(&path).map(OwnedFd::from).map_err(|error| failed(&path, &error))
                 };
                 let own_network = plan.network == NetworkMode::Pod;
+                let files = format!("/proc/{pid}/root{FILES}");
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 Ok(PodNamespaces {
                     template: open("mnt")?,
+                    files: rustix::fs::open(&files, flags, Mode::empty())
+                        .map_err(|error| failed(&files, &error.into()))?,
                     network: own_network.then(|| open("net")).transpose()?,
                     uts: own_network.then(|| open("uts")).transpose()?,
                     ipc: (plan.ipc == IpcMode::Pod).then(|| open("ipc")).transpose()?,
@@ -110,8 +127,10 @@ fn make(plan: &PodPlan) -> Result<(), Failure> {
 fn template(plan: &PodPlan) -> io::Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private)?;
-    rustix::mount::mount("template", STAGE, "tmpfs", MountFlags::empty(), c"mode=0755,size=1m")?;
-    for folder in ["proc", "sys", "dev", "shm", "b", "rootfs"] {
+    // The flags are those of the pod's files in its containers.
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("template", STAGE, "tmpfs", flags, TEMPLATE_OPTIONS)?;
+    for folder in ["proc", "sys", "dev", "shm", "files", "b", "rootfs"] {
         fs::create_dir(Path::new(STAGE).join(folder))?;
     }
     // `/sys` and `/proc` must be whole: a mount over a part of them would forbid mounting fresh ones in a
@@ -136,6 +155,42 @@ fn template(plan: &PodPlan) -> io::Result<()> {
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
     Ok(())
+}
+
+impl PodNamespaces {
+    /// Copies those of the pod's files that are among `volumes` into the template, unless they are there: containers
+    /// may have changed them since.
+    ///
+    /// # Errors
+    /// Stage `MountSource`, naming the file; then there is no piece of it.
+    pub fn keep_files(&self, volumes: &[Volume]) -> Result<(), Failure> {
+        for volume in volumes {
+            let VolumeSource::PodFile(source) = &volume.source else { continue };
+            self.keep_file(source)
+                .map_err(|error| Failure::io(Stage::MountSource, "file of the pod", source, &error))?;
+        }
+        Ok(())
+    }
+
+    fn keep_file(&self, source: &Path) -> io::Result<()> {
+        let name = source.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let kept = match rustix::fs::openat(&self.files, name, flags, Mode::from_raw_mode(0o644)) {
+            Ok(kept) => kept,
+            Err(Errno::EXIST) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let copy = || -> io::Result<()> {
+            let mut source = io::Read::take(File::open(source)?, FILE_BYTES_MAX);
+            io::copy(&mut source, &mut File::from(kept)).map(drop)
+        };
+        let copied = copy();
+        if copied.is_err() {
+            // Tried again with the next container; a piece of it would be taken for all of it.
+            let _ = rustix::fs::unlinkat(&self.files, name, AtFlags::empty());
+        }
+        copied
+    }
 }
 
 /// Enters a private copy of the template.

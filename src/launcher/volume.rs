@@ -1,17 +1,27 @@
 //! Volumes as detached mount trees: opened and changed in the host's mount namespace, where nobody sees them,
 //! and moved into place by the container's own init. Only so does BIDIRECTIONAL work, and nothing of a
 //! volume ever stands in the host's mount table.
+//!
+//! Invariant: nothing that a container can write to is in the daemon's `state` or `root`, but its own writable layer
+//! and the volumes of its image beside that. The pod's files are in the pod's memory, 1 MiB for all of them.
 
 use std::{
     fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt as _,
+    },
     path::Path,
 };
 
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 
+use super::{
+    copy_up::{NotCopied, copy_up},
+    template::FILES,
+};
 use crate::{
-    model::{Failure, Propagation, Stage, Volume},
+    model::{Failure, Propagation, Stage, Volume, VolumeSource},
     sys::{
         mount::{self, Change, PeerGroup},
         path::{self, Make},
@@ -37,33 +47,83 @@ impl Tree {
     }
 }
 
-/// Opens a volume on the host.
+/// Opens a volume, whose content is in the host's mount namespace; `root` is the container's own root, as its image
+/// left it. `None`: it is one of the pod's files, which are in the template ([`open_pod_file`]).
 ///
 /// # Errors
 /// Stage `MountSource` or `Propagation`, naming the source.
-pub(super) fn open(volume: &Volume) -> Result<Tree, Failure> {
-    let failed = |error: &io::Error| {
-        Failure::io(Stage::MountSource, format!("of {}", volume.target), &volume.source, error)
-    };
-    if volume.create_source && !volume.source.exists() {
-        fs::create_dir_all(&volume.source).map_err(|error| failed(&error))?;
+pub(super) fn open(volume: &Volume, root: &OwnedFd) -> Result<Option<Tree>, Failure> {
+    match &volume.source {
+        VolumeSource::Host(path) => open_host(volume, path).map(Some),
+        VolumeSource::Image(folder) => open_image(volume, folder, root).map(Some),
+        VolumeSource::PodFile(_) => Ok(None),
+    }
+}
+
+fn open_host(volume: &Volume, source: &Path) -> Result<Tree, Failure> {
+    let failed = |error: &io::Error| source_failed(volume, source, error);
+    if !source.exists() {
+        fs::create_dir_all(source).map_err(|error| failed(&error))?;
     }
     let peers = match volume.propagation {
         Propagation::Private => PeerGroup::Private,
         Propagation::HostToContainer => PeerGroup::Slave,
         Propagation::Bidirectional => {
-            require_shared(&volume.source)?;
+            require_shared(source)?;
             PeerGroup::Shared
         }
     };
     let recursive = Change { peers: Some(peers), recursive: true, read_only: volume.recursive_read_only };
-    let tree = mount::detached(CWD, &volume.source, recursive).map_err(|error| failed(&error))?;
+    let tree = mount::detached(CWD, source, recursive).map_err(|error| failed(&error))?;
     if volume.readonly && !volume.recursive_read_only {
         // Only the top: what is mounted below it keeps its own flag, as bind mounts always did.
         let top = Change { read_only: true, ..Change::default() };
         mount::change(tree.as_fd(), top).map_err(|error| failed(&error))?;
     }
     Tree::new(tree, &volume.target).map_err(|error| failed(&error))
+}
+
+/// Makes `folder` with what the image has at the target, root's and 0755 if that is nothing.
+fn open_image(volume: &Volume, folder: &Path, root: &OwnedFd) -> Result<Tree, Failure> {
+    let failed = |error: &io::Error| source_failed(volume, folder, error);
+    let of_image =
+        |error: &io::Error| Failure::io(Stage::MountSource, "volume of the image", &volume.target, error);
+    let make = || -> io::Result<OwnedFd> {
+        if let Some(all) = folder.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(all)?;
+        }
+        fs::create_dir(folder)?;
+        Ok(rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    };
+    let made = make().map_err(|error| failed(&error))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK;
+    match path::open_in_root(root.as_fd(), Path::new(&volume.target), flags) {
+        Ok(content) => copy_up(&content, &made).map_err(|NotCopied { path, error }| {
+            let path = Path::new(&volume.target).join(path);
+            Failure::io(Stage::MountSource, "copy of the image's", &path, &error)
+        })?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(of_image(&error)),
+    }
+    let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };
+    let tree = mount::detached(made.as_fd(), Path::new(""), private).map_err(|error| failed(&error))?;
+    Tree::new(tree, &volume.target).map_err(|error| failed(&error))
+}
+
+/// Opens the pod's copy of one of its files, in a copy of the template's mount namespace.
+///
+/// # Errors
+/// Stage `MountSource`, naming the file.
+pub(super) fn open_pod_file(volume: &Volume) -> Result<Tree, Failure> {
+    let failed = |error: &io::Error| source_failed(volume, volume.source.path(), error);
+    let name = volume.source.path().file_name().unwrap_or_default();
+    let change = Change { peers: Some(PeerGroup::Private), read_only: volume.readonly, recursive: false };
+    let tree = mount::detached(CWD, &Path::new(FILES).join(name), change).map_err(|error| failed(&error))?;
+    Tree::new(tree, &volume.target).map_err(|error| failed(&error))
+}
+
+fn source_failed(volume: &Volume, source: &Path, error: &io::Error) -> Failure {
+    Failure::io(Stage::MountSource, format!("of {}", volume.target), source, error)
 }
 
 /// Puts the trees in their places, in their order, inside the root this process has.

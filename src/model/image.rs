@@ -62,6 +62,8 @@ pub struct ImageConfig {
     pub working_dir: String,
     /// A name (`SIGTERM`, `TERM`) or a number; empty is SIGTERM.
     pub stop_signal: String,
+    /// Paths at which each container gets a writable directory of its own, filled from the image.
+    pub volumes: Vec<String>,
     pub labels: BTreeMap<String, String>,
 }
 

@@ -20,7 +20,7 @@ pub use exit::{Exit, ExitReason};
 pub use failure::{Failure, Stage};
 pub use id::{BadId, ContainerId, PodId};
 pub use image::{Digest, ImageConfig, RootfsLayers};
-pub use plan::{ContainerPlan, DeviceNode, DeviceRule, LogPath, PodPlan, ProcessPlan, Volume};
+pub use plan::{ContainerPlan, DeviceNode, DeviceRule, LogPath, PodPlan, ProcessPlan, Volume, VolumeSource};
 pub use pod::{
     Dns, IpcMode, NamespaceModes, NetworkMode, PidMode, PodConfig, PodMetadata, PortMapping, PortProtocol,
 };

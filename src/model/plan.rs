@@ -1,4 +1,7 @@
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,19 +80,39 @@ impl LogPath {
     }
 }
 
+/// Where the content of a volume is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum VolumeSource {
+    /// A file or directory of the host, absolute; made as a directory when missing. Symbolic links are followed
+    /// there.
+    Host(PathBuf),
+    /// One of the files in the pod's folder that all its containers share (`hostname`, `hosts`, `resolv.conf`),
+    /// absolute on the host. What containers see is the pod's copy in memory, which has a limit.
+    PodFile(PathBuf),
+    /// A directory of the container's own beside its writable layer, absolute on the host; made with what the image
+    /// has at the target (OCI image config, `Volumes`).
+    Image(PathBuf),
+}
+
+impl VolumeSource {
+    /// Its path on the host.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Host(path) | Self::PodFile(path) | Self::Image(path) => path,
+        }
+    }
+}
+
 /// A volume as the helper mounts it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Volume {
-    /// Absolute on the host. Symbolic links are followed there.
-    pub source: PathBuf,
+    pub source: VolumeSource,
     /// Absolute in the container, made when missing, resolved inside its root.
     pub target: String,
     pub readonly: bool,
     /// `readonly` also for mounts below it.
     pub recursive_read_only: bool,
     pub propagation: Propagation,
-    /// Make the source as a directory when it is missing.
-    pub create_source: bool,
 }
 
 /// A device file in the container's `/dev` or elsewhere in it, or a directory of such.

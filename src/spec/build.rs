@@ -34,7 +34,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<ContainerPlan, Error> {
         lower: inputs.layers.lower.clone(),
         writable: inputs.writable.clone(),
         readonly_rootfs: container.security.readonly_rootfs,
-        volumes: mounts::volumes(container, &inputs.pod_dir)?,
+        volumes: mounts::volumes(container, &inputs.pod_dir, image, &inputs.writable)?,
         devices: devices::nodes(container)?,
         device_rules: devices::rules(container.security.privileged),
         resources: container.resources.clone(),

@@ -1,11 +1,14 @@
 //! What is mounted in a container: by libcontainer, and as volumes over that.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use oci_spec::runtime;
 
 use super::Error;
-use crate::model::{ContainerConfig, Mount, Propagation, Volume};
+use crate::model::{ContainerConfig, ImageConfig, Mount, Propagation, Volume, VolumeSource};
 
 /// Mounts in one request at most.
 const MOUNTS_MAX: usize = 1000;
@@ -57,60 +60,101 @@ pub(super) fn oci(privileged: bool) -> Vec<runtime::Mount> {
     .into()
 }
 
-/// The volumes in the order in which to mount them: parents first, else as asked, the pod's files first.
-pub(super) fn volumes(container: &ContainerConfig, pod_dir: &Path) -> Result<Vec<Volume>, Error> {
-    let given = container.mounts.len();
+/// The volumes in the order in which to mount them: parents first, else the pod's files, the image's volumes, and
+/// those of the request as asked. Where the request has a mount, neither of the others is made.
+pub(super) fn volumes(
+    container: &ContainerConfig,
+    pod_dir: &Path,
+    image: &ImageConfig,
+    writable: &Path,
+) -> Result<Vec<Volume>, Error> {
+    let given = container.mounts.len() + image.volumes.len();
     if given > MOUNTS_MAX {
         return Err(Error::Limit { what: "mounts", given, max: MOUNTS_MAX });
     }
     let asked = container.mounts.iter().map(|mount| volume(mount, container.security.privileged));
     let asked = asked.collect::<Result<Vec<_>, _>>()?;
     let mut targets = HashSet::new();
-    if let Some(twice) = asked.iter().find(|volume| !targets.insert(volume.target.as_str())) {
+    if let Some(twice) = asked.iter().find(|volume| !targets.insert(volume.target.clone())) {
         return Err(Error::DuplicateMount { path: twice.target.clone() });
     }
-    let own = POD_FILES.into_iter().filter(|(_, target)| !targets.contains(target));
+    let own = POD_FILES.into_iter().filter(|(_, target)| !targets.contains(*target));
     let own = own.map(|(name, target)| Volume {
-        source: pod_dir.join(name),
+        source: VolumeSource::PodFile(pod_dir.join(name)),
         target: target.into(),
         readonly: container.security.readonly_rootfs,
         recursive_read_only: false,
         propagation: Propagation::Private,
-        create_source: false,
     });
     let mut volumes: Vec<Volume> = own.collect();
+    for (number, path) in image.volumes.iter().enumerate() {
+        let target = image_target(path, container.security.privileged)?;
+        if targets.insert(target.clone()) {
+            volumes.push(image_volume(target, writable.join("volumes").join(number.to_string())));
+        }
+    }
     volumes.extend(asked);
     volumes.sort_by_key(|volume| depth(&volume.target));
     Ok(volumes)
+}
+
+/// The place of a `VOLUME`; some images mean it relative to `/`, as they do their working directory.
+fn image_target(path: &str, privileged: bool) -> Result<String, Error> {
+    absolute("volume of the image", &format!("/{path}"))?;
+    let target = clean(path);
+    match target_problem(&target, privileged) {
+        None => Ok(target),
+        Some(problem) => Err(Error::Mount { path: format!("{path} (VOLUME of the image)"), problem }),
+    }
+}
+
+/// Writable also where the root is read-only: that is what images have them for.
+fn image_volume(target: String, folder: PathBuf) -> Volume {
+    Volume {
+        source: VolumeSource::Image(folder),
+        target,
+        readonly: false,
+        recursive_read_only: false,
+        propagation: Propagation::Private,
+    }
 }
 
 fn volume(mount: &Mount, privileged: bool) -> Result<Volume, Error> {
     absolute("mount source", &mount.host_path)?;
     absolute("mount destination", &mount.container_path)?;
     let target = clean(&mount.container_path);
-    let below_proc = target.starts_with("/proc/");
-    let problem = match target.as_str() {
-        "/" => "it would replace the root file system",
-        "/proc" => "it would replace the container's processes",
-        // Storage drivers do, and have nothing masked that it could bare.
-        "/sys" if !privileged => "it would bare what is masked in /sys; only a privileged container may",
-        target if below_proc && !PROC_TARGETS.contains(&target) => "it is inside /proc",
-        _ if mount.recursive_read_only && !mount.readonly => "recursive_read_only needs readonly",
-        _ if mount.recursive_read_only && mount.propagation != Propagation::Private => {
-            "recursive_read_only needs private propagation"
-        }
-        _ => {
-            return Ok(Volume {
-                source: mount.host_path.clone().into(),
-                target,
-                readonly: mount.readonly,
-                recursive_read_only: mount.recursive_read_only,
-                propagation: mount.propagation,
-                create_source: true,
-            });
-        }
+    let problem = if let Some(problem) = target_problem(&target, privileged) {
+        problem
+    } else if mount.recursive_read_only && !mount.readonly {
+        "recursive_read_only needs readonly"
+    } else if mount.recursive_read_only && mount.propagation != Propagation::Private {
+        "recursive_read_only needs private propagation"
+    } else {
+        return Ok(Volume {
+            source: VolumeSource::Host(mount.host_path.clone().into()),
+            target,
+            readonly: mount.readonly,
+            recursive_read_only: mount.recursive_read_only,
+            propagation: mount.propagation,
+        });
     };
     Err(Error::Mount { path: mount.container_path.clone(), problem })
+}
+
+/// Why nothing may be mounted at a place that is [`clean`].
+fn target_problem(target: &str, privileged: bool) -> Option<&'static str> {
+    match target {
+        "/" => Some("it would replace the root file system"),
+        "/proc" => Some("it would replace the container's processes"),
+        // Storage drivers do, and have nothing masked that it could bare.
+        "/sys" if !privileged => {
+            Some("it would bare what is masked in /sys; only a privileged container may")
+        }
+        target if target.starts_with("/proc/") && !PROC_TARGETS.contains(&target) => {
+            Some("it is inside /proc")
+        }
+        _ => None,
+    }
 }
 
 /// Whether `path` is a whole path that a system call can take.
@@ -153,6 +197,11 @@ mod tests {
         Mount { container_path: container_path.into(), host_path: "/h".into(), ..Default::default() }
     }
 
+    /// Of an image without volumes.
+    fn volumes(container: &ContainerConfig, pod_dir: &Path) -> Result<Vec<Volume>, Error> {
+        super::volumes(container, pod_dir, &ImageConfig::default(), Path::new("/writable"))
+    }
+
     fn with(mounts: Vec<Mount>) -> ContainerConfig {
         ContainerConfig { mounts, ..Default::default() }
     }
@@ -177,18 +226,53 @@ mod tests {
             ..with(vec![at("/etc/hosts")])
         };
         let volumes = volumes(&container, Path::new("/pod")).unwrap();
-        let listed: Vec<_> = volumes
-            .iter()
-            .map(|v| (v.source.to_str().unwrap(), v.target.as_str(), v.readonly, v.create_source))
-            .collect();
+        let listed: Vec<_> =
+            volumes.iter().map(|v| (v.source.clone(), v.target.as_str(), v.readonly)).collect();
         assert_eq!(
             listed,
             [
-                ("/pod/hostname", "/etc/hostname", true, false),
-                ("/pod/resolv.conf", "/etc/resolv.conf", true, false),
-                ("/h", "/etc/hosts", false, true),
+                (VolumeSource::PodFile("/pod/hostname".into()), "/etc/hostname", true),
+                (VolumeSource::PodFile("/pod/resolv.conf".into()), "/etc/resolv.conf", true),
+                (VolumeSource::Host("/h".into()), "/etc/hosts", false),
             ]
         );
+    }
+
+    #[test]
+    fn an_images_volumes_are_folders_of_the_container_unless_the_request_mounts_there() {
+        let volumes_of = |paths: &[&str], container: &ContainerConfig| {
+            let volumes = paths.iter().map(|path| (*path).into()).collect();
+            let image = ImageConfig { volumes, ..ImageConfig::default() };
+            super::volumes(container, Path::new("/pod"), &image, Path::new("/writable"))
+        };
+        let container = ContainerConfig {
+            security: Security { readonly_rootfs: true, ..Default::default() },
+            ..with(vec![at("/cache"), at("/data/db/inner")])
+        };
+        let made = volumes_of(&["/data/db", "cache/", "/data//./db", "logs"], &container).unwrap();
+        let of_image: Vec<_> = made
+            .iter()
+            .filter(|volume| matches!(volume.source, VolumeSource::Image(_)))
+            .map(|volume| (volume.source.path().to_str().unwrap(), volume.target.as_str(), volume.readonly))
+            .collect();
+        assert_eq!(
+            of_image,
+            [("/writable/volumes/3", "/logs", false), ("/writable/volumes/0", "/data/db", false)]
+        );
+        let inner = made.iter().position(|volume| volume.target == "/data/db/inner");
+        assert!(inner > made.iter().position(|volume| volume.target == "/data/db"), "{made:?}");
+
+        for path in ["", "/", "..", "/proc", "/proc/sys", "/sys"] {
+            let refused = volumes_of(&[path], &with(vec![]));
+            assert!(
+                matches!(&refused, Err(Error::Mount { path: named, .. }) if named.contains("VOLUME")),
+                "{path:?}: {refused:?}"
+            );
+        }
+        assert!(matches!(volumes_of(&["/a\0b"], &with(vec![])), Err(Error::Path { .. })));
+        let many: Vec<String> = (0..1001).map(|n| format!("/{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(matches!(volumes_of(&many, &with(vec![])), Err(Error::Limit { given: 1001, .. })));
     }
 
     #[test]

@@ -14,6 +14,10 @@ use crate::harness::{BUSYBOX, Container, Node, Pod, is_unified, runner::tests, v
 tests![
     what_is_made_for_a_workload_has_the_owner_and_mode_that_it_needs,
     what_is_made_on_the_node_for_others_can_be_read_by_them,
+    the_pods_files_can_be_edited_and_cannot_fill_the_node,
+    nothing_that_a_workload_writes_to_is_the_daemons,
+    an_images_volumes_are_filled_writable_and_each_containers_own,
+    a_mount_of_the_request_takes_the_place_of_an_images_volume,
     settings_of_the_pods_interface_are_set,
     a_directory_of_devices_is_every_device_in_it,
     a_log_is_written_beneath_its_directory_or_not_at_all,
@@ -21,6 +25,7 @@ tests![
 ];
 
 const BARE: &str = "registry.test/pintle/bare:1";
+const VOLUMES: &str = "registry.test/pintle/volumes:1";
 
 /// The user of [`BARE`].
 const USER: i64 = 65532;
@@ -182,6 +187,130 @@ fn what_is_made_on_the_node_for_others_can_be_read_by_them() {
         let closed = find.arg(&top).args(["-type", "d", "!", "-perm", "755"]).output().unwrap().stdout;
         assert_eq!(String::from_utf8_lossy(&closed), "", "cgroups that are not 0755");
     }
+    node.assert_clean();
+}
+
+fn the_pods_files_can_be_edited_and_cannot_fill_the_node() {
+    const FILES: [&str; 3] = ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname"];
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let one = pod.run_in("one", ["sleep", "1000"]);
+    for file in FILES {
+        one.shell(&format!("echo '# edited' >>{file}"));
+    }
+    let read = format!("cat {}", FILES.join(" "));
+    let edited = one.shell(&read);
+    assert_eq!(edited.matches("# edited").count(), 3);
+
+    node.restart_daemon();
+    let other = pod.run_in("other", ["sleep", "1000"]);
+    assert_eq!(other.shell(&read), edited, "they are the pod's, for its life");
+    assert!(!node.run_pod("second").run_in("main", ["sleep", "1000"]).shell(&read).contains("edited"));
+
+    let fixed = pod.create_with("fixed", BUSYBOX, ["sleep", "1000"], readonly_root);
+    fixed.start();
+    let refused = fixed.exec(["sh", "-c", "echo >>/etc/hosts"]);
+    assert!(refused.code != 0 && refused.stderr.contains("Read-only"), "{refused:?}");
+
+    for file in FILES {
+        let full =
+            one.exec(["dd", "if=/dev/zero", &format!("of={file}"), "bs=1M", "count=64", "conv=notrunc"]);
+        assert!(full.code != 0 && full.stderr.contains("No space left"), "{file}: {full:?}");
+    }
+    let state = node.run("du", ["-sk", &node.path("state").to_string_lossy()]);
+    let kib: u64 = state.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(kib < 1024, "the daemon's state has grown to {kib} KiB");
+    // Nor does it harm the pod itself.
+    let late = pod.run_in("late", ["sleep", "1000"]);
+    late.shell("echo 127.0.0.1 localhost >/etc/hosts");
+    assert_eq!(one.shell("cat /etc/hosts"), "127.0.0.1 localhost\n");
+    node.assert_clean();
+}
+
+/// Places in the file systems of the node that `container` has mounted and could write to.
+fn writable_places(node: &Node, container: &Container<'_>) -> Vec<String> {
+    let table = node.read(&format!("/proc/{}/mountinfo", container.pid()));
+    let own = node.path("").to_string_lossy().trim_end_matches('/').rsplit('/').next().unwrap().to_owned();
+    let place = |line: &str| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let is_writable = fields[5].split(',').any(|option| option == "rw");
+        let at = fields[3].split_once(&own).map(|(_, within)| within.to_owned());
+        at.filter(|_| is_writable)
+    };
+    table.lines().filter_map(place).collect()
+}
+
+fn nothing_that_a_workload_writes_to_is_the_daemons() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let plain = pod.run_in("plain", ["sleep", "1000"]);
+    assert_eq!(writable_places(&node, &plain), [""; 0]);
+    let with_volumes = pod.create_with("volumes", VOLUMES, ["sleep", "1000"], readonly_root);
+    with_volumes.start();
+    let mut places = writable_places(&node, &with_volumes);
+    places.sort();
+    let own = |number| format!("/root/containers/{}/volumes/{number}", with_volumes.id);
+    assert_eq!(places, [own(0), own(1), own(2), own(3)]);
+    node.assert_clean();
+}
+
+fn an_images_volumes_are_filled_writable_and_each_containers_own() {
+    let look = "stat -c '%a %u:%g %h %F %n' /data /data/* /data/inner/* /run/spool /missing/deep /cache; \
+                readlink /data/link; cat /data/kept";
+    let expected = "\
+2750 1000:2000 3 directory /data
+1777 0:0 2 directory /data/inner
+640 1000:2000 2 regular file /data/kept
+777 0:0 1 symbolic link /data/link
+666 0:0 1 character special file /data/null
+755 0:0 1 regular file /data/raw
+640 1000:2000 2 regular file /data/inner/second
+4755 0:0 1 regular file /data/inner/tool
+700 1000:2000 2 directory /run/spool
+755 0:0 2 directory /missing/deep
+755 0:0 2 directory /cache
+inner/tool
+of the image
+";
+    let node = Node::start();
+    let pod = node.run_pod("db");
+    for (name, is_read_only) in [("writable", false), ("read-only", true)] {
+        let container = pod.create_with(name, VOLUMES, ["sleep", "1000"], |config| {
+            if is_read_only {
+                readonly_root(config);
+            }
+        });
+        container.start();
+        assert_eq!(container.shell(look), expected, "{name} root");
+        container.shell("touch /data/new /data/inner/new /var/run/spool/new /missing/deep/new /cache/new");
+        assert_eq!(container.exec(["touch", "/new"]).code == 0, !is_read_only, "{name} root");
+        // What an overlay cannot be used for, a database or another overlay, is what images have volumes for.
+        assert_eq!(container.shell("grep -c ' /data .* overlay ' /proc/self/mountinfo || true"), "0\n");
+        let raw = node.path("root/containers").join(&container.id).join("volumes/1/raw");
+        let mut value = [0; 64];
+        let length = rustix::fs::getxattr(&raw, "security.capability", &mut value).unwrap();
+        assert_eq!((length, value[4..8].to_vec()), (20, vec![0, 32, 0, 0]), "capabilities of a program");
+        let folder = node.path("root/containers").join(&container.id);
+        container.kill();
+        container.remove();
+        assert!(!folder.exists(), "{}", folder.display());
+    }
+    node.assert_clean();
+}
+
+fn a_mount_of_the_request_takes_the_place_of_an_images_volume() {
+    let node = Node::start();
+    let pod = node.run_pod("db");
+    fs::write(node.path("shared/of-node"), "").unwrap();
+    let container = pod.create_with("main", VOLUMES, ["sleep", "1000"], |config| {
+        let host_path = node.path("shared").to_string_lossy().into_owned();
+        config.mounts = vec![v1::Mount { container_path: "/data".into(), host_path, ..Default::default() }];
+    });
+    container.start();
+
+    assert_eq!(container.shell("ls /data"), "of-node\n");
+    let volumes = node.path("root/containers").join(&container.id).join("volumes");
+    assert_eq!(fs::read_dir(volumes).unwrap().count(), 3, "the other three");
     node.assert_clean();
 }
 

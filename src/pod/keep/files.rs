@@ -79,7 +79,8 @@ pub(in crate::pod) fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
     text
 }
 
-/// Writes the three into the pod's folder. Blocking.
+/// Writes the three into the pod's folder, from which its supervisor copies them to where containers see them.
+/// Blocking.
 ///
 /// # Errors
 /// A bad DNS entry, or what the file system says.
@@ -98,16 +99,9 @@ pub(in crate::pod) fn write(folder: &Path, config: &PodConfig, addresses: &[IpAd
     };
     for (file, text) in [("hostname", format!("{name}\n")), ("resolv.conf", resolv), ("hosts", hosts)] {
         let path = folder.join(file);
-        write_readable(&path, &text).map_err(Error::io("write", &path))?;
+        std::fs::write(&path, text).map_err(Error::io("write", &path))?;
     }
     Ok(())
-}
-
-/// These files are read by processes of any user, unlike all else of ours.
-fn write_readable(path: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, text)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
 }
 
 /// A file of the host, cut at the limit; one that is missing is empty.
@@ -173,8 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_files_can_be_read_by_anybody() {
-        use std::os::unix::fs::PermissionsExt;
+    fn the_three_files_say_what_was_asked() {
         let folder = tempfile::tempdir().unwrap();
         let config = PodConfig {
             hostname: "web".into(),
@@ -186,10 +179,6 @@ mod tests {
         assert_eq!(read("hostname"), "web\n");
         assert_eq!(read("resolv.conf"), "nameserver 1.1.1.1\n");
         assert!(read("hosts").ends_with("10.0.0.9\tweb\n"));
-        for file in ["hostname", "resolv.conf", "hosts"] {
-            let mode = std::fs::metadata(folder.path().join(file)).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o644, "{file}");
-        }
     }
 
     proptest::proptest! {

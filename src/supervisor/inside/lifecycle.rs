@@ -81,6 +81,7 @@ impl Supervisor {
             ),
             None => None,
         };
+        pod.namespaces.keep_files(&plan.volumes)?;
         let (theirs, ours) = streams(&plan).map_err(failed)?;
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let cgroup = pod.cgroup.container(&id);

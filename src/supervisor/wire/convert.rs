@@ -12,7 +12,7 @@ use crate::{
     model::{
         ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IpcMode, LogPath,
         NetworkMode, PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser, Stage, UnixNanos,
-        UserChoice, Volume,
+        UserChoice, Volume, VolumeSource,
     },
     supervisor::ContainerFacts,
 };
@@ -168,13 +168,28 @@ fn volume_message(volume: &Volume) -> v1::Volume {
         Propagation::HostToContainer => v1::Propagation::HostToContainer,
         Propagation::Bidirectional => v1::Propagation::Bidirectional,
     };
+    let (kind, create_source) = match volume.source {
+        VolumeSource::Host(_) => (v1::VolumeKind::Host, true),
+        VolumeSource::PodFile(_) => (v1::VolumeKind::PodFile, false),
+        VolumeSource::Image(_) => (v1::VolumeKind::Image, true),
+    };
     v1::Volume {
-        source: to_bytes(&volume.source),
+        source: to_bytes(volume.source.path()),
         target: volume.target.clone(),
         readonly: volume.readonly,
         recursive_read_only: volume.recursive_read_only,
         propagation: propagation.into(),
-        create_source: volume.create_source,
+        create_source,
+        kind: kind.into(),
+    }
+}
+
+fn volume_source(kind: v1::VolumeKind, create_source: bool, path: PathBuf) -> VolumeSource {
+    match kind {
+        v1::VolumeKind::Host if create_source => VolumeSource::Host(path),
+        // A daemon that knows no kinds creates all but the pod's files.
+        v1::VolumeKind::Host | v1::VolumeKind::PodFile => VolumeSource::PodFile(path),
+        v1::VolumeKind::Image => VolumeSource::Image(path),
     }
 }
 
@@ -207,11 +222,10 @@ pub(crate) fn container_plan(message: v1::Create) -> Result<ContainerPlan, Failu
             v1::Propagation::HostToContainer => Propagation::HostToContainer,
             v1::Propagation::Bidirectional => Propagation::Bidirectional,
         },
-        source: to_path(volume.source),
+        source: volume_source(volume.kind(), volume.create_source, to_path(volume.source)),
         target: volume.target,
         readonly: volume.readonly,
         recursive_read_only: volume.recursive_read_only,
-        create_source: volume.create_source,
     };
     let device = |device: v1::Device| DeviceNode {
         source: to_path(device.source),
@@ -318,14 +332,19 @@ mod tests {
             lower: vec!["/l/1".into(), "/l/2".into()],
             writable: "/w".into(),
             readonly_rootfs: true,
-            volumes: vec![Volume {
-                source: "/s".into(),
+            volumes: [
+                VolumeSource::Host("/s".into()),
+                VolumeSource::PodFile("/p/hosts".into()),
+                VolumeSource::Image("/w/v".into()),
+            ]
+            .map(|source| Volume {
+                source,
                 target: "/t".into(),
                 readonly: true,
                 recursive_read_only: true,
                 propagation: Propagation::Bidirectional,
-                create_source: true,
-            }],
+            })
+            .into(),
             devices: vec![DeviceNode {
                 source: "/dev/x".into(),
                 target: "/dev/y".into(),
@@ -357,8 +376,14 @@ mod tests {
     fn what_an_earlier_daemon_sends_is_understood() {
         let mut message = create_request(&plan()).unwrap();
         message.log_directory.clear();
+        for volume in &mut message.volumes {
+            volume.kind = 0;
+        }
         let read = container_plan(message).unwrap();
         assert_eq!(read.log, Some(LogPath { directory: "/logs/main".into(), file: "0.log".into() }));
+        let sources: Vec<_> = read.volumes.into_iter().map(|volume| volume.source).collect();
+        let host = |path: &str| VolumeSource::Host(path.into());
+        assert_eq!(sources, [host("/s"), VolumeSource::PodFile("/p/hosts".into()), host("/w/v")]);
         assert_eq!(log_path(Vec::new(), Vec::new()), None);
     }
 
