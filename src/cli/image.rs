@@ -52,7 +52,7 @@ pub(super) fn list(place: Place) -> Result<Exit, Exit> {
             rows.collect()
         }
         None => {
-            let images = open(&config)?.list();
+            let images = open(&config)?.list().map_err(|error| Exit::FAILED.because(&error))?;
             let rows = images.iter().map(|image| Row {
                 names: [image.repo_tags.clone(), image.repo_digests.clone()].concat(),
                 id: image.id.to_string(),

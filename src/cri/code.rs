@@ -59,9 +59,10 @@ impl Coded for pod::Error {
             Self::NoSuchPod(_) | Self::NoSuchContainer(_) | Self::NoSuchImage(_) => Code::NotFound,
             Self::Ambiguous(_) | Self::UnknownHandler(_) | Self::Invalid(_) => Code::InvalidArgument,
             Self::WrongState { .. } => Code::FailedPrecondition,
-            Self::Busy { .. } | Self::TooManyExecs { .. } | Self::TooManyUpdates { .. } => {
-                Code::ResourceExhausted
-            }
+            Self::Busy { .. }
+            | Self::OpenFiles { .. }
+            | Self::TooManyExecs { .. }
+            | Self::TooManyUpdates { .. } => Code::ResourceExhausted,
             Self::Shared(error) => error.code(),
             Self::ExecTimeout(_) => Code::DeadlineExceeded,
             Self::Supervisor(failure) => failure.code(),

@@ -49,9 +49,9 @@ impl ImageService {
         let images = match wanted {
             Some(image) => {
                 let reference = parse::reference(Some(image)).map_err(code::of)?;
-                self.images.find(&reference).into_iter().collect()
+                self.images.find(&reference).map_err(code::of)?.into_iter().collect()
             }
-            None => self.images.list().to_vec(),
+            None => self.images.list().map_err(code::of)?.to_vec(),
         };
         Ok(images.into_iter().map(|image| render::image(&image)))
     }
@@ -62,7 +62,7 @@ impl ImageService {
         request: wire::ImageStatusRequest,
     ) -> Result<wire::ImageStatusResponse, Status> {
         let reference = parse::reference(request.image).map_err(code::of)?;
-        let Some(image) = self.images.find(&reference) else {
+        let Some(image) = self.images.find(&reference).map_err(code::of)? else {
             return Ok(wire::ImageStatusResponse::default());
         };
         let info = if request.verbose { render::image_info(&image) } else { Default::default() };
@@ -92,7 +92,7 @@ impl ImageService {
         &self,
         _request: wire::ImageFsInfoRequest,
     ) -> Result<wire::ImageFsInfoResponse, Status> {
-        let (images, writable) = self.images.usage();
+        let (images, writable) = self.images.usage().map_err(code::of)?;
         Ok(wire::ImageFsInfoResponse {
             image_filesystems: vec![render::fs_usage(&images)],
             container_filesystems: vec![render::fs_usage(&writable)],

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
+use rustix::io::Errno;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
@@ -21,6 +22,7 @@ use tonic::transport::{
 };
 
 use super::wire::{image_service_server as image_wire, runtime_service_server as runtime_wire};
+use crate::sys::descriptors;
 
 /// Bytes of one message either way: what the kubelet and crictl take and send at most.
 pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -30,6 +32,8 @@ const STREAMS_MAX: u32 = 256;
 /// by mistake (they end after [`FIRST_BYTE_WAIT_MAX`]), so that it does not lock the kubelet out, but not for
 /// as many as would take the descriptors that pods need.
 const CONNECTIONS_MAX: usize = 2048;
+/// Of all descriptors that the daemon may have, the connections get one in so many at most.
+const CONNECTIONS_SHARE: u64 = 8;
 /// How long a new connection may be silent before it is closed: a client's first bytes need no waiting.
 const FIRST_BYTE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How often a silent connection is asked whether anyone is there, and how long it may think about it.
@@ -59,7 +63,8 @@ where
     R: runtime_wire::RuntimeService,
     I: image_wire::ImageService,
 {
-    serve_at_most(CONNECTIONS_MAX, listener, runtime, image, until).await
+    let share = usize::try_from(descriptors::limit() / CONNECTIONS_SHARE).unwrap_or(CONNECTIONS_MAX);
+    serve_at_most(share.min(CONNECTIONS_MAX), listener, runtime, image, until).await
 }
 
 async fn serve_at_most<R, I>(
@@ -115,8 +120,8 @@ fn connections(listener: UnixListener, max: usize) -> impl Stream<Item = io::Res
     let places = Arc::new(Semaphore::new(max));
     stream::unfold((listener, places), move |(listener, places)| async move {
         loop {
-            match listener.accept().await {
-                Ok((io, _)) => match Arc::clone(&places).try_acquire_owned() {
+            match accept(&listener).await {
+                Ok(io) => match Arc::clone(&places).try_acquire_owned() {
                     Ok(place) => return Some((Ok(Connection::new(io, place)), (listener, places))),
                     Err(_) => tracing::warn!(max, "connection refused, too many are open"),
                 },
@@ -128,6 +133,18 @@ fn connections(listener: UnixListener, max: usize) -> impl Stream<Item = io::Res
         }
     })
     .boxed()
+}
+
+/// Without descriptors a client is given one of the reserve: what it asks for may be to end something.
+async fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
+    match listener.accept().await {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::MFILE) => {
+            let _reserve = descriptors::lend_reserve();
+            // It is waiting; if not, the reserve is not to be lent while we do.
+            listener.accept().now_or_never().unwrap_or_else(|| Err(error)).map(|(io, _)| io)
+        }
+        accepted => Ok(accepted?.0),
+    }
 }
 
 /// A client's connection and its place among [`CONNECTIONS_MAX`].

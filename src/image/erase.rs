@@ -68,14 +68,25 @@ fn empty(directory: &OwnedFd, top: BorrowedFd<'_>, depth: usize, moved: &mut u64
             move_up(directory, name, top, moved)?;
             continue;
         }
-        let below = open(directory.as_fd(), name)?;
-        empty(&below, top, depth + 1, moved)?;
+        let emptied = open(directory.as_fd(), name).map_err(io::Error::from);
+        match emptied.and_then(|below| empty(&below, top, depth + 1, moved)) {
+            // As if it were too deep: at the top there are fewer to hold.
+            Err(error) if is_out_of_descriptors(&error) && depth > 1 => {
+                move_up(directory, name, top, moved)?;
+                continue;
+            }
+            emptied => emptied?,
+        }
         match fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(|errno| matches!(errno, Errno::MFILE | Errno::NFILE))
 }
 
 /// Moves a directory to a free name in the top one, where the next round finds it near.

@@ -141,11 +141,17 @@ fn remove(path: &Path) {
 /// Clears away what processes left that live no more.
 fn clear_dead(all: &Path) -> Result<(), Error> {
     let entries = std::fs::read_dir(all).map_err(|error| Error::store("read", all, error))?;
-    for entry in entries.flatten() {
-        let path = entry.path();
-        match File::options().read(true).open(&path) {
-            Ok(file) if fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() => {}
-            _ => remove(&path),
+    for entry in entries {
+        let path = entry.map_err(|error| Error::store("read", all, error))?.path();
+        match File::open(&path) {
+            Ok(file) => match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => remove(&path),
+                Err(Errno::WOULDBLOCK) => {} // its process lives
+                Err(error) => warn!(path = %path.display(), %error, "unfinished image work cannot be judged"),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // It may be a living process's.
+            Err(error) => warn!(path = %path.display(), %error, "unfinished image work cannot be judged"),
         }
     }
     Ok(())

@@ -71,13 +71,19 @@ impl Images {
     }
 
     /// All images, in order of id, those that another process loaded included.
-    pub fn list(&self) -> Arc<Vec<Arc<Image>>> {
-        self.local.view().images.clone()
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the records cannot be read now.
+    pub fn list(&self) -> Result<Arc<Vec<Arc<Image>>>, Error> {
+        Ok(self.local.view()?.images.clone())
     }
 
     /// By tag, digest, id, or unique id prefix.
-    pub fn find(&self, reference: &str) -> Option<Arc<Image>> {
-        self.local.view().find(reference)
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the records cannot be read now: it is not known whether there is one.
+    pub fn find(&self, reference: &str) -> Result<Option<Arc<Image>>, Error> {
+        Ok(self.local.view()?.find(reference))
     }
 
     /// Fetches an image from its registry or a mirror. A tag is asked for each time, and costs one small
@@ -136,7 +142,10 @@ impl Images {
 
     /// (images, writable layers). Never walks the disk: images were measured as they were unpacked, writable
     /// layers are sampled in the background, at most every 10 s.
-    pub fn usage(&self) -> (FsUsage, FsUsage) {
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the records cannot be read now.
+    pub fn usage(&self) -> Result<(FsUsage, FsUsage), Error> {
         self.local.usage()
     }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    io::{self, ErrorKind},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     failpoint,
     model::Digest,
-    store::{self, Durability},
+    store::{self, BadRecord, Durability},
 };
 
 #[derive(Debug)]
@@ -97,9 +98,17 @@ impl Layers {
         self.path.join(name).join("fs")
     }
 
-    /// The record of a layer on the shelf.
-    pub(super) fn record(&self, name: &str) -> Option<LayerRecord> {
-        store::get(&self.path.join(name).join("record")).ok()
+    /// The record of a layer on the shelf. `None`: the layer is not there, or its record is of no use; either
+    /// way it must be fetched again.
+    ///
+    /// # Errors
+    /// When nothing can be said about it now.
+    pub(super) fn record(&self, name: &str) -> io::Result<Option<LayerRecord>> {
+        match store::get(&self.path.join(name).join("record")) {
+            Ok(record) => Ok(Some(record)),
+            Err(BadRecord::Absent | BadRecord::Damaged(_) | BadRecord::UnknownVersion(_)) => Ok(None),
+            Err(BadRecord::Io(error)) => Err(error),
+        }
     }
 
     /// Waits until nobody else fetches this layer.
@@ -120,21 +129,29 @@ impl Layers {
     }
 
     /// A layer that is here already. While it is held, no collection takes it.
-    pub(super) fn find(&self, name: &str) -> Option<Arc<Layer>> {
+    ///
+    /// # Errors
+    /// [`Error::Store`] when it cannot be read now.
+    pub(super) fn find(&self, name: &str) -> Result<Option<Arc<Layer>>, Error> {
         let pending = {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             pending.retain(|_, layer| layer.strong_count() > 0);
             pending.get(name).and_then(Weak::upgrade)
         };
         if pending.is_some() {
-            return pending;
+            return Ok(pending);
         }
         // Pinned first: a collection that came in between leaves no record to read.
         *self.pins.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default() += 1;
         let pin = Pin { name: name.into(), pins: self.pins.clone() };
-        let record = self.record(name)?;
-        let root = folder::open(&self.fs(name)).ok()?;
-        Some(Arc::new(Layer { name: name.into(), record, root, place: Place::Shelf { _pin: pin } }))
+        let record = self.record(name).map_err(|error| Error::store("read record of layer", name, error))?;
+        let Some(record) = record else { return Ok(None) };
+        let root = match folder::open(&self.fs(name)) {
+            Ok(root) => root,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::store("open", self.fs(name), error)),
+        };
+        Ok(Some(Arc::new(Layer { name: name.into(), record, root, place: Place::Shelf { _pin: pin } })))
     }
 
     /// A new folder for a layer that is about to be unpacked into its `fs`.
@@ -196,7 +213,7 @@ impl Layers {
             &mut dyn FnMut() -> Result<OwnedFd, LayerError>,
         ) -> Result<Option<unpack::Unpacked>, LayerError>,
     ) -> Result<Option<Arc<Layer>>, Error> {
-        if let Some(found) = self.find(name) {
+        if let Some(found) = self.find(name)? {
             return Ok(Some(found));
         }
         let mut folder = None;
@@ -237,19 +254,21 @@ impl Layers {
         let mut moved = false;
         for layer in stack {
             let path = self.path.join(&layer.name);
-            let here = path.join("record").exists();
-            match &layer.place {
-                _ if here => {}
-                Place::Shelf { .. } => return Ok(false),
-                // Published by another pull of this process, and gone again since.
-                Place::Ingest(folder) if !folder.path.join("record").exists() => return Ok(false),
-                Place::Ingest(folder) => {
-                    std::fs::rename(&folder.path, &path)
-                        .map_err(|error| Error::store("publish", &path, error))?;
-                    moved = true;
-                    failpoint!("image.layer-renamed");
-                }
+            let on_shelf = self
+                .record(&layer.name)
+                .and_then(|record| Ok(record.is_some() && path.join("fs").try_exists()?));
+            if on_shelf.map_err(|error| Error::store("look at", &path, error))? {
+                continue;
             }
+            let Place::Ingest(folder) = &layer.place else { return Ok(false) };
+            // Published by another pull of this process, and gone again since.
+            let held = folder.path.join("record").try_exists();
+            if !held.map_err(|error| Error::store("look at", &folder.path, error))? {
+                return Ok(false);
+            }
+            shelve(&folder.path, &path).map_err(|error| Error::store("publish", &path, error))?;
+            moved = true;
+            failpoint!("image.layer-renamed");
         }
         if moved {
             folder::sync(&self.path)?;
@@ -263,7 +282,8 @@ impl Layers {
         let mut condemned = Vec::new();
         let entries =
             std::fs::read_dir(&self.path).map_err(|error| Error::store("read", &self.path, error))?;
-        for entry in entries.flatten() {
+        for entry in entries {
+            let entry = entry.map_err(|error| Error::store("read", &self.path, error))?;
             let name = entry.file_name();
             let known = name.to_str().is_some_and(|name| {
                 let pinned = self.pins.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name);
@@ -278,6 +298,21 @@ impl Layers {
         }
         Ok(condemned)
     }
+}
+
+/// Renames a finished layer to its place. What is there of it already lacks its record or its files: the
+/// missing part is put beside the other, which containers may be using. Both are made of the same tar.
+fn shelve(finished: &Path, place: &Path) -> io::Result<()> {
+    match std::fs::rename(finished, place) {
+        // XFS says the second.
+        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}
+        result => return result,
+    }
+    if !place.join("fs").try_exists()? {
+        std::fs::rename(finished.join("fs"), place.join("fs"))?;
+    }
+    std::fs::rename(finished.join("record"), place.join("record"))?;
+    folder::open(place).and_then(|place| Ok(fs::fsync(place)?))
 }
 
 /// Makes `folder/fs` as a layer's root that the layer itself says nothing about.

@@ -67,7 +67,7 @@ pub(super) fn load(
             ids.push(image.id.clone());
         }
     }
-    let view = local.view();
+    let view = local.view()?;
     ids.into_iter().filter_map(|id| view.resolve(&Query::Id(id)).transpose()).collect()
 }
 
@@ -91,7 +91,7 @@ fn publish(
         let mut layers: Vec<Arc<Layer>> = Vec::new();
         for (place, ((file, blob), diff_id)) in found.layers.iter().zip(&found.config.diff_ids).enumerate() {
             progress(Progress::Layer { digest: diff_id.clone(), number: place + 1, of: found.layers.len() });
-            let layer = match local.layers.find(diff_id.hex()) {
+            let layer = match local.layers.find(diff_id.hex())? {
                 Some(layer) => layer,
                 None => take(local, source, file, blob.clone(), diff_id)?,
             };
@@ -522,7 +522,7 @@ mod tests {
         {
             let node = Node::new();
             assert!(node.load(&node.tar(&files)).is_err());
-            assert_eq!((node.layers(), node.local.view().images.len()), (0, 0));
+            assert_eq!((node.layers(), node.local.view().unwrap().images.len()), (0, 0));
         }
         let node = Node::new();
         std::fs::write(node.folder.path().join("no.tar"), "this is no tar at all").unwrap();

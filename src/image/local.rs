@@ -58,11 +58,13 @@ impl Local {
         let local = Self { root: root.into(), config: config.clone(), layers, writable, catalog, retained };
         let rubbish = local.collect()?;
         drop(lock);
-        info!(images = local.view().images.len(), cleared = rubbish.len(), "image store opened");
+        info!(images = local.view()?.images.len(), cleared = rubbish.len(), "image store opened");
         Ok(local)
     }
 
-    pub(super) fn view(&self) -> Arc<View> {
+    /// # Errors
+    /// [`Error::Store`] when the records cannot be read now.
+    pub(super) fn view(&self) -> Result<Arc<View>, Error> {
         self.catalog.view(&self.layers)
     }
 
@@ -76,7 +78,7 @@ impl Local {
         if !self.layers.publish(&stack)? {
             return Ok(None);
         }
-        let view = self.catalog.reload(&self.layers);
+        let view = self.catalog.reload(&self.layers)?;
         let mut record = ImageRecord {
             id: draft.id.clone(),
             repo_tags: draft.repo_tags,
@@ -99,7 +101,7 @@ impl Local {
                 self.catalog.put(&other)?;
             }
         }
-        let view = self.catalog.reload(&self.layers);
+        let view = self.catalog.reload(&self.layers)?;
         view.resolve(&Query::Id(record.id))
     }
 
@@ -107,7 +109,7 @@ impl Local {
     pub(super) fn remove(&self, reference: &str) -> Result<(), Error> {
         let query = Query::parse(reference)?;
         let lock = Lock::take(&self.root)?;
-        let view = self.catalog.reload(&self.layers);
+        let view = self.catalog.reload(&self.layers)?;
         let Some(image) = view.resolve(&query)? else { return Ok(()) };
         let Some(record) = view.record(&image.id) else { return Ok(()) };
         if self.retained.contains(&image.id) {
@@ -137,8 +139,9 @@ impl Local {
         if !self.retained.remove(image, by) {
             return;
         }
-        let view = self.view();
-        if view.record(image).is_some_and(|record| record.removed) {
+        // On any doubt, a look under the lock decides.
+        let removed = |view: Arc<View>| view.record(image).is_some_and(|record| record.removed);
+        if self.view().map_or(true, removed) {
             let local = self.clone();
             background(move || {
                 let rubbish = Lock::take(&local.root).and_then(|_lock| local.collect());
@@ -165,13 +168,15 @@ impl Local {
         Ok(())
     }
 
-    pub(super) fn usage(&self) -> (FsUsage, FsUsage) {
+    /// # Errors
+    /// [`Error::Store`] when the records cannot be read now.
+    pub(super) fn usage(&self) -> Result<(FsUsage, FsUsage), Error> {
         let at = UnixNanos::from(SystemTime::now());
         let usage =
             |used_bytes, inodes_used| FsUsage { at, mountpoint: self.root.clone(), used_bytes, inodes_used };
-        let view = self.view();
+        let view = self.view()?;
         let writable = self.writable.usage();
-        (usage(view.bytes, view.inodes), usage(writable.bytes, writable.inodes))
+        Ok((usage(view.bytes, view.inodes), usage(writable.bytes, writable.inodes)))
     }
 
     pub(super) fn writable_usage(&self, container: &str) -> Option<FsUsage> {
@@ -183,7 +188,7 @@ impl Local {
     /// Takes off the shelf what no image lists, after dropping removed images that nobody uses any more.
     /// The caller holds the lock, and lets it go before the folders are dropped.
     fn collect(&self) -> Result<Vec<Folder>, Error> {
-        let mut view = self.catalog.reload(&self.layers);
+        let mut view = self.catalog.reload(&self.layers)?;
         let gone: Vec<_> = view
             .records()
             .filter(|record| record.removed && !self.retained.contains(&record.id))
@@ -193,7 +198,7 @@ impl Local {
             self.catalog.remove(id)?;
         }
         if !gone.is_empty() {
-            view = self.catalog.reload(&self.layers);
+            view = self.catalog.reload(&self.layers)?;
         }
         if !view.is_complete() {
             return Ok(Vec::new());
@@ -271,7 +276,7 @@ mod tests {
     fn layer(local: &Local, file: &str) -> Arc<Layer> {
         let tar = TestTar::new().file(file, file).done();
         let diff_id = digest_of(&tar);
-        if let Some(layer) = local.layers.find(diff_id.hex()) {
+        if let Some(layer) = local.layers.find(diff_id.hex()).unwrap() {
             return layer;
         }
         let packed = gzip(&tar);
@@ -298,15 +303,15 @@ mod tests {
         let second = node.publish("second", &["shared"]);
         assert_eq!(node.layers(), 2);
         assert_eq!(first.layers.lower[1], second.layers.lower[0]);
-        let used = node.local.usage().0;
+        let used = node.local.usage().unwrap().0;
 
         node.local.remove("registry.test/first").unwrap();
-        assert_eq!((node.layers(), node.local.view().images.len()), (1, 1));
+        assert_eq!((node.layers(), node.local.view().unwrap().images.len()), (1, 1));
         assert!(second.layers.lower[0].join("shared").exists());
-        assert!(node.local.usage().0.used_bytes < used.used_bytes);
+        assert!(node.local.usage().unwrap().0.used_bytes < used.used_bytes);
         node.local.remove("registry.test/first").unwrap(); // unknown is success
         node.local.remove(second.id.hex()).unwrap();
-        assert_eq!((node.layers(), node.local.usage().0.used_bytes), (0, 0));
+        assert_eq!((node.layers(), node.local.usage().unwrap().0.used_bytes), (0, 0));
     }
 
     #[test]
@@ -323,8 +328,8 @@ mod tests {
         draft.repo_tags = vec!["registry.test/c:3".into()];
         assert_eq!(node.local.publish(draft).unwrap().unwrap().repo_tags.len(), 3);
         node.local.remove("registry.test/b:2").unwrap();
-        assert_eq!(node.local.view().images.len(), 0);
-        assert!(node.local.view().find("registry.test/c:3").is_none());
+        assert_eq!(node.local.view().unwrap().images.len(), 0);
+        assert!(node.local.view().unwrap().find("registry.test/c:3").is_none());
     }
 
     #[test]
@@ -334,10 +339,10 @@ mod tests {
         node.local.retain(&image.id, "container-1");
         node.local.retain(&image.id, "container-2");
         node.local.remove("registry.test/app").unwrap();
-        assert_eq!((node.layers(), node.local.view().images.len()), (1, 0));
+        assert_eq!((node.layers(), node.local.view().unwrap().images.len()), (1, 0));
 
         let node = node.restart();
-        assert_eq!((node.layers(), node.local.view().images.len()), (1, 0));
+        assert_eq!((node.layers(), node.local.view().unwrap().images.len()), (1, 0));
         assert!(image.layers.lower[0].join("x").exists());
         node.local.release(&image.id, "container-1");
         assert_eq!(node.layers(), 1);
@@ -374,7 +379,7 @@ mod tests {
         let node = node.restart();
         assert_eq!(node.layers(), 1);
         assert!(!node.path("ingest/dead").exists());
-        assert_eq!(node.local.view().find("registry.test/app").unwrap().id, image.id);
+        assert_eq!(node.local.view().unwrap().find("registry.test/app").unwrap().id, image.id);
     }
 
     #[test]
@@ -386,14 +391,14 @@ mod tests {
         for damage in [b"".as_slice(), b"{", &[0xff; 1000]] {
             std::fs::File::create(&path).unwrap().write_all(damage).unwrap();
             let node = node.second();
-            let view = node.view();
+            let view = node.view().unwrap();
             assert_eq!(view.images.iter().map(|image| &image.id).collect::<Vec<_>>(), [&good.id]);
         }
         assert!(!path.exists());
         assert!(node.path(&format!("quarantine/{}", bad.id.hex())).exists());
         // A record under another image's name is no record.
         std::fs::copy(node.path(&format!("images/{}", good.id.hex())), &path).unwrap();
-        assert_eq!(node.second().view().images.len(), 1);
+        assert_eq!(node.second().view().unwrap().images.len(), 1);
     }
 
     #[test]
@@ -403,7 +408,7 @@ mod tests {
         let layer = image.layers.lower[0].parent().unwrap();
         std::fs::remove_file(layer.join("record")).unwrap();
         let node = node.restart();
-        assert_eq!(node.local.view().images.len(), 0);
+        assert_eq!(node.local.view().unwrap().images.len(), 0);
     }
 
     #[test]
@@ -412,13 +417,13 @@ mod tests {
         let other = node.second();
         let image = publish(&other, "app", &["x"]);
         assert_eq!(
-            node.local.view().find("registry.test/app").map(|found| found.id.clone()),
+            node.local.view().unwrap().find("registry.test/app").map(|found| found.id.clone()),
             Some(image.id.clone())
         );
         // What the other one is about to publish is not rubbish to us.
         let pending = layer(&other, "pending");
         node.local.remove("registry.test/app").unwrap();
-        assert_eq!(other.view().images.len(), 0);
+        assert_eq!(other.view().unwrap().images.len(), 0);
         drop(pending);
     }
 
@@ -437,7 +442,7 @@ mod tests {
             layers: vec![held],
         };
         assert!(other.publish(draft).unwrap().is_none());
-        assert_eq!(other.view().images.len(), 0);
+        assert_eq!(other.view().unwrap().images.len(), 0);
     }
 
     #[test]
@@ -480,8 +485,8 @@ mod tests {
         // Another daemon knows none, and what it is asked first has it look.
         let node = node.restart();
         assert!(node.local.writable_usage("container").is_none());
-        node.local.usage();
-        let usage = node.local.usage().1;
+        node.local.usage().unwrap();
+        let usage = node.local.usage().unwrap().1;
         assert!(usage.used_bytes >= 200_000 && usage.inodes_used == 8, "{usage:?}");
         let own = node.local.writable_usage("container").unwrap();
         assert!(own.used_bytes >= 200_000 && own.inodes_used == 5, "{own:?}");
@@ -516,8 +521,115 @@ mod tests {
                 .unwrap();
         }
         assert!(matches!(node.local.remove("aaaa"), Err(Error::AmbiguousPrefix(_))));
-        assert!(node.local.view().find("aaaa").is_none());
+        assert!(node.local.view().unwrap().find("aaaa").is_none());
         node.local.remove(id("b").hex()).unwrap();
-        assert_eq!(node.local.view().find("sha256:aaaa").unwrap().id, id("c"));
+        assert_eq!(node.local.view().unwrap().find("sha256:aaaa").unwrap().id, id("c"));
+    }
+
+    /// Runs `test` again in a process of its own, by `wrapper`; true in that process.
+    fn is_alone(test: &str, wrapper: &[&str]) -> bool {
+        const ALONE: &str = "PINTLE_TEST_ALONE";
+        if std::env::var_os(ALONE).is_some() {
+            return true;
+        }
+        let mut command = std::process::Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "--nocapture", &format!("image::local::tests::{test}")]);
+        let output = command.env(ALONE, "").output().unwrap();
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        false
+    }
+
+    /// A change of the folder that no file system's clock is too slow for.
+    fn touch_records(node: &Node) {
+        let folder = std::fs::File::open(node.path("images")).unwrap();
+        folder.set_modified(SystemTime::now() - std::time::Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn without_descriptors_images_are_an_error_and_not_gone() {
+        if !is_alone("without_descriptors_images_are_an_error_and_not_gone", &["prlimit", "--nofile=64:64"]) {
+            return;
+        }
+        let node = Node::new();
+        let (first, second) = (node.publish("first", &["x"]), node.publish("second", &["y"]));
+        // With one left the folder can be listed and no record read, with two no layer's.
+        for left in 0..3 {
+            touch_records(&node);
+            let mut taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+            taken.truncate(taken.len() - left);
+            if left < 2 {
+                let error = node.local.view().unwrap_err();
+                assert!(matches!(error, Error::Store { .. }), "{error}");
+                assert!(node.local.usage().is_err());
+            }
+            if left == 0 {
+                node.local.remove("registry.test/first").unwrap_err();
+                node.local
+                    .layers
+                    .find(first.layers.lower[0].parent().unwrap().file_name().unwrap().to_str().unwrap())
+                    .unwrap_err();
+            }
+            drop(taken);
+            let view = node.local.view().unwrap();
+            assert_eq!(view.images.len(), 2);
+            assert_eq!(view.find("registry.test/second").unwrap().id, second.id);
+        }
+    }
+
+    #[test]
+    fn a_record_that_the_disk_does_not_give_costs_nothing_that_was_known() {
+        let name = "a_record_that_the_disk_does_not_give_costs_nothing_that_was_known";
+        if !is_root() || !is_alone(name, &["unshare", "--mount", "--propagation", "private"]) {
+            return;
+        }
+        let node = Node::new();
+        let (bad, good) = (node.publish("bad", &["x"]), node.publish("good", &["y"]));
+        // A file that opens as any other and whose first read is an I/O error.
+        let record = node.path(&format!("images/{}", bad.id.hex()));
+        rustix::mount::mount_bind("/proc/self/mem", &record).unwrap();
+        touch_records(&node);
+        let view = node.local.view().unwrap();
+        assert_eq!(view.images.len(), 2);
+        assert_eq!(view.find("registry.test/bad").unwrap().id, bad.id);
+        // One who has never read it lists the others, and takes no layer for rubbish.
+        let second = node.second();
+        let view = second.view().unwrap();
+        assert_eq!(view.images.iter().map(|image| &image.id).collect::<Vec<_>>(), [&good.id]);
+        second.remove("registry.test/good").unwrap();
+        assert_eq!(node.layers(), 2);
+        rustix::mount::unmount(&record, rustix::mount::UnmountFlags::empty()).unwrap();
+        touch_records(&node);
+        assert_eq!(second.view().unwrap().find("registry.test/bad").unwrap().id, bad.id);
+    }
+
+    #[test]
+    fn a_layer_whose_record_is_damaged_is_made_whole_by_the_next_pull() {
+        let node = Node::new();
+        let image = node.publish("app", &["x"]);
+        let layer = image.layers.lower[0].parent().unwrap().to_path_buf();
+        for damage in [true, false] {
+            std::fs::write(layer.join("record"), "").unwrap();
+            if damage {
+                // A container may be using the files.
+                std::fs::write(layer.join("fs/in-use"), "").unwrap();
+            } else {
+                std::fs::remove_dir_all(layer.join("fs")).unwrap();
+            }
+            assert_eq!(node.second().view().unwrap().images.len(), 0);
+            assert_eq!(node.publish("app", &["x"]).id, image.id);
+            assert_eq!(std::fs::read_to_string(layer.join("fs/x")).unwrap(), "x");
+            assert_eq!(layer.join("fs/in-use").exists(), damage);
+        }
+    }
+
+    fn is_root() -> bool {
+        let root = rustix::process::geteuid().is_root();
+        if !root {
+            eprintln!("skipped: needs root");
+        }
+        root
     }
 }

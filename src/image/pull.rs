@@ -138,7 +138,7 @@ async fn pull(
         })
         .await?
     };
-    if let Some(image) = unchanged(local, &session, reference).await {
+    if let Some(image) = unchanged(local, &session, reference).await? {
         debug!(%reference, image = %image.id, "image is up to date");
         return Ok(image);
     }
@@ -171,12 +171,15 @@ async fn pull(
 }
 
 /// The image that is here, if the registry still means the same by the reference.
-async fn unchanged(local: &Arc<Local>, session: &Session, reference: &Reference) -> Option<Arc<Image>> {
-    let view = local.view();
-    let image = view.find(&reference.to_string())?;
-    let Target::Tag(tag) = &reference.target else { return Some(image) };
-    let digest = session.head(tag).await?;
-    image.repo_digests.contains(&reference.with_digest(&digest)).then_some(image)
+async fn unchanged(
+    local: &Arc<Local>,
+    session: &Session,
+    reference: &Reference,
+) -> Result<Option<Arc<Image>>, Error> {
+    let Some(image) = local.view()?.find(&reference.to_string()) else { return Ok(None) };
+    let Target::Tag(tag) = &reference.target else { return Ok(Some(image)) };
+    let Some(digest) = session.head(tag).await else { return Ok(None) };
+    Ok(image.repo_digests.contains(&reference.with_digest(&digest)).then_some(image))
 }
 
 /// From a reference to one manifest, through an index or two, and the digest of what the reference itself
@@ -231,7 +234,7 @@ async fn layer(
     }
     let _turn = local.layers.turn(diff_id.hex()).await;
     let (shelf, name) = (local.clone(), diff_id.hex().to_string());
-    if let Some(layer) = task::blocking("find layer", move || shelf.layers.find(&name)).await {
+    if let Some(layer) = task::blocking("find layer", move || shelf.layers.find(&name)).await? {
         return Ok(layer);
     }
     let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
@@ -370,11 +373,15 @@ mod tests {
                 id.hex().into(),
                 id.hex()[..12].into(),
             ] {
-                assert_eq!(node.images.find(&name).map(|image| image.id.clone()), Some(id.clone()), "{name}");
+                assert_eq!(
+                    node.images.find(&name).unwrap().map(|image| image.id.clone()),
+                    Some(id.clone()),
+                    "{name}"
+                );
             }
-            assert_eq!(node.images.list().len(), 1);
-            assert!(node.images.usage().0.used_bytes >= 300_000);
-            assert!(node.images.find("other").is_none());
+            assert_eq!(node.images.list().unwrap().len(), 1);
+            assert!(node.images.usage().unwrap().0.used_bytes >= 300_000);
+            assert!(node.images.find("other").unwrap().is_none());
             node.assert_no_ingest();
         });
     }
@@ -402,7 +409,7 @@ mod tests {
             let other = TestImage::new(&[TestTar::new().file("x", "x")]);
             let (new, _) = node.registry.put_image("app", "v1", &other);
             assert_eq!(node.pull("app:v1").await.unwrap().id, new);
-            let old = node.images.find(&old.to_string()).unwrap();
+            let old = node.images.find(&old.to_string()).unwrap().unwrap();
             assert_eq!(old.repo_tags, [""; 0]);
             assert_eq!(old.repo_digests, [node.registry.name(&format!("app@{digest}"))]);
         });
@@ -465,7 +472,7 @@ mod tests {
                 let pulled = node.images.pull(&node.registry.name(&format!("app@{digest}")), None).await;
                 assert!(pulled.is_err(), "{part}");
                 node.registry.clear_faults();
-                assert_eq!((node.images.list().len(), node.layers()), (0, 0), "{part}");
+                assert_eq!((node.images.list().unwrap().len(), node.layers()), (0, 0), "{part}");
                 node.assert_no_ingest();
             }
             node.pull(&format!("app@{digest}")).await.unwrap();
@@ -713,7 +720,7 @@ mod tests {
             for blob in &image.blobs {
                 assert_eq!(node.registry.count(&digest_part(blob)), 1);
             }
-            assert_eq!(node.images.find(id.hex()).unwrap().repo_tags.len(), 2);
+            assert_eq!(node.images.find(id.hex()).unwrap().unwrap().repo_tags.len(), 2);
         });
     }
 
@@ -735,7 +742,7 @@ mod tests {
             node.registry.fault(&digest_part(&image.blobs[1]), 1, Fault::Delay(Duration::from_millis(1500)));
             assert!(tokio::time::timeout(short, node.pull("app:v1")).await.is_err());
             tokio::time::sleep(Duration::from_millis(1500)).await;
-            assert_eq!((node.images.list().len(), node.layers()), (0, 0));
+            assert_eq!((node.images.list().unwrap().len(), node.layers()), (0, 0));
             node.assert_no_ingest();
             assert_eq!(node.pull("app:v1").await.unwrap().id, id);
         });

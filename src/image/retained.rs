@@ -23,9 +23,13 @@ impl Retained {
     pub(super) fn open(root: &Path) -> Result<Self, Error> {
         let path = root.join("retained");
         folder::make_private(&path)?;
+        // A use that is not known would cost a container its layers: what cannot be read is an error.
         let read = |path: &Path| {
-            let entries = fs::read_dir(path).map_err(|error| Error::store("read", path, error))?;
-            Ok::<_, Error>(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()))
+            let names = fs::read_dir(path).and_then(|entries| {
+                entries.map(|entry| Ok(entry?.file_name().into_string().ok())).collect::<io::Result<Vec<_>>>()
+            });
+            let names = names.map_err(|error| Error::store("read", path, error))?;
+            Ok::<_, Error>(names.into_iter().flatten())
         };
         let mut users = BTreeMap::new();
         for hex in read(&path)? {

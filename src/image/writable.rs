@@ -18,7 +18,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, Stat};
+use rustix::{
+    fs::{self, AtFlags, Dir, FileType, Mode, Stat},
+    io::Errno,
+};
 use tracing::{debug, warn};
 
 use super::{Error, erase, folder};
@@ -112,9 +115,7 @@ impl Writable {
 
     /// Names of all folders.
     pub(super) fn containers(&self) -> Result<Vec<String>, Error> {
-        let entries =
-            std::fs::read_dir(&self.path).map_err(|error| Error::store("read", &self.path, error))?;
-        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        names(&self.path).map_err(|error| Error::store("read", &self.path, error))
     }
 
     /// What the last walks found in all of them. Has those that are due walked again, in the background.
@@ -158,11 +159,10 @@ impl Samples {
     }
 
     fn walk_due(&self, path: &Path) {
-        let names = match std::fs::read_dir(path) {
-            Ok(entries) => entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()),
+        let names: HashSet<String> = match names(path) {
+            Ok(names) => names.into_iter().collect(),
             Err(error) => return warn!(path = %path.display(), %error, "writable layers cannot be listed"),
         };
-        let names: HashSet<String> = names.collect();
         let now = Instant::now();
         *locked(&self.listed) = Some(now);
         let due: Vec<&String> = {
@@ -199,6 +199,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Names of all that is in a folder.
+fn names(path: &Path) -> io::Result<Vec<String>> {
+    let entries = std::fs::read_dir(path)?;
+    let names =
+        entries.map(|entry| Ok(entry?.file_name().into_string().ok())).collect::<io::Result<Vec<_>>>()?;
+    Ok(names.into_iter().flatten().collect())
+}
+
 /// Whether a text can be the name of one file.
 pub(super) fn is_plain(name: &str) -> bool {
     !name.is_empty()
@@ -207,15 +215,17 @@ pub(super) fn is_plain(name: &str) -> bool {
         && !name.contains(['/', '\0'])
 }
 
-/// (`upper`, `volumes` and all in them, the rest of the folder). What goes away meanwhile is not counted.
+/// (`upper`, `volumes` and all in them, the rest of the folder). What goes away meanwhile is not counted; a walk
+/// that an error cuts short gives no figure at all, for half of one would stand until the next.
 fn measure(parent: &OwnedFd, name: &str) -> io::Result<(Sum, Sum)> {
     let (mut upper, mut rest) = (Walk::default(), Walk::default());
     let top = erase::open(parent, name)?;
     rest.add(&fs::fstat(&top)?);
-    for entry in Dir::read_from(&top)?.flatten() {
+    for entry in Dir::read_from(&top)? {
+        let entry = entry?;
         let written = [c"upper", c"volumes"].contains(&entry.file_name());
         let walk = if written { &mut upper } else { &mut rest };
-        walk.entry(&top, &entry, 0);
+        walk.entry(&top, &entry, 0)?;
     }
     Ok((upper.sum, rest.sum))
 }
@@ -243,21 +253,32 @@ impl Walk {
         }
     }
 
-    fn entry(&mut self, directory: &OwnedFd, entry: &fs::DirEntry, depth: usize) {
+    fn entry(&mut self, directory: &OwnedFd, entry: &fs::DirEntry, depth: usize) -> io::Result<()> {
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
-            return;
+            return Ok(());
         }
-        let Ok(stat) = fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { return };
+        let Some(stat) = present(fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW))? else {
+            return Ok(());
+        };
         self.add(&stat);
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
             && depth < COUNTED_DEPTH_MAX
-            && let Ok(below) = erase::open(directory, name)
-            && let Ok(entries) = Dir::read_from(&below)
+            && let Some(below) = present(erase::open(directory, name))?
         {
-            for entry in entries.flatten() {
-                self.entry(&below, &entry, depth + 1);
+            for entry in Dir::read_from(&below)? {
+                self.entry(&below, &entry?, depth + 1)?;
             }
         }
+        Ok(())
+    }
+}
+
+/// `None` for what has gone, has become something else, or is another mount.
+fn present<T>(found: Result<T, Errno>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }

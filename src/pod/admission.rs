@@ -6,28 +6,47 @@ use std::sync::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::Error;
+use crate::sys::descriptors;
+
+/// Descriptors that a create in flight may need at its worst: sockets to the kernel and to the new supervisor,
+/// namespaces, records.
+const DESCRIPTORS_PER_CREATE: u64 = 16;
 
 /// Bounds the pods and containers that are made at one time. Nothing else goes through here: a stop never
 /// waits behind a create.
 #[derive(Debug)]
 pub(super) struct Admission {
     running: Arc<Semaphore>,
+    running_max: usize,
     waiting: AtomicUsize,
     waiting_max: usize,
 }
 
 impl Admission {
     pub(super) fn new(running_max: usize, waiting_max: usize) -> Self {
-        let running = Arc::new(Semaphore::new(running_max.min(Semaphore::MAX_PERMITS)));
-        Self { running, waiting: AtomicUsize::new(0), waiting_max }
+        let running_max = running_max.min(Semaphore::MAX_PERMITS);
+        Self {
+            running: Arc::new(Semaphore::new(running_max)),
+            running_max,
+            waiting: AtomicUsize::new(0),
+            waiting_max,
+        }
     }
 
     /// Waits for a turn. Whoever waits holds the object's name already, so that a retry joins it instead of
     /// waiting beside it. Dropping the future gives the place in the queue back; dropping the permit ends the turn.
     ///
     /// # Errors
-    /// [`Error::Busy`] when the queue is full.
+    /// [`Error::Busy`] when the queue is full, [`Error::OpenFiles`] when this process could not end what it
+    /// began.
     pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let turn = self.turn().await?;
+        let running = self.running_max.saturating_sub(self.running.available_permits()) as u64;
+        open_files_allow(running.saturating_mul(DESCRIPTORS_PER_CREATE))?;
+        Ok(turn)
+    }
+
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
         if let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() {
             return Ok(permit);
         }
@@ -39,6 +58,14 @@ impl Admission {
         // The semaphore is never closed; were it, nothing could be made any more.
         Arc::clone(&self.running).acquire_owned().await.map_err(|_| Error::Busy { waiting })
     }
+}
+
+/// Whether this process may open `count` files more for something new. What ends something never asks.
+///
+/// # Errors
+/// [`Error::OpenFiles`].
+pub(super) fn open_files_allow(count: u64) -> Result<(), Error> {
+    descriptors::has_room_for(count).map_err(|(open, limit)| Error::OpenFiles { open, limit })
 }
 
 struct Place<'a>(&'a AtomicUsize);

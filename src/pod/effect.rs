@@ -27,6 +27,7 @@ use crate::{
     network,
     store::{self, Durability},
     supervisor::{self, Client, ContainerFacts, Event},
+    sys::descriptors,
 };
 
 /// How long a supervisor may take for a signal or a kill before the daemon does it itself.
@@ -225,6 +226,7 @@ pub(super) fn kill_round(
 /// How a killed container ended, if its supervisor has written it down; and if no process is left of it after
 /// the supervisor has had a second chance to tell, that too is an end.
 async fn found_end(pod: &Arc<Pod>, id: &ContainerId, round: u32) -> Option<Exit> {
+    let _reserve = descriptors::lend_reserve();
     let (folder, leaf, id) =
         (pod.folder.clone(), pod.cgroup.as_ref().map(|handle| handle.container(id)), id.clone());
     let look = move || {
@@ -249,6 +251,7 @@ pub(super) fn kill_leaf(pod: Arc<Pod>, id: ContainerId) -> Effect {
 }
 
 async fn kill_directly(pod: &Arc<Pod>, id: &ContainerId) {
+    let _reserve = descriptors::lend_reserve();
     let Some(leaf) = pod.cgroup.as_ref().map(|handle| handle.container(id)) else { return };
     if let Ok(Err(error)) = blocking(move || Ok(leaf.kill())).await {
         warn!(pod = %pod.id, container = %id, error = %chain(&error), "could not kill by cgroup");
@@ -266,6 +269,7 @@ pub(super) struct Init {
 /// To an init whose supervisor does not answer. The pid may be somebody else's by now: so it is pinned first,
 /// then looked at, then signalled.
 async fn signal_directly(init: Option<Init>, signal: Signal) {
+    let _reserve = descriptors::lend_reserve();
     let Some(Init { pid, parent }) = init else { return };
     let send = move || {
         let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
@@ -316,6 +320,7 @@ pub(super) async fn erase_container(
     id: &ContainerId,
     image: Option<&Digest>,
 ) -> Result<(), Error> {
+    let _reserve = descriptors::lend_reserve();
     let by_supervisor = match client {
         Some(client) => answered(client.remove(id)).await,
         None => false,
@@ -349,6 +354,7 @@ pub(super) fn tear_down(pod: Arc<Pod>, client: Option<Client>) -> Effect {
 }
 
 pub(super) async fn end_pod(pod: &Arc<Pod>, client: Option<&Client>) -> Result<(), TearDownError> {
+    let _reserve = descriptors::lend_reserve();
     if let Some(client) = client {
         let end = async {
             let _ = client.shutdown().await;
@@ -395,6 +401,7 @@ pub(super) fn erase_pod(pod: Arc<Pod>) -> Effect {
 
 /// The disk goes first: a folder that is only on tmpfs cannot come back after a reboot.
 pub(super) async fn erase_pod_files(pod: &Arc<Pod>) -> Result<(), Error> {
+    let _reserve = descriptors::lend_reserve();
     let (live, known) = (pod.folder.clone(), pod.node.places.known(&pod.id));
     let remove = move || {
         keep::remove_folder(&known)?;

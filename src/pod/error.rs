@@ -24,6 +24,11 @@ pub enum Error {
     Invalid(String),
     #[error("{waiting} creates are waiting already")]
     Busy { waiting: usize },
+    /// The daemon has too few descriptors left for anything new.
+    #[error(
+        "pintle has {open} of {limit} files open and keeps the rest for stopping and removing; raise its limit of open files (LimitNOFILE=)"
+    )]
+    OpenFiles { open: u64, limit: u64 },
     /// More execs at once than the container (or the node) may have.
     #[error("{running} commands are running in {object} already")]
     TooManyExecs { object: String, running: usize },

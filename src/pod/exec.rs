@@ -12,6 +12,7 @@ use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 
 use super::{
+    admission::open_files_allow,
     error::Error,
     keep,
     node::{Node, Reach},
@@ -34,6 +35,9 @@ const EXECS_PER_CONTAINER_MAX: usize = 64;
 
 /// Execs on the node at a time: each holds two pipes.
 const EXECS_MAX: usize = 512;
+
+/// Both ends of those.
+const DESCRIPTORS_PER_EXEC: u64 = 4;
 
 /// What a finished ExecSync gives.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +107,7 @@ pub(super) async fn exec_sync(
     }
     let client = client_of(reach, container).await?;
     let _turn = node.execs.enter(id)?;
+    open_files_allow(DESCRIPTORS_PER_EXEC)?;
     let init = init_plan(node, reach, container).await?;
     let command = command.into_iter().map(String::into_bytes).collect();
     let mut plan = spec::exec(&init, command, false);

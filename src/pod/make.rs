@@ -36,8 +36,9 @@ pub(super) fn make(
 ) -> Effect {
     Box::pin(async move {
         let made = match pod.node.images.find(&config.image) {
-            None => Err(Error::NoSuchImage(config.image.clone())),
-            Some(image) => {
+            Err(error) => Err(error.into()),
+            Ok(None) => Err(Error::NoSuchImage(config.image.clone())),
+            Ok(Some(image)) => {
                 let made =
                     ContainerCreation { pod: &pod, client: &client, image: &image }.run(&id, config).await;
                 if made.is_err() {

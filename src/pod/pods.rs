@@ -21,6 +21,7 @@ use crate::{
     model::{ContainerConfig, ContainerId, PodConfig, PodId, PodLimits, Resources, UnixNanos},
     network,
     supervisor::Zygote,
+    sys::descriptors,
     telemetry::task,
 };
 
@@ -99,6 +100,7 @@ impl Pods {
     /// # Errors
     /// When its network could not be released, or something in it does not die. To be called again.
     pub async fn stop_pod(&self, id: &str) -> Result<(), Error> {
+        let _reserve = descriptors::lend_reserve();
         let Some(reach) = self.reach_pod(id)? else { return Ok(()) };
         ask(&reach, |reply| Call::StopPod { reply }).await.unwrap_or(Ok(()))
     }
@@ -108,6 +110,7 @@ impl Pods {
     /// # Errors
     /// As `stop_pod`; or a file that cannot be removed. To be called again.
     pub async fn remove_pod(&self, id: &str) -> Result<(), Error> {
+        let _reserve = descriptors::lend_reserve();
         let Some(reach) = self.reach_pod(id)? else { return Ok(()) };
         ask(&reach, |reply| Call::RemovePod { reply }).await.unwrap_or(Ok(()))
     }
@@ -140,6 +143,7 @@ impl Pods {
     /// # Errors
     /// When it does not die. The killing goes on.
     pub async fn stop(&self, id: &str, grace: Duration) -> Result<(), Error> {
+        let _reserve = descriptors::lend_reserve();
         let Some((container, reach)) = known(self.reach_container(id))? else { return Ok(()) };
         let id = container.id.clone();
         ask(&reach, |reply| Call::Stop { id, grace, reply }).await.unwrap_or(Ok(()))
@@ -150,6 +154,7 @@ impl Pods {
     /// # Errors
     /// When it does not die or something of it cannot be removed. To be called again.
     pub async fn remove(&self, id: &str) -> Result<(), Error> {
+        let _reserve = descriptors::lend_reserve();
         let Some((container, reach)) = known(self.reach_container(id))? else { return Ok(()) };
         let id = container.id.clone();
         ask(&reach, |reply| Call::Remove { id, reply }).await.unwrap_or(Ok(()))

@@ -20,6 +20,7 @@ use crate::{
     network::{self, Attachment},
     store::{self, Durability},
     supervisor::{Client, Ready, Zygote},
+    sys::descriptors,
 };
 
 /// Waits for its turn, makes the pod, answers, and drives it until it is removed. Runs as a task of its own: a
@@ -216,6 +217,7 @@ impl PodCreation<'_> {
     /// In reverse, all of them, whatever fails. After a failure the records stay, and the next start of the
     /// daemon tries again; the name is free at once.
     async fn undo(&mut self) {
+        let _reserve = descriptors::lend_reserve();
         let pod = &self.record.id;
         let mut clean = true;
         while let Some(undo) = self.undos.pop() {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{Failure, Stage},
     sys::{
-        privilege,
+        descriptors, privilege,
         process::{self, Fork},
         signal,
     },
@@ -88,7 +88,8 @@ fn supervise(pod: &str, connection: OwnedFd) {
         process::adopt_orphans()?;
         // Its memory has held what containers were given; its forks stand in their namespaces until execve.
         privilege::forbid_inspection()?;
-        privilege::raise_open_files()?;
+        // A helper holds one for each volume and layer.
+        descriptors::raise_limit()?;
         rustix::process::setsid()?;
         process::set_name(&format!("pintle:{}", pod.get(..8).unwrap_or(pod)))?;
         // Its containers set their own before they start.

@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "this room is the fence around it")]
 
 pub mod bpf;
+pub mod descriptors;
 pub mod fdpass;
 pub mod memfd;
 pub mod mount;

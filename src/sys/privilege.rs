@@ -103,25 +103,23 @@ pub fn no_new_privileges() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)
 }
 
-/// Sets the soft and hard limit of open files; the hard one is never raised (that needs CAP_SYS_RESOURCE).
+/// Sets the soft and hard limit of open files, whatever they were. Without CAP_SYS_RESOURCE the hard one cannot
+/// be raised, and stays.
 ///
 /// # Errors
 /// As setrlimit(2).
 pub fn limit_open_files(soft: u64, hard: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let hard = getrlimit(Resource::Nofile).maximum.map_or(hard, |now| now.min(hard));
-    let limit = Rlimit { current: Some(soft.min(hard)), maximum: Some(hard) };
-    Ok(setrlimit(Resource::Nofile, limit)?)
-}
-
-/// Raises the soft limit of open files to the hard one: a helper holds one for each volume and layer.
-///
-/// # Errors
-/// As setrlimit(2).
-pub fn raise_open_files() -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let hard = getrlimit(Resource::Nofile).maximum;
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard })?)
+    let set = |hard: u64| {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(soft.min(hard)), maximum: Some(hard) })
+    };
+    match set(hard) {
+        // Also when it is above what any process may have (`fs.nr_open`).
+        Err(rustix::io::Errno::PERM) => {
+            Ok(set(getrlimit(Resource::Nofile).maximum.map_or(hard, |now| now.min(hard)))?)
+        }
+        result => Ok(result?),
+    }
 }
 
 /// Size of one `struct sock_filter`.

@@ -11,6 +11,7 @@ mod churn;
 mod conformance;
 mod container;
 mod crictl;
+mod descriptors;
 mod event;
 mod exec;
 mod gauntlet;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         stream::TESTS,
         bad_input::TESTS,
         crictl::TESTS,
+        descriptors::TESTS,
         stats::TESTS,
     ];
     runner::run(files.iter().copied().flatten().copied())

@@ -39,6 +39,8 @@ pub(crate) struct Setup {
     pub(crate) failpoints: String,
     /// `PINTLE_FAILPOINT_TRACE`: a file that collects the names of the points passed.
     pub(crate) trace: Option<PathBuf>,
+    /// The daemon's limit of open files, soft and hard.
+    pub(crate) open_files: Option<u32>,
 }
 
 /// Dropped, it takes everything along: daemon, supervisors, containers, cgroups, files.
@@ -191,8 +193,12 @@ impl Node {
 
     /// Ends the daemon as an init system would, and starts a new one.
     pub(crate) fn restart_daemon(&self) {
+        self.restart_daemon_with(&Setup::default());
+    }
+
+    pub(crate) fn restart_daemon_with(&self, setup: &Setup) {
         self.end_daemon("-TERM");
-        self.start_daemon();
+        self.start_daemon_with(setup);
     }
 
     /// Ends the daemon as the kernel would, without a word.
@@ -268,7 +274,14 @@ impl Node {
     /// `false` if it has come and gone.
     fn spawn_daemon(&self, setup: &Setup) -> bool {
         let log = fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let mut command = self.namespaces.command(pintle());
+        let mut command = match setup.open_files {
+            Some(limit) => {
+                let mut command = self.namespaces.command("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}")).arg(pintle());
+                command
+            }
+            None => self.namespaces.command(pintle()),
+        };
         command.arg("serve").arg("--config").arg(self.path("config.toml"));
         command.env("PINTLE_FAILPOINTS", &setup.failpoints).env("RUST_BACKTRACE", "1");
         if let Some(trace) = &setup.trace {
