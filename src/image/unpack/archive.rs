@@ -1,11 +1,14 @@
 use std::io::{self, Read};
 
 use tar_core::{
-    EntryType, Header, PaxExtensions,
+    EntryType, Header,
     parse::{Limits, ParseEvent, ParsedEntry, Parser},
 };
 
-use super::{LayerError, METADATA_BYTES_MAX, PATH_BYTES_MAX, SPARSE_REGIONS_MAX};
+use super::{
+    LayerError, METADATA_BYTES_MAX, PATH_BYTES_MAX, SPARSE_REGIONS_MAX,
+    number::{self, Meant, Numbers},
+};
 
 /// Read at once from the stream; bytes. Large enough that the copy costs more than the call.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -15,8 +18,9 @@ const BLOCK_BYTES: u64 = 512;
 
 /// A tar stream, entry after entry.
 ///
-/// Deviates from tar-core in one place, where archives in the wild disagree with the letter: entries that
-/// have no content by their type (links, directories, devices) have none here, whatever size they claim.
+/// Deviates from tar-core in two places, where archives in the wild disagree with the letter: entries that
+/// have no content by their type (links, directories, devices) have none here, whatever size they claim; and
+/// what the numbers mean that do not describe the stream is decided here (see [`number`]).
 pub(in crate::image) struct Archive<R> {
     parser: Parser,
     stream: R,
@@ -25,6 +29,8 @@ pub(in crate::image) struct Archive<R> {
     end: usize,
     /// Bytes of the stream that are no longer in the buffer.
     passed: u64,
+    /// Of the next entry, once its header has been read.
+    numbers: Option<Numbers>,
     /// What is left of the current entry: content, then padding.
     content: u64,
     padding: u64,
@@ -82,16 +88,9 @@ impl<R: Read> Archive<R> {
             ..Limits::default()
         };
         let buffer = vec![0; BUFFER_BYTES];
-        Self {
-            parser: Parser::new(limits),
-            stream,
-            buffer,
-            start: 0,
-            end: 0,
-            passed: 0,
-            content: 0,
-            padding: 0,
-        }
+        let mut parser = Parser::new(limits);
+        parser.set_ignore_pax_errors(true); // `number::check_pax` refuses those that matter
+        Self { parser, stream, buffer, start: 0, end: 0, passed: 0, numbers: None, content: 0, padding: 0 }
     }
 
     /// The next entry; `None` at the end of the archive. What is left of the last entry is skipped.
@@ -102,7 +101,9 @@ impl<R: Read> Archive<R> {
         self.skip(self.content.saturating_add(self.padding))?;
         (self.content, self.padding) = (0, 0);
         loop {
-            check_extensions(&self.buffer[self.start..self.end])?;
+            if self.numbers.is_none() {
+                self.numbers = take_numbers(&mut self.buffer[self.start..self.end])?;
+            }
             let (consumed, entry) = match self.parser.parse(&self.buffer[self.start..self.end])? {
                 ParseEvent::NeedData { min_bytes } => {
                     if !self.fill(min_bytes)? {
@@ -111,13 +112,15 @@ impl<R: Read> Archive<R> {
                     continue;
                 }
                 ParseEvent::Entry { consumed, entry } => {
-                    let kind = kind_of(&entry)?;
-                    (consumed, Some(Entry::new(&entry, kind)?))
+                    let meant = meant(&entry, self.numbers.take())?;
+                    let kind = kind_of(&entry, meant.device)?;
+                    (consumed, Some(Entry::new(&entry, &meant, kind)))
                 }
                 ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
+                    let meant = meant(&entry, self.numbers.take())?;
                     let regions = sparse_map.iter().map(|region| (region.offset, region.length)).collect();
                     let kind = sparse(&entry, regions, real_size)?;
-                    (consumed, Some(Entry::new(&entry, kind)?))
+                    (consumed, Some(Entry::new(&entry, &meant, kind)))
                 }
                 // Defaults for later entries: only pax comments are ever written there.
                 ParseEvent::GlobalExtensions { consumed, .. } => (consumed, None),
@@ -219,22 +222,16 @@ impl<R: Read> Archive<R> {
 }
 
 impl Entry {
-    fn new(parsed: &ParsedEntry<'_>, kind: Kind) -> Result<Self, LayerError> {
-        let path = parsed.path.to_vec();
-        let id = |id: u64| match u32::try_from(id) {
-            // The last one means "do not change" to the kernel.
-            Ok(id) if id != u32::MAX => Ok(id),
-            _ => Err(LayerError::entry(&path, "its owner is no 32-bit number")),
-        };
-        Ok(Self {
-            mode: parsed.mode & 0o7777,
-            uid: id(parsed.uid)?,
-            gid: id(parsed.gid)?,
-            mtime: mtime(parsed),
-            xattrs: parsed.xattrs.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
+    fn new(parsed: &ParsedEntry<'_>, meant: &Meant, kind: Kind) -> Self {
+        Self {
+            path: parsed.path.to_vec(),
             kind,
-            path,
-        })
+            mode: meant.mode,
+            uid: meant.uid,
+            gid: meant.gid,
+            mtime: meant.mtime,
+            xattrs: parsed.xattrs.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
+        }
     }
 
     fn content_bytes(&self) -> u64 {
@@ -246,37 +243,62 @@ impl Entry {
     }
 }
 
-/// Refuses extension headers that claim more than any may have. The parser would do it too, but adds the
-/// sizes of several up first, and an overflow there ends the process.
-fn check_extensions(mut rest: &[u8]) -> Result<(), LayerError> {
+/// Goes past the extension headers at the start of `rest` to the entry's own header and takes its numbers out.
+/// `None` while that is not there yet, and for what the parser refuses.
+///
+/// On the way it refuses extension headers that claim more than any may have. The parser would do it too, but
+/// adds the sizes of several up first, and an overflow there ends the process.
+fn take_numbers(mut rest: &mut [u8]) -> Result<Option<Numbers>, LayerError> {
     const BLOCK: usize = BLOCK_BYTES as usize;
-    while let Some((block, after)) = rest.split_first_chunk::<BLOCK>() {
+    let mut was_zero = false;
+    while let Some((block, after)) = rest.split_first_chunk_mut::<BLOCK>() {
         let header = Header::from_bytes(block);
-        let is_extension = matches!(
-            header.entry_type(),
-            EntryType::GnuLongName | EntryType::GnuLongLink | EntryType::XHeader | EntryType::XGlobalHeader
-        );
+        let is_zero = header.is_empty();
+        if is_zero && was_zero {
+            return Ok(None); // the end; what follows is no tar
+        }
+        was_zero = is_zero;
+        // As the parser sees it: in a header of 1979 those letters mean nothing.
+        let is_extension = match header.entry_type() {
+            EntryType::XGlobalHeader => true,
+            EntryType::GnuLongName | EntryType::GnuLongLink | EntryType::XHeader => {
+                header.is_gnu() || header.is_ustar()
+            }
+            _ => false,
+        };
+        if !number::has_size(header) {
+            return Err(LayerError::entry(header.path_bytes(), "its size is no size"));
+        }
         let size = match header.entry_size() {
-            _ if header.is_empty() => 0, // a stray zero block is passed over
+            _ if is_zero => 0, // a stray zero block is passed over
             Ok(size) if is_extension => size,
-            _ => return Ok(()),
+            _ => return Ok(Numbers::take(block)),
         };
         if size > METADATA_BYTES_MAX.into() {
             return Err(LayerError::Limit { what: "tar header", limit: METADATA_BYTES_MAX.into() });
         }
         let padded = usize::try_from(size).unwrap_or(usize::MAX).next_multiple_of(BLOCK);
-        rest = after.get(padded..).unwrap_or_default();
+        rest = after.get_mut(padded..).unwrap_or_default();
     }
-    Ok(())
+    Ok(None)
 }
 
-fn kind_of(entry: &ParsedEntry<'_>) -> Result<Kind, LayerError> {
+/// The entry's numbers as they are meant, once those that say where its content lies are beyond doubt.
+fn meant(entry: &ParsedEntry<'_>, numbers: Option<Numbers>) -> Result<Meant, LayerError> {
+    if let Some(pax) = entry.pax {
+        number::check_pax(&entry.path, pax)?;
+    }
+    let numbers = numbers.ok_or_else(|| LayerError::entry(&entry.path, "its header was not found"))?;
+    numbers.meant(&entry.path, entry.pax)
+}
+
+fn kind_of(entry: &ParsedEntry<'_>, device: Option<(u32, u32)>) -> Result<Kind, LayerError> {
     let target = || match entry.link_target.as_deref() {
         Some(target) if !target.contains(&0) => Ok(target.to_vec()),
         Some(_) => Err(LayerError::entry(&entry.path, "its target has a NUL")),
         None => Err(LayerError::entry(&entry.path, "it is a link to nothing")),
     };
-    let (major, minor) = (entry.dev_major.unwrap_or(0), entry.dev_minor.unwrap_or(0));
+    let device = || device.ok_or_else(|| LayerError::entry(&entry.path, "its device is no number"));
     Ok(match entry.entry_type {
         // Before ustar a directory was a file whose name ends in a slash.
         EntryType::Regular if entry.path.ends_with(b"/") && entry.size == 0 => Kind::Directory,
@@ -284,8 +306,8 @@ fn kind_of(entry: &ParsedEntry<'_>) -> Result<Kind, LayerError> {
         EntryType::Directory => Kind::Directory,
         EntryType::Symlink => Kind::Symlink { target: target()? },
         EntryType::Link => Kind::Hardlink { target: target()? },
-        EntryType::Char => Kind::Character { major, minor },
-        EntryType::Block => Kind::Block { major, minor },
+        EntryType::Char => device().map(|(major, minor)| Kind::Character { major, minor })?,
+        EntryType::Block => device().map(|(major, minor)| Kind::Block { major, minor })?,
         EntryType::Fifo => Kind::Fifo,
         // POSIX wants an unknown type taken for a file, which would invent files; it may carry content,
         // though, so it is only passed over when it has none.
@@ -312,17 +334,4 @@ fn sparse(entry: &ParsedEntry<'_>, regions: Vec<(u64, u64)>, size: u64) -> Resul
         return Err(bad("its sparse map does not fit its size"));
     }
     Ok(Kind::Sparse { size, regions })
-}
-
-/// Seconds from the header, the fraction from pax, which tar-core leaves out.
-fn mtime(entry: &ParsedEntry<'_>) -> (i64, u32) {
-    let seconds = i64::try_from(entry.mtime).unwrap_or(i64::MAX);
-    let fraction = entry
-        .pax
-        .and_then(|pax| PaxExtensions::new(pax).get("mtime"))
-        .and_then(|text| text.split_once('.'))
-        .map(|(_, digits)| digits)
-        .filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
-        .and_then(|digits| format!("{digits:0<9}")[..9].parse().ok());
-    (seconds, fraction.unwrap_or(0))
 }

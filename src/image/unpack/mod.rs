@@ -1,6 +1,7 @@
 //! One layer's tar stream becomes one directory that overlayfs can take as a lower.
 //!
 //! - `archive` reads the stream: headers, extensions and contents, and nothing else (no file system).
+//!   `number` reads their numbers: modes, owners, times.
 //! - `name` turns what the tar calls a file into components that cannot leave the layer, and tells whiteouts.
 //! - `tree` is the layer directory: every write goes by descriptor below it.
 //! - `layer` applies entry after entry.
@@ -14,6 +15,7 @@ mod archive;
 mod layer;
 pub(super) mod merged;
 mod name;
+mod number;
 mod tree;
 
 #[cfg(test)]

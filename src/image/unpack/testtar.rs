@@ -113,6 +113,11 @@ impl TestTar {
         self.bytes.len()
     }
 
+    /// As it is so far.
+    pub(in crate::image) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// With the two zero blocks.
     pub(in crate::image) fn done(mut self) -> Vec<u8> {
         self.bytes.resize(self.bytes.len() + 1024, 0);
