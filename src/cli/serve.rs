@@ -4,7 +4,11 @@ use crate::daemon::{Daemon, Error};
 /// `pintle serve`
 pub(super) fn serve(place: Place, log_level: Option<String>) -> Result<Exit, Exit> {
     let loaded = place.load(log_level)?;
-    Daemon::run(loaded).map(|()| Exit::OK).map_err(|error| code(&error).because(&error))
+    Daemon::run(loaded).map(|()| Exit::OK).map_err(|error| match error {
+        Error::Log(_) => code(&error).because(&error),
+        // It is in the log, and whoever reads stderr may keep us waiting for ever.
+        _ => code(&error),
+    })
 }
 
 fn code(error: &Error) -> Exit {

@@ -4,6 +4,7 @@
 //! - `process`: what the daemon sets on itself: umask, open files, OOM score.
 //! - `wire`: every room, made in order from its own configuration.
 //! - `socket`: the CRI socket.
+//! - `notify`: states of the daemon for systemd.
 //! - `serve`: the life between the first signal handler and the last reply.
 //!
 //! Invariant: start is recovery. There is one path, whether the last daemon ended well or not.
@@ -11,6 +12,7 @@
 //! Invariant: the CRI socket exists only while requests are answered on it.
 //! Not here: any decision about pods; that is `pod`.
 
+mod notify;
 mod process;
 mod roots;
 mod serve;

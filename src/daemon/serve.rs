@@ -8,9 +8,10 @@ use tokio::{
     time::{interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
+    notify::ServiceManager,
     process,
     roots::{self, Roots},
     socket, wire,
@@ -51,10 +52,20 @@ pub enum Error {
 }
 
 impl Daemon {
-    /// Serves until SIGTERM or SIGINT. Pods go on running.
+    /// Serves until SIGTERM or SIGINT. Pods go on running. What goes wrong is logged, except for what keeps
+    /// the log from being set up ([`Error::Log`]).
     pub fn run(loaded: Loaded) -> Result<(), Error> {
         log::init(&loaded.config.log)?;
         task::log_panics();
+        let result = Self::start(loaded);
+        if let Err(error) = &result {
+            error!(error = %log::chain(error), "the daemon ends");
+        }
+        log::flush();
+        result
+    }
+
+    fn start(loaded: Loaded) -> Result<(), Error> {
         process::prepare();
         let Loaded { config, files } = loaded;
         info!(version = env!("CARGO_PKG_VERSION"), ?files, root = %config.root.display(), "starting");
@@ -85,15 +96,16 @@ impl Daemon {
         let pods = rooms.pods.clone();
         let runtime = cri::RuntimeService::new(rooms.pods, rooms.meter, rooms.node);
         let mut serving = pin!(cri::serve(listener, runtime, image, stop.clone().cancelled_owned()));
-        tell(&[NotifyState::Ready]);
-        keep_watchdog();
+        let systemd = ServiceManager::find();
+        systemd.tell(NotifyState::Ready);
+        keep_watchdog(systemd.clone());
         info!(%listen, "ready");
 
         select! {
             ended = &mut serving => return ended.map_err(Error::Cri),
             name = signals.next() => info!(signal = name, "stopping, pods go on"),
         }
-        tell(&[NotifyState::Stopping]);
+        systemd.tell(NotifyState::Stopping);
         // Their calls have no end of their own.
         pods.end_following();
         stop.cancel();
@@ -133,21 +145,14 @@ impl Signals {
     }
 }
 
-/// Tells systemd, if it started us.
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        warn!(%error, "cannot tell systemd");
-    }
-}
-
 /// Says "alive" twice in the time that systemd allows (`WatchdogSec=`). Proves that the runtime turns, no more.
-fn keep_watchdog() {
+fn keep_watchdog(systemd: ServiceManager) {
     let Some(allowed) = sd_notify::watchdog_enabled().filter(|allowed| !allowed.is_zero()) else { return };
     task::spawn("watchdog", async move {
         let mut beat = interval(allowed / 2);
         loop {
             beat.tick().await;
-            tell(&[NotifyState::Watchdog]);
+            systemd.tell(NotifyState::Watchdog);
         }
     });
 }

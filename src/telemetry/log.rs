@@ -1,19 +1,39 @@
 //! Where our log lines go: people's form on a terminal, the journal under systemd, JSON on stderr otherwise.
 //!
 //! Field names are the same everywhere: `pod`, `container`, `image`, `error`.
+//!
+//! Invariant: to log never waits for the reader of the log (`queue`).
 
 use std::{
     error::Error as StdError,
     fmt::Write as _,
     io::{self, IsTerminal as _},
+    os::fd::AsFd,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use rustix::fs::fstat;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::fstat,
+    io::Errno,
+};
 use serde::Deserialize;
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry, filter::ParseError, layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
+
+use super::{
+    journal::{self, Entries},
+    queue::Queue,
+};
+
+/// How long the end of the process waits for its last lines to be read.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Lines of this process on their way out; none before [`init`].
+static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
 /// What pintle logs about itself.
 #[derive(Clone, Debug, Deserialize)]
@@ -57,6 +77,8 @@ pub enum Error {
     },
     #[error("open the journal")]
     Journal(#[source] io::Error),
+    #[error("start the thread that writes the log")]
+    Thread(#[source] io::Error),
     #[error("logging is set up already")]
     Twice,
 }
@@ -69,17 +91,82 @@ pub fn parse_level(level: &str) -> Result<EnvFilter, Error> {
 /// Sets up logging for the whole process; once.
 pub fn init(config: &Config) -> Result<(), Error> {
     let filter = parse_level(&config.level)?;
-    let stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let layer = match resolve(config.format) {
-        Format::Journal => {
-            // Without a prefix the fields are POD=, CONTAINER=: `journalctl CONTAINER=…` then works.
-            tracing_journald::layer().map_err(Error::Journal)?.with_field_prefix(None).boxed()
+    let queue = Arc::new(Queue::default());
+    let lines = Arc::clone(&queue);
+    // The layer would print errors of its own to stderr, on whichever thread it has them.
+    let text = tracing_subscriber::fmt::layer()
+        .log_internal_errors(false)
+        .with_writer(move || Line(Arc::clone(&lines)));
+    let (layer, write): (Box<dyn tracing_subscriber::Layer<Registry> + Send + Sync>, Write) =
+        match resolve(config.format) {
+            Format::Journal => {
+                let socket = journal::Socket::open().map_err(Error::Journal)?;
+                (Entries(Arc::clone(&queue)).boxed(), Box::new(move |entry| socket.send(entry)))
+            }
+            Format::Json => {
+                (text.json().flatten_event(true).with_current_span(false).boxed(), Box::new(to_stderr))
+            }
+            Format::Human | Format::Auto => {
+                (text.with_ansi(io::stderr().is_terminal()).boxed(), Box::new(to_stderr))
+            }
+        };
+    Registry::default().with(layer.with_filter(filter)).try_init().map_err(|_| Error::Twice)?;
+    queue.start(write, report).map_err(Error::Thread)?;
+    QUEUE.set(queue).map_err(|_| Error::Twice)
+}
+
+/// Writes one line to where it is read, for as long as that takes.
+type Write = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>;
+
+/// Waits until the last lines are out, for the end of the process; a reader that does not read is left behind.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH_WAIT_MAX);
+    }
+}
+
+/// Lines that nobody could read since the start of this process.
+pub fn lost() -> u64 {
+    QUEUE.get().map_or(0, |queue| queue.lost())
+}
+
+/// An error, so that no level hides it.
+fn report(lost: u64) {
+    tracing::error!(lines = lost, "log lines were lost: their reader was too slow, or gone");
+}
+
+/// One log line. What formats it writes all of it at once.
+struct Line(Arc<Queue>);
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn to_stderr(line: &[u8]) -> io::Result<()> {
+    write_all(io::stderr().as_fd(), line)
+}
+
+/// Past the lock of [`io::stderr`], which whoever prints would wait for. The file may be shared with a process
+/// that made it non-blocking.
+fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&fd, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None)?;
+            }
+            Err(errno) => return Err(errno.into()),
         }
-        Format::Json => stderr.json().flatten_event(true).with_current_span(false).boxed(),
-        Format::Human | Format::Auto => stderr.with_ansi(io::stderr().is_terminal()).boxed(),
-    };
-    let layer: Box<dyn tracing_subscriber::Layer<Registry> + Send + Sync> = layer;
-    Registry::default().with(layer.with_filter(filter)).try_init().map_err(|_| Error::Twice)
+    }
+    Ok(())
 }
 
 /// `auto` made definite.
@@ -113,6 +200,11 @@ pub fn chain(error: &dyn StdError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read as _, pipe},
+        thread,
+    };
+
     use super::*;
 
     #[test]
@@ -128,6 +220,19 @@ mod tests {
         assert!(is_journal(Some(&format!("{}:{}", stat.st_dev, stat.st_ino))));
         assert!(!is_journal(Some("1:1")));
         assert!(!is_journal(None));
+    }
+
+    #[test]
+    fn a_line_longer_than_a_pipe_that_does_not_block_is_written_whole() {
+        let (mut reader, writer) = pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let line = vec![b'x'; 1 << 20];
+        let expected = line.clone();
+        let writing = thread::spawn(move || write_all(writer, &line));
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        writing.join().unwrap().unwrap();
+        assert!(read == expected);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What pintle says about itself: log lines, task names, failpoints.
 //!
 //! - `log`: where lines go and in which form. Set up once, by the daemon.
+//! - `queue`: how they get there without anyone waiting; `journal`: the systemd journal as a place to go.
 //! - `task`: the only way to spawn a task or to run what blocks; a panic is logged with the name of its task.
 //! - `failpoint`: named points at which a test may kill, delay or fail a process; empty in a release build.
 //!
@@ -10,7 +11,9 @@
 
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
+mod journal;
 pub mod log;
+mod queue;
 pub mod task;
 
 /// Reads `PINTLE_FAILPOINTS` and `PINTLE_FAILPOINT_TRACE`; called once, first thing in each process that was

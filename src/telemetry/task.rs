@@ -1,10 +1,15 @@
 //! Named tasks, and work that blocks. A panic ends the process (`panic = "abort"`); what is left is a log line that says which
 //! task it was.
 
-use std::{future, panic, thread};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    future, panic, thread,
+};
 
 use tokio::task::{self, JoinHandle};
 use tracing::error;
+
+use super::log;
 
 tokio::task_local! {
     static NAME: &'static str;
@@ -48,14 +53,16 @@ fn current() -> String {
         .unwrap_or_else(|_| thread::current().name().unwrap_or("unnamed").to_owned())
 }
 
-/// Logs each panic with its task and place before the process ends.
+/// Logs each panic with its task and place before the process ends, in place of the standard library's message:
+/// that would wait for whoever reads stderr.
 pub fn log_panics() {
-    let before = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
+    panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let cause = panic.payload_as_str().unwrap_or("no message");
-        error!(task = current(), %place, error = cause, "panicked, the process ends");
-        before(panic);
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        error!(task = current(), %place, error = cause, backtrace, "panicked, the process ends");
+        log::flush();
     }));
 }
 

@@ -20,6 +20,7 @@ mod image;
 mod logs;
 mod network;
 mod oom;
+mod own_log;
 mod paths;
 mod pod;
 mod restart;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         paths::TESTS,
         exec::TESTS,
         logs::TESTS,
+        own_log::TESTS,
         image::TESTS,
         network::TESTS,
         security::TESTS,

@@ -9,6 +9,7 @@ use crate::{
     cri::{Node, code, parse, wire},
     network,
     pod::View,
+    telemetry::log,
 };
 
 /// Version of the kubelet's API to runtimes, unchanged since its beginning.
@@ -109,6 +110,7 @@ fn info(node: &Node, view: &View, notice: Option<String>) -> HashMap<String, Str
         "cgroupDriver": node.cgroup_driver,
         "pods": view.pods.len(),
         "containers": view.pods.iter().map(|pod| pod.containers.len()).sum::<usize>(),
+        "logLinesLost": log::lost(),
     });
     if let (Some(notice), Some(info)) = (notice, info.as_object_mut()) {
         info.insert("cgroupNotice".into(), notice.into());
@@ -176,7 +178,7 @@ mod tests {
         let view = View { pods: vec![Arc::new(pod())] };
         let info: serde_json::Value =
             serde_json::from_str(&info(&node(Driver::Cgroupfs), &view, None)["info"]).unwrap();
-        let expected = json!({"version": "1.2.3", "cgroupDriver": "Cgroupfs", "pods": 1, "containers": 1});
+        let expected = json!({"version": "1.2.3", "cgroupDriver": "Cgroupfs", "pods": 1, "containers": 1, "logLinesLost": 0});
         assert_eq!(info, expected);
     }
 

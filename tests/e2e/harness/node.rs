@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -41,6 +41,10 @@ pub(crate) struct Setup {
     pub(crate) trace: Option<PathBuf>,
     /// The daemon's limit of open files, soft and hard.
     pub(crate) open_files: Option<u32>,
+    /// Where the daemon's stderr leads; otherwise to the node's `daemon.log`.
+    pub(crate) stderr: Option<Arc<fs::File>>,
+    /// A folder that the node sees as its systemd journal's, with the journal's `socket`.
+    pub(crate) journal: Option<PathBuf>,
 }
 
 /// Dropped, it takes everything along: daemon, supervisors, containers, cgroups, files.
@@ -73,6 +77,9 @@ impl Node {
         let (folders, namespaces) = (Folders::new(), Namespaces::new());
         let registry = start_registry(&folders, &namespaces);
         write_config(&folders, &setup.config);
+        if let Some(journal) = &setup.journal {
+            put_journal(&namespaces, journal);
+        }
         let cri = Cri::new(&folders.path("pintle.sock"));
         let mut node = Self {
             registry,
@@ -287,7 +294,8 @@ impl Node {
         if let Some(trace) = &setup.trace {
             command.env("PINTLE_FAILPOINT_TRACE", trace);
         }
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let stderr = setup.stderr.as_ref().map_or_else(|| log.try_clone(), |stderr| stderr.try_clone());
+        command.stdin(Stdio::null()).stdout(log).stderr(stderr.unwrap());
         let mut nsenter = command.spawn().expect("run nsenter");
         let Some(pid) = only_child(&mut nsenter) else { return false };
         *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(Daemon { nsenter, pid });
@@ -324,6 +332,14 @@ impl Drop for Node {
 fn text_of(output: &Output) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { out.into_owned() } else { format!("{}: {out}{err}", output.status) }
+}
+
+/// Puts a folder in the place of the journal's, on the node only. A machine without systemd has no such place.
+fn put_journal(namespaces: &Namespaces, folder: &Path) {
+    let script = "test -d /run/systemd/journal || { mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal; } && \
+                  mount --bind \"$0\" /run/systemd/journal";
+    let status = namespaces.command("sh").args(["-c", script]).arg(folder).status().unwrap();
+    assert!(status.success(), "put a journal into the node: {status}");
 }
 
 /// Debian's registry over the cached images, which it may only read.
