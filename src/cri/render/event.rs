@@ -1,4 +1,4 @@
-use super::{container_status, pod_status};
+use super::{container_statuses, pod_status};
 use crate::{
     cri::wire::{ContainerEventResponse, ContainerEventType},
     event::Entry,
@@ -19,7 +19,7 @@ pub(crate) fn event(entry: &Entry<Event>) -> ContainerEventResponse {
         container_event_type: kind.into(),
         created_at: entry.at.0,
         pod_sandbox_status: Some(pod_status(pod)),
-        containers_statuses: pod.containers.iter().map(|container| container_status(container)).collect(),
+        containers_statuses: container_statuses(pod),
     }
 }
 
@@ -28,7 +28,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{cri::render::tests, event::Journal, model::ContainerId};
+    use crate::{
+        cri::render::{container_status, tests},
+        event::Journal,
+        model::ContainerId,
+    };
 
     async fn told(container: Option<ContainerId>, change: Change) -> ContainerEventResponse {
         let journal = Journal::default();

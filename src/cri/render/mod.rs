@@ -15,7 +15,7 @@ pub(crate) use event::event;
 pub(crate) use image::{fs_usage, image};
 pub(crate) use info::{container_info, image_info, pod_info};
 pub(crate) use metrics::{metric_descriptors, pod_metrics};
-pub(crate) use pod::{pod, pod_status};
+pub(crate) use pod::{container_statuses, pod, pod_status};
 pub(crate) use stats::{container_stats, pod_stats};
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use super::container_status;
 use crate::{
     cri::wire,
     model::{IpcMode, NamespaceModes, NetworkMode, PidMode, PodConfig},
@@ -34,6 +35,12 @@ pub(crate) fn pod_status(view: &PodView) -> wire::PodSandboxStatus {
         annotations: config.annotations.clone().into_iter().collect(),
         runtime_handler: config.runtime_handler.clone(),
     }
+}
+
+/// For PodSandboxStatus and GetContainerEvents: newest first. A kubelet that follows the events takes the first of
+/// a name, and would take an old attempt for the one that runs.
+pub(crate) fn container_statuses(view: &PodView) -> Vec<wire::ContainerStatus> {
+    view.containers.iter().rev().map(|container| container_status(container)).collect()
 }
 
 pub(super) fn metadata(config: &PodConfig) -> wire::PodSandboxMetadata {
@@ -92,7 +99,10 @@ mod tests {
     use std::{collections::HashMap, sync::Arc};
 
     use super::*;
-    use crate::cri::render::tests;
+    use crate::{
+        cri::render::tests,
+        model::{ContainerConfig, ContainerId},
+    };
 
     #[test]
     fn a_pod_in_a_list_has_its_name_and_labels_byte_for_byte() {
@@ -123,6 +133,22 @@ mod tests {
         assert_eq!(status.network, Some(network));
         let options = status.linux.unwrap().namespaces.unwrap().options.unwrap();
         assert_eq!(options, wire::NamespaceOption::default());
+    }
+
+    #[test]
+    fn the_newest_attempt_comes_first() {
+        let mut view = tests::pod();
+        let attempt = |attempt, byte| {
+            let mut container = tests::container();
+            container.id = ContainerId::from_bytes([byte; 32]);
+            let mut config = ContainerConfig::clone(&container.config);
+            config.metadata.attempt = attempt;
+            container.config = Arc::new(config);
+            Arc::new(container)
+        };
+        view.containers = vec![attempt(0, 9), attempt(1, 2), attempt(2, 5)];
+        let attempts = container_statuses(&view).into_iter().map(|one| one.metadata.unwrap().attempt);
+        assert_eq!(attempts.collect::<Vec<_>>(), [2, 1, 0]);
     }
 
     #[test]

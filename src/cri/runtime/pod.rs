@@ -49,7 +49,7 @@ impl RuntimeService {
         let answer = wire::PodSandboxStatusResponse {
             status: Some(render::pod_status(&pod)),
             info: if request.verbose { render::pod_info(&pod) } else { Default::default() },
-            containers_statuses: pod.containers.iter().map(|each| render::container_status(each)).collect(),
+            containers_statuses: render::container_statuses(&pod),
             timestamp: moment.0,
         };
         Ok(fitting(answer))

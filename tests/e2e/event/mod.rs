@@ -29,6 +29,7 @@ tests![
     an_exit_while_no_daemon_ran_is_told_by_the_next,
     a_daemon_that_stops_says_so_and_does_not_wait_for_its_followers,
     the_status_of_a_pod_can_be_sorted_among_the_events,
+    the_newest_attempt_comes_first,
 ];
 
 pub(crate) const CHURN_TESTS: &[Test] = churn::TESTS;
@@ -288,5 +289,36 @@ fn the_status_of_a_pod_can_be_sorted_among_the_events() {
     main.kill();
     let told = until(&mut follower, &main.id, Kind::ContainerStoppedEvent);
     assert!(told.last().unwrap().created_at > status.timestamp);
+    node.assert_clean();
+}
+
+/// A kubelet that follows the events takes the first of a name, and never restarts a container whose first attempt
+/// it takes for the last.
+fn the_newest_attempt_comes_first() {
+    let node = Node::start();
+    let mut follower = follow(node.cri());
+    let pod = node.run_pod("web");
+    let attempts: Vec<_> = (0..3)
+        .map(|attempt| {
+            let main = pod.create_with("main", BUSYBOX, ["sh", "-c", "exit 3"], |config| {
+                config.metadata.as_mut().unwrap().attempt = attempt;
+            });
+            main.start();
+            main.wait();
+            main.id
+        })
+        .collect();
+    let newest_first: Vec<_> = attempts.iter().rev().cloned().collect();
+    let ids = |statuses: Vec<v1::ContainerStatus>| statuses.into_iter().map(|one| one.id).collect::<Vec<_>>();
+
+    let mut events = until(&mut follower, &attempts[2], Kind::ContainerStoppedEvent);
+    assert_eq!(ids(events.pop().unwrap().containers_statuses), newest_first);
+    let status = || {
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
+        ids(node.cri().pod_sandbox_status(request).unwrap().containers_statuses)
+    };
+    assert_eq!(status(), newest_first);
+    node.restart_daemon();
+    assert_eq!(status(), newest_first);
     node.assert_clean();
 }
