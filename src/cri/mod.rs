@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) runtime_version: String,
     /// Must not change while pods run: the kubelet reads it once.
     pub(crate) cgroup_driver: cgroup::Driver,
+    /// Names of the RuntimeClass handlers that are configured, without the empty one.
+    pub(crate) runtime_handlers: Vec<String>,
 }
 
 /// Writes a service's trait from its table of RPCs: each is handed to the method of the same name, its answer

@@ -66,6 +66,10 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     };
     let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
     let meter = Meter::start(pods.images().clone(), pods.board());
-    let node = cri::Node { runtime_version: env!("CARGO_PKG_VERSION").into(), cgroup_driver };
+    let node = cri::Node {
+        runtime_version: env!("CARGO_PKG_VERSION").into(),
+        cgroup_driver,
+        runtime_handlers: config.pod.runtime_handlers.clone(),
+    };
     Ok(Rooms { pods, meter, node })
 }

@@ -33,7 +33,7 @@ impl RuntimeService {
         } else {
             HashMap::new()
         };
-        Ok(status(network, info))
+        Ok(status(&self.node, network, info))
     }
 
     pub(super) async fn runtime_config(
@@ -63,26 +63,36 @@ fn version(node: &Node) -> wire::VersionResponse {
     }
 }
 
-fn status(network: Result<(), network::Error>, info: HashMap<String, String>) -> wire::StatusResponse {
+fn status(
+    node: &Node,
+    network: Result<(), network::Error>,
+    info: HashMap<String, String>,
+) -> wire::StatusResponse {
     let runtime = condition("RuntimeReady", None);
     let network = condition("NetworkReady", network.err());
     wire::StatusResponse {
         status: Some(wire::RuntimeStatus { conditions: vec![runtime, network] }),
         info,
-        // The default handler, which goes by the empty name.
-        runtime_handlers: vec![wire::RuntimeHandler {
-            name: String::new(),
-            features: Some(wire::RuntimeHandlerFeatures {
-                recursive_read_only_mounts: true,
-                user_namespaces: false,
-            }),
-        }],
+        runtime_handlers: handlers(&node.runtime_handlers),
         features: Some(wire::RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
             mount_options: false,
         }),
     }
+}
+
+/// The default handler, which goes by the empty name, and each that is configured. The kubelet refuses what needs a
+/// feature to pods of a handler that is not listed with it.
+fn handlers(configured: &[String]) -> Vec<wire::RuntimeHandler> {
+    let mut names = vec![""];
+    for name in configured {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let features = wire::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+    names.iter().map(|&name| wire::RuntimeHandler { name: name.into(), features: Some(features) }).collect()
 }
 
 fn condition(name: &str, fault: Option<network::Error>) -> wire::RuntimeCondition {
@@ -126,7 +136,8 @@ mod tests {
     use crate::cri::render::tests::pod;
 
     fn node(cgroup_driver: Driver) -> Node {
-        Node { runtime_version: "1.2.3".into(), cgroup_driver }
+        let runtime_handlers = ["pintle", "fast", "", "fast"].map(Into::into).into();
+        Node { runtime_version: "1.2.3".into(), cgroup_driver, runtime_handlers }
     }
 
     #[test]
@@ -142,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_missing_network_is_told_with_its_reason() {
-        let conditions = |network| status(network, HashMap::new()).status.unwrap().conditions;
+        let node = node(Driver::Cgroupfs);
+        let conditions = |network| status(&node, network, HashMap::new()).status.unwrap().conditions;
         let ready =
             wire::RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..Default::default() };
         let network =
@@ -158,11 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn the_default_handler_is_listed_with_what_the_door_lets_in() {
-        let status = status(Ok(()), HashMap::new());
+    fn each_handler_is_listed_once_with_what_the_door_lets_in() {
+        let status = status(&node(Driver::Cgroupfs), Ok(()), HashMap::new());
         let features =
             Some(wire::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false });
-        assert_eq!(status.runtime_handlers, [wire::RuntimeHandler { name: String::new(), features }]);
+        let expected =
+            ["", "pintle", "fast"].map(|name| wire::RuntimeHandler { name: name.into(), features });
+        assert_eq!(status.runtime_handlers, expected);
         let features = wire::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() };
         assert_eq!(status.features, Some(features));
     }
