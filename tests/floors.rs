@@ -13,7 +13,9 @@ const FILE_LINES_MAX: usize = 500;
 const VAGUE_NAMES: [&str; 5] = ["utils", "common", "helpers", "types", "manager"];
 
 /// (crate, the only places that may name it)
-const FENCES: [(&str, &[&str]); 11] = [
+const FENCES: [(&str, &[&str]); 13] = [
+    ("hyper", &["cri/"]),
+    ("hyper_util", &["cri/", "cli/client"]),
     ("tonic", &["cri/", "cli/client"]),
     ("tonic_prost", &["cri/", "cli/client"]),
     ("prost", &["cri/", "cli/client", "supervisor/wire"]),

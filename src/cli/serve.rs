@@ -15,6 +15,6 @@ fn code(error: &Error) -> Exit {
     match error {
         Error::Log(_) | Error::Rooms(_) => Exit::CONFIG,
         Error::Roots(_) | Error::Socket(_) => Exit::TEMPORARY,
-        Error::Runtime(_) | Error::Cri(_) => Exit::SOFTWARE,
+        Error::Runtime(_) => Exit::SOFTWARE,
     }
 }

@@ -8,7 +8,8 @@
 //! `runtime/` and `image.rs` are named as the RPCs are; `parse/` is the door, where every check of a request
 //! is made; `render/` shows views; `code.rs` gives each failure its code; `chunk.rs` cuts lists into
 //! messages; `wire.rs` is the generated
-//! protocol and its proof; `serve.rs` assembles the server and its limits. `docs/rpcs.md` lists what is built.
+//! protocol and its proof; `serve.rs` assembles the server and its limits, `deadline.rs` keeps each
+//! caller's deadline. `docs/rpcs.md` lists what is built.
 //!
 //! Invariant: a handler is parse, call, render. When a caller hangs up, the wait ends and the work does not.
 //! Invariant: lists and statuses are read from published views and wait for nothing.
@@ -17,6 +18,7 @@
 
 mod chunk;
 mod code;
+mod deadline;
 mod image;
 mod parse;
 mod render;
@@ -28,7 +30,7 @@ pub(crate) mod wire;
 use crate::cgroup;
 pub(crate) use image::ImageService;
 pub(crate) use runtime::RuntimeService;
-pub(crate) use serve::{ServeError, serve};
+pub(crate) use serve::serve;
 
 /// What the kubelet is told about this node's runtime.
 #[derive(Clone, Debug)]

@@ -1,28 +1,39 @@
-//! Assembles the gRPC server on a unix socket, with a limit on everything a client can make us hold.
+//! Serves both gRPC services on a unix socket, with a limit on everything a client can make us hold.
+//!
+//! The server is hyper's, and the services are tonic's. tonic's own server answers a passed deadline with CANCELLED
+//! and lets no layer stand before that.
 
 use std::{
+    convert::Infallible,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http2, service::Service};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
 use rustix::io::Errno;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    time::Sleep,
+    select,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep, timeout},
 };
-use tonic::transport::{
-    Server,
-    server::{Connected, Router, UdsConnectInfo},
-};
+use tonic::{body::Body, service::Routes};
 
-use super::wire::{image_service_server as image_wire, runtime_service_server as runtime_wire};
-use crate::sys::descriptors;
+use super::{
+    deadline::Deadline,
+    wire::{image_service_server as image_wire, runtime_service_server as runtime_wire},
+};
+use crate::{sys::descriptors, telemetry::task};
 
 /// Bytes of one message either way: what the kubelet and crictl take and send at most.
 pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -41,61 +52,59 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Pause after a failed accept: without descriptors it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long calls in flight may take to end when the server does. Their work goes on without them.
+/// How long calls in flight may take to end when the server does. Their work goes on without them, and what is
+/// lost is only a reply: the client's retry joins what was done.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(2);
-
-/// Why the kubelet could no longer be served.
-#[derive(Debug, thiserror::Error)]
-#[error("serve CRI requests")]
-pub(crate) struct ServeError(#[source] tonic::transport::Error);
-
-/// Serves both services on one socket until `until` is ready; calls in flight then have [`DRAIN_WAIT_MAX`].
-///
-/// # Errors
-/// [`ServeError`] if the server fails as a whole; a bad connection only ends itself.
-pub(crate) async fn serve<R, I>(
-    listener: UnixListener,
-    runtime: R,
-    image: I,
-    until: impl Future<Output = ()>,
-) -> Result<(), ServeError>
+/// Serves both services on one socket until `until` is ready; calls in flight then have [`DRAIN_WAIT_MAX`]. A bad
+/// connection only ends itself.
+pub(crate) async fn serve<R, I>(listener: UnixListener, runtime: R, image: I, until: impl Future<Output = ()>)
 where
     R: runtime_wire::RuntimeService,
     I: image_wire::ImageService,
 {
     let share = usize::try_from(descriptors::limit() / CONNECTIONS_SHARE).unwrap_or(CONNECTIONS_MAX);
-    serve_at_most(share.min(CONNECTIONS_MAX), listener, runtime, image, until).await
+    serve_at_most(share.min(CONNECTIONS_MAX), listener, routes(runtime, image), until).await;
 }
 
-async fn serve_at_most<R, I>(
+async fn serve_at_most(
     connections_max: usize,
     listener: UnixListener,
-    runtime: R,
-    image: I,
+    routes: Routes,
     until: impl Future<Output = ()>,
-) -> Result<(), ServeError>
-where
-    R: runtime_wire::RuntimeService,
-    I: image_wire::ImageService,
-{
-    let connections = connections(listener, connections_max);
-    let (stop, stopped) = oneshot::channel::<()>();
-    let drained = async {
-        until.await;
-        let _ = stop.send(());
-        tokio::time::sleep(DRAIN_WAIT_MAX).await;
-    };
-    let stopped = async {
-        let _ = stopped.await;
-    };
-    let serving = router(runtime, image).serve_with_incoming_shutdown(connections, stopped);
-    tokio::select! {
-        result = serving => result.map_err(ServeError),
-        () = drained => Ok(()),
+) {
+    let places = Arc::new(Semaphore::new(connections_max));
+    let (http, connections) = (http(), GracefulShutdown::new());
+    let mut until = pin!(until);
+    loop {
+        let connection = select! {
+            () = &mut until => break,
+            connection = next_connection(&listener, &places, connections_max) => connection,
+        };
+        let serving = http.serve_connection(TokioIo::new(connection), Calls(routes.clone()));
+        let serving = connections.watch(serving);
+        task::spawn("connection", async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+        });
+    }
+    // Nobody new is to wait for an answer.
+    drop(listener);
+    if timeout(DRAIN_WAIT_MAX, connections.shutdown()).await.is_err() {
+        tracing::warn!(waited = ?DRAIN_WAIT_MAX, "requests are still at work, leaving them");
     }
 }
 
-fn router<R, I>(runtime: R, image: I) -> Router
+fn http() -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(Some(KEEPALIVE_INTERVAL))
+        .keep_alive_timeout(KEEPALIVE_WAIT_MAX);
+    http
+}
+
+fn routes<R, I>(runtime: R, image: I) -> Routes
 where
     R: runtime_wire::RuntimeService,
     I: image_wire::ImageService,
@@ -106,33 +115,43 @@ where
     let image = image_wire::ImageServiceServer::new(image)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_WAIT_MAX))
-        .add_service(runtime)
-        .add_service(image)
+    Routes::new(runtime).add_service(image).prepare()
 }
 
-/// Accepted connections, without end: a failed accept is logged and tried again. One above
-/// `max` is closed at once, so that its client knows and those at work are not disturbed.
-fn connections(listener: UnixListener, max: usize) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Semaphore::new(max));
-    stream::unfold((listener, places), move |(listener, places)| async move {
-        loop {
-            match accept(&listener).await {
-                Ok(io) => match Arc::clone(&places).try_acquire_owned() {
-                    Ok(place) => return Some((Ok(Connection::new(io, place)), (listener, places))),
-                    Err(_) => tracing::warn!(max, "connection refused, too many are open"),
-                },
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed, will retry");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+/// The calls of a connection, each within its caller's deadline.
+#[derive(Clone)]
+struct Calls(Routes);
+
+impl Service<Request<Incoming>> for Calls {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let deadline = Deadline::of(&request);
+        let answer = tower::Service::call(&mut self.0.clone(), request.map(Body::new));
+        match deadline {
+            Some(deadline) => Box::pin(async move { Ok(deadline.keep(answer).await) }),
+            None => Box::pin(answer),
+        }
+    }
+}
+
+/// The next accepted connection: a failed accept is logged and tried again. One above `max` is closed at once, so
+/// that its client knows and those at work are not disturbed.
+async fn next_connection(listener: &UnixListener, places: &Arc<Semaphore>, max: usize) -> Connection {
+    loop {
+        match accept(listener).await {
+            Ok(io) => match Arc::clone(places).try_acquire_owned() {
+                Ok(place) => return Connection::new(io, place),
+                Err(_) => tracing::warn!(max, "connection refused, too many are open"),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "accept failed, will retry");
+                sleep(ACCEPT_PAUSE).await;
             }
         }
-    })
-    .boxed()
+    }
 }
 
 /// Without descriptors a client is given one of the reserve: what it asks for may be to end something.
@@ -157,15 +176,8 @@ struct Connection {
 
 impl Connection {
     fn new(io: UnixStream, place: OwnedSemaphorePermit) -> Self {
-        Self { io, patience: Some(Box::pin(tokio::time::sleep(FIRST_BYTE_WAIT_MAX))), _place: place }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = UdsConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
+        let patience = Some(Box::pin(sleep(FIRST_BYTE_WAIT_MAX)));
+        Self { io, patience, _place: place }
     }
 }
 
@@ -176,13 +188,9 @@ impl AsyncRead for Connection {
             this.patience = None;
             return Poll::Ready(result);
         }
-        match &mut this.patience {
-            Some(patience) => {
-                ready!(patience.as_mut().poll(cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
-            None => Poll::Pending,
-        }
+        let Some(patience) = &mut this.patience else { return Poll::Pending };
+        ready!(patience.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -214,15 +222,16 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use hyper_util::rt::TokioIo;
     use tempfile::TempDir;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
+        sync::oneshot,
         task::JoinHandle,
         time::Instant,
     };
     use tonic::{
         Code, Request, Response, Status,
+        codegen::{BoxStream, http},
         transport::{Channel, Endpoint},
     };
 
@@ -232,7 +241,7 @@ mod tests {
         telemetry::task,
     };
 
-    /// Answers Version, never answers Status, and knows nothing else.
+    /// Answers Version, never answers Status, has no events, and knows nothing else.
     struct Stand;
 
     #[tonic::async_trait]
@@ -251,6 +260,13 @@ mod tests {
         ) -> Result<Response<wire::StatusResponse>, Status> {
             std::future::pending().await
         }
+
+        async fn get_container_events(
+            &self,
+            _: Request<wire::GetEventsRequest>,
+        ) -> Result<Response<BoxStream<wire::ContainerEventResponse>>, Status> {
+            Ok(Response::new(Box::pin(futures_util::stream::pending())))
+        }
     }
 
     #[tonic::async_trait]
@@ -266,7 +282,7 @@ mod tests {
     struct Socket {
         dir: TempDir,
         stop: oneshot::Sender<()>,
-        served: JoinHandle<Result<(), ServeError>>,
+        served: JoinHandle<()>,
     }
 
     fn socket() -> Socket {
@@ -276,7 +292,7 @@ mod tests {
         let until = async {
             let _ = stopped.await;
         };
-        let served = task::spawn("test server", serve_at_most(4, listener, Stand, Stand, until));
+        let served = task::spawn("test server", serve_at_most(4, listener, routes(Stand, Stand), until));
         Socket { dir, stop, served }
     }
 
@@ -321,22 +337,21 @@ mod tests {
         let status =
             client.checkpoint_container(wire::CheckpointContainerRequest::default()).await.unwrap_err();
         assert_eq!(status.code(), Code::Unimplemented);
-        let status = client.get_container_events(wire::GetEventsRequest {}).await.unwrap_err();
+        let status = client.checkpoint_pod(wire::CheckpointPodRequest::default()).await.unwrap_err();
         assert_eq!(status.code(), Code::Unimplemented);
     }
 
     #[tokio::test]
     async fn the_server_ends_when_told_also_with_a_call_that_never_ends() {
         let Socket { dir, stop, served } = socket();
-        let socket =
-            Socket { dir, stop: oneshot::channel().0, served: task::spawn("none", async { Ok(()) }) };
+        let socket = Socket { dir, stop: oneshot::channel().0, served: task::spawn("none", async {}) };
         let mut client = socket.client().await;
         client.version(version(1)).await.unwrap();
         let hanging =
             task::spawn("hanging call", async move { client.status(wire::StatusRequest::default()).await });
         tokio::task::yield_now().await;
         stop.send(()).unwrap();
-        within("the server ends", served).await.unwrap().unwrap();
+        within("the server ends", served).await.unwrap();
         hanging.abort();
     }
 
@@ -391,5 +406,48 @@ mod tests {
         assert_eq!(connection.read(&mut [0; 1]).await.unwrap(), 1);
         let silence = tokio::time::timeout(Duration::from_millis(60), connection.read(&mut [0; 1])).await;
         assert!(silence.is_err(), "{silence:?}");
+    }
+
+    /// A client without a clock of its own: what it says of a deadline, the server said.
+    async fn patient_client(
+        socket: &Socket,
+    ) -> RuntimeServiceClient<impl tonic::client::GrpcService<Body, ResponseBody = Incoming>> {
+        let io = TokioIo::new(socket.raw().await);
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        task::spawn("client", connection);
+        let call = tower::service_fn(move |request: http::Request<Body>| {
+            let mut sender = sender.clone();
+            async move { sender.send_request(request).await }
+        });
+        RuntimeServiceClient::with_origin(call, "http://localhost".parse().unwrap())
+    }
+
+    fn due<T>(timeout: &'static str, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("grpc-timeout", timeout.parse().unwrap());
+        request
+    }
+
+    #[tokio::test]
+    async fn a_passed_deadline_has_its_own_code_and_names_the_call() {
+        let socket = socket();
+        let mut client = patient_client(&socket).await;
+        let status = client.status(due("20m", wire::StatusRequest::default())).await.unwrap_err();
+        let text = "Status was not done within the caller's 20ms; what it began goes on";
+        assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, text));
+        // A call that is answered in time, and one without a deadline that can be read.
+        client.version(due("1H", version(1))).await.unwrap();
+        client.version(due("soon", version(1))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_with_its_callers_deadline() {
+        let socket = socket();
+        let mut client = patient_client(&socket).await;
+        let mut events =
+            client.get_container_events(due("20m", wire::GetEventsRequest {})).await.unwrap().into_inner();
+        let status = within("the end", events.message()).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
     }
 }

@@ -1,11 +1,11 @@
-use std::{io, pin::pin, time::Duration};
+use std::{io, pin::pin};
 
 use sd_notify::NotifyState;
 use tokio::{
     runtime::{self, Runtime},
     select,
     signal::unix::{Signal, SignalKind, signal},
-    time::{interval, timeout},
+    time::interval,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -21,10 +21,6 @@ use crate::{
     cri,
     telemetry::{log, task},
 };
-
-/// Requests that are still at work when the daemon is told to stop get this long. The work itself goes on in
-/// the supervisors; what is lost after it is only a reply, and the client's retry joins what was done.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// The daemon; there is one in a process.
 #[derive(Debug)]
@@ -47,8 +43,6 @@ pub enum Error {
     Rooms(#[from] wire::Error),
     #[error("serve the CRI")]
     Socket(#[from] socket::Error),
-    #[error("serve the CRI")]
-    Cri(#[source] cri::ServeError),
 }
 
 impl Daemon {
@@ -102,7 +96,8 @@ impl Daemon {
         info!(%listen, "ready");
 
         select! {
-            ended = &mut serving => return ended.map_err(Error::Cri),
+            // It ends when it is told to.
+            () = &mut serving => return Ok(()),
             name = signals.next() => info!(signal = name, "stopping, pods go on"),
         }
         systemd.tell(NotifyState::Stopping);
@@ -110,10 +105,7 @@ impl Daemon {
         pods.end_following();
         stop.cancel();
         select! {
-            drained = timeout(DRAIN_MAX, &mut serving) => match drained {
-                Ok(ended) => ended.map_err(Error::Cri)?,
-                Err(_) => warn!(waited = ?DRAIN_MAX, "requests are still at work, leaving them"),
-            },
+            () = &mut serving => {}
             name = signals.next() => warn!(signal = name, "told to stop twice, leaving requests at work"),
         }
         info!("stopped");

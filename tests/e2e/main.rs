@@ -8,6 +8,7 @@
 mod bad_input;
 mod cgroup;
 mod churn;
+mod clients;
 mod conformance;
 mod container;
 mod crictl;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         bad_input::TESTS,
         crictl::TESTS,
         descriptors::TESTS,
+        clients::TESTS,
         stats::TESTS,
     ];
     runner::run(files.iter().copied().flatten().copied())

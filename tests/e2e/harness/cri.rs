@@ -2,11 +2,16 @@
 
 use std::{path::Path, sync::LazyLock, time::Duration};
 
-use tokio::runtime::Runtime;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{net::UnixStream, runtime::Runtime};
 use tonic::{
-    Response, Status, Streaming,
+    Request, Response, Status, Streaming,
+    body::Body,
+    codegen::http,
     transport::{Channel, Endpoint},
 };
+use tower::util::BoxCloneService;
 
 pub(crate) mod v1 {
     //! The messages, compiled for these tests from `proto/runtime/v1/api.proto`.
@@ -61,6 +66,82 @@ impl Cri {
         let image = ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Self { runtime, image }
     }
+}
+
+/// A connection that only passes calls on. Tonic's own ends a call itself when its deadline passes.
+#[derive(Debug)]
+pub(crate) struct ClocklessCri(BoxCloneService<http::Request<Body>, http::Response<Incoming>, hyper::Error>);
+
+impl ClocklessCri {
+    pub(crate) fn new(socket: &Path) -> Self {
+        let sender = RUNTIME.block_on(async {
+            let io = TokioIo::new(UnixStream::connect(socket).await.unwrap());
+            let (sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            RUNTIME.spawn(connection);
+            sender
+        });
+        let call = move |request| {
+            let mut sender = sender.clone();
+            async move { sender.send_request(request).await }
+        };
+        Self(BoxCloneService::new(tower::service_fn(call)))
+    }
+
+    pub(crate) fn pull_image_within(
+        &self,
+        timeout: &'static str,
+        request: v1::PullImageRequest,
+    ) -> Result<(), Status> {
+        let mut client = ImageServiceClient::with_origin(self.0.clone(), http::Uri::from_static(ORIGIN));
+        RUNTIME.block_on(client.pull_image(due(timeout, request))).map(drop)
+    }
+
+    pub(crate) fn stop_container_within(
+        &self,
+        timeout: &'static str,
+        request: v1::StopContainerRequest,
+    ) -> Result<(), Status> {
+        RUNTIME.block_on(self.runtime().stop_container(due(timeout, request))).map(drop)
+    }
+
+    pub(crate) fn exec_sync_within(
+        &self,
+        timeout: &'static str,
+        request: v1::ExecSyncRequest,
+    ) -> Result<(), Status> {
+        RUNTIME.block_on(self.runtime().exec_sync(due(timeout, request))).map(drop)
+    }
+
+    /// How following the events ends.
+    pub(crate) fn events_within(&self, timeout: &'static str) -> Status {
+        RUNTIME.block_on(async {
+            let request = due(timeout, v1::GetEventsRequest {});
+            let mut events = self.runtime().get_container_events(request).await.unwrap().into_inner();
+            loop {
+                if let Err(status) = events.message().await {
+                    return status;
+                }
+            }
+        })
+    }
+
+    fn runtime(
+        &self,
+    ) -> RuntimeServiceClient<BoxCloneService<http::Request<Body>, http::Response<Incoming>, hyper::Error>>
+    {
+        RuntimeServiceClient::with_origin(self.0.clone(), http::Uri::from_static(ORIGIN))
+    }
+}
+
+/// Nobody looks at it.
+const ORIGIN: &str = "http://localhost";
+
+/// A call with a deadline, as `grpc-timeout` has it.
+fn due<T>(timeout: &'static str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("grpc-timeout", timeout.parse().unwrap());
+    request
 }
 
 /// What the daemon sends one after the other. Dropped, it hangs up.

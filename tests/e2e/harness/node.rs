@@ -12,7 +12,7 @@ use std::{
 use tonic::Status;
 
 use super::{
-    cri::{Cri, v1},
+    cri::{ClocklessCri, Cri, v1},
     folders::Folders,
     init::{Namespaces, only_child},
     leak::Baseline,
@@ -106,6 +106,11 @@ impl Node {
     /// A connection of its own.
     pub(crate) fn connect(&self) -> Cri {
         Cri::new(&self.path("pintle.sock"))
+    }
+
+    /// A connection of its own whose client has no deadlines: what it says of one, the daemon said.
+    pub(crate) fn connect_without_clock(&self) -> ClocklessCri {
+        ClocklessCri::new(&self.path("pintle.sock"))
     }
 
     /// A file or folder of the node.
