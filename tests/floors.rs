@@ -13,7 +13,8 @@ const FILE_LINES_MAX: usize = 500;
 const VAGUE_NAMES: [&str; 5] = ["utils", "common", "helpers", "types", "manager"];
 
 /// (crate, the only places that may name it)
-const FENCES: [(&str, &[&str]); 13] = [
+const FENCES: [(&str, &[&str]); 14] = [
+    ("http", &["cri/"]),
     ("hyper", &["cri/"]),
     ("hyper_util", &["cri/", "cli/client"]),
     ("tonic", &["cri/", "cli/client"]),

@@ -9,13 +9,14 @@
 //! is made; `render/` shows views; `code.rs` gives each failure its code; `chunk.rs` cuts lists into
 //! messages; `wire.rs` is the generated
 //! protocol and its proof; `serve.rs` assembles the server and its limits, `deadline.rs` keeps each
-//! caller's deadline. `docs/rpcs.md` lists what is built.
+//! caller's deadline, `authority.rs` lets clients in that name the socket as their host. `docs/rpcs.md` lists what is built.
 //!
 //! Invariant: a handler is parse, call, render. When a caller hangs up, the wait ends and the work does not.
 //! Invariant: lists and statuses are read from published views and wait for nothing.
 //! Invariant: no credential is logged or repeated in an error.
 //! Not here: whether something exists or is in the right state (`pod`), what an image is called (`image`).
 
+mod authority;
 mod chunk;
 mod code;
 mod deadline;

@@ -30,6 +30,7 @@ use tokio::{
 use tonic::{body::Body, service::Routes};
 
 use super::{
+    authority::Rewriter,
     deadline::Deadline,
     wire::{image_service_server as image_wire, runtime_service_server as runtime_wire},
 };
@@ -55,6 +56,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long calls in flight may take to end when the server does. Their work goes on without them, and what is
 /// lost is only a reply: the client's retry joins what was done.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Bytes that a connection keeps room for between reads: a request of the kubelet's.
+const KEPT_BYTES_MAX: usize = 32 << 10;
+
 /// Serves both services on one socket until `until` is ready; calls in flight then have [`DRAIN_WAIT_MAX`]. A bad
 /// connection only ends itself.
 pub(crate) async fn serve<R, I>(listener: UnixListener, runtime: R, image: I, until: impl Future<Output = ()>)
@@ -171,26 +175,69 @@ struct Connection {
     io: UnixStream,
     /// Until the first byte has come.
     patience: Option<Pin<Box<Sleep>>>,
+    rewriter: Rewriter,
+    /// What is to be read next.
+    ready: Vec<u8>,
+    /// How much of `ready` was read.
+    given: usize,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
     fn new(io: UnixStream, place: OwnedSemaphorePermit) -> Self {
         let patience = Some(Box::pin(sleep(FIRST_BYTE_WAIT_MAX)));
-        Self { io, patience, _place: place }
+        Self { io, patience, rewriter: Rewriter::default(), ready: Vec::new(), given: 0, _place: place }
+    }
+
+    /// Takes what the client sent, or its end, from `buf`, and puts there what is to be read instead.
+    fn rewrite(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        match &buf.filled()[before..] {
+            [] => self.rewriter.finish(&mut self.ready),
+            came => self.rewriter.feed(came, &mut self.ready),
+        }
+        buf.set_filled(before);
+        self.give(buf);
+    }
+
+    /// Gives of what is ready as much as fits.
+    fn give(&mut self, buf: &mut ReadBuf<'_>) {
+        let rest = &self.ready[self.given..];
+        let (part, left) = rest.split_at(rest.len().min(buf.remaining()));
+        buf.put_slice(part);
+        self.given += part.len();
+        if left.is_empty() {
+            self.ready.clear();
+            self.ready.shrink_to(KEPT_BYTES_MAX);
+            self.given = 0;
+        }
+    }
+
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(patience) = &mut self.patience else { return Poll::Pending };
+        ready!(patience.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Poll::Ready(result) = Pin::new(&mut this.io).poll_read(cx, buf) {
+        let before = buf.filled().len();
+        this.give(buf);
+        // To give nothing is to say that the client is gone: what came may all be held back.
+        while buf.filled().len() == before && buf.remaining() > 0 {
+            match Pin::new(&mut this.io).poll_read(cx, buf) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return this.poll_patience(cx),
+            }
             this.patience = None;
-            return Poll::Ready(result);
+            let ended = buf.filled().len() == before;
+            this.rewrite(buf, before);
+            if ended {
+                break;
+            }
         }
-        let Some(patience) = &mut this.patience else { return Poll::Pending };
-        ready!(patience.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -449,5 +496,55 @@ mod tests {
             client.get_container_events(due("20m", wire::GetEventsRequest {})).await.unwrap().into_inner();
         let status = within("the end", events.message()).await.unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    /// A frame of HTTP/2: its type, flags and stream, and the payload.
+    async fn frame(client: &mut UnixStream) -> (u8, u8, u32, Vec<u8>) {
+        let mut head = [0; 9];
+        client.read_exact(&mut head).await.unwrap();
+        let [a, b, c, kind, flags, s0, s1, s2, s3] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        client.read_exact(&mut payload).await.unwrap();
+        (kind, flags, u32::from_be_bytes([s0, s1, s2, s3]), payload)
+    }
+
+    /// A call of Version on a stream, with `authority` as a field of the header block.
+    fn call(stream: u8, authority: &[u8]) -> Vec<u8> {
+        let text = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+        let block = [
+            vec![0x83, 0x86, 0x04],
+            text("/runtime.v1.RuntimeService/Version"),
+            authority.into(),
+            vec![0x0f, 0x10],
+            text("application/grpc"),
+        ]
+        .concat();
+        let headers = [&[0, 0, block.len() as u8, 1, 4, 0, 0, 0, stream], block.as_slice()].concat();
+        [headers, vec![0, 0, 5, 0, 1, 0, 0, 0, stream], vec![0; 5]].concat()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_names_the_socket_as_its_host_is_answered() {
+        let socket = socket();
+        let mut client = socket.raw().await;
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let path = [&[0x41, 22], b"/run/pintle/pintle.soc".as_slice()].concat();
+        // The second call names the entry that the first made.
+        for part in
+            [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &settings, &call(1, &path), &call(3, &[0xbe])]
+        {
+            client.write_all(part).await.unwrap();
+        }
+        let mut answered = Vec::new();
+        while answered.len() < 2 {
+            let (kind, _, stream, payload) = within("an answer", frame(&mut client)).await;
+            assert!(kind != 3 && kind != 7, "stream {stream} was reset: {payload:?}");
+            // The head of an answer begins with the status 200, an entry of the static table.
+            if kind == 1 && payload[0] == 0x88 {
+                answered.push(stream);
+            }
+        }
+        answered.sort_unstable();
+        assert_eq!(answered, [1, 3]);
     }
 }

@@ -1,13 +1,45 @@
-//! What gRPC promises to any client, beside the answers: deadlines.
+//! Clients as they come: other languages' gRPC with its defaults, and calls with deadlines.
 
 use tonic::Code;
 
-use crate::harness::{BUSYBOX, Node, runner::tests, v1};
+use crate::harness::{BUSYBOX, Node, other_clients, runner::tests, v1};
 
 tests![
+    a_python_client_is_answered,
+    a_java_client_is_answered,
     a_pull_of_more_than_a_millisecond_exceeds_a_deadline_of_one,
     a_passed_deadline_has_its_own_code_in_any_call,
 ];
+
+const VERSION: &str = "runtime.v1.RuntimeService/Version";
+
+/// Two services and three calls on one connection: from the second on, headers name what the first had.
+const CALLS: [&str; 3] = [VERSION, "runtime.v1.ImageService/ListImages", VERSION];
+
+/// Runs a client of `hack/tools` on the node.
+#[track_caller]
+fn check(node: &Node, program: &str, arguments: &[String]) {
+    let mut client = node.command(program);
+    client.args(arguments).arg(node.endpoint()).args(CALLS);
+    let output = client.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said.matches("pintle").count(), 2, "{said:?}");
+    node.assert_clean();
+}
+
+fn a_python_client_is_answered() {
+    let node = Node::start();
+    let python = other_clients().join("python/bin/python").to_string_lossy().into_owned();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/hack/tools/python/cri_client.py");
+    check(&node, &python, &[script.into()]);
+}
+
+fn a_java_client_is_answered() {
+    let node = Node::start();
+    let jars = other_clients().join("java/*").to_string_lossy().into_owned();
+    check(&node, "java", &["-cp".into(), jars, "CriClient".into()]);
+}
 
 fn a_pull_of_more_than_a_millisecond_exceeds_a_deadline_of_one() {
     let node = Node::start();

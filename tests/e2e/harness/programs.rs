@@ -13,6 +13,8 @@ const CRITEST_DIGEST: &str = "9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2
 static TOOLS: LazyLock<PathBuf> = LazyLock::new(|| {
     made_before("PINTLE_E2E_TOOLS").unwrap_or_else(|| printed_folder(&mut Command::new("hack/tools/build")))
 });
+static OTHER_CLIENTS: LazyLock<PathBuf> =
+    LazyLock::new(|| printed_folder(&mut Command::new("hack/tools/clients")));
 static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut make = Command::new(env!("CARGO"));
     make.args(["run", "-q", "-p", "xtask", "--", "images"]);
@@ -27,6 +29,11 @@ fn made_before(variable: &str) -> Option<PathBuf> {
 /// `crictl` or `critest`, of the version that `hack/tools` pins.
 pub(crate) fn client(name: &str) -> PathBuf {
     TOOLS.join(name)
+}
+
+/// The folder with gRPC clients in other languages than Go: `python/` and `java/`.
+pub(crate) fn other_clients() -> &'static Path {
+    &OTHER_CLIENTS
 }
 
 /// The folder with the registry's storage, `hosts/` and `digests.json`.
