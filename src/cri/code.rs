@@ -129,6 +129,7 @@ impl Coded for image::Error {
             Self::Unauthorized { .. } => Code::PermissionDenied,
             Self::Full { .. } | Self::Limit { .. } => Code::ResourceExhausted,
             Self::Abandoned(_) => Code::Cancelled,
+            Self::LayerRemoved(_) => Code::Aborted,
             // The image is not what it says it is, or not for us: another try changes nothing.
             Self::BadDocument { .. }
             | Self::NoPlatform { .. }

@@ -19,7 +19,7 @@ pub(super) const LAYERS_MAX: usize = 128;
 /// Most manifests in an index.
 const INDEX_ENTRIES_MAX: usize = 1000;
 /// An index may point at an index, and no deeper.
-pub(super) const INDEX_DEPTH_MAX: usize = 2;
+const INDEX_DEPTH_MAX: usize = 2;
 /// Most environment variables, arguments or labels of a config: what one process could be given.
 const CONFIG_ENTRIES_MAX: usize = 10_000;
 
@@ -45,7 +45,7 @@ pub(super) struct Blob {
 
 /// A manifest or an index, told apart by what it says it is, or by what it has.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Document {
+enum Document {
     Manifest(Manifest),
     Index(Vec<IndexEntry>),
 }
@@ -58,8 +58,8 @@ pub(super) struct Manifest {
 }
 
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct IndexEntry {
-    pub(super) blob: Blob,
+struct IndexEntry {
+    blob: Blob,
     platform: Option<Platform>,
 }
 
@@ -88,7 +88,7 @@ pub(super) fn digest_of(bytes: &[u8]) -> Digest {
 impl Document {
     /// # Errors
     /// [`Error::BadDocument`] for what is no manifest, [`Error::Unsupported`] for what is no image.
-    pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Self, Error> {
+    fn parse(name: &str, bytes: &[u8]) -> Result<Self, Error> {
         let wire: wire::Document = read("manifest", name, bytes)?;
         let unsupported = |why: String| Error::Unsupported { name: name.into(), why };
         if wire.schema_version != 2 {
@@ -112,6 +112,38 @@ impl Document {
             // One reader must not see an index where another sees an image.
             _ => Err(Error::document("manifest", name, "it is neither a manifest nor an index")),
         }
+    }
+}
+
+/// The way from a reference to the manifest for this machine, through indexes. Whoever reads the documents
+/// gives each to `step`, and is told which to read next.
+#[derive(Debug, Default)]
+pub(super) struct IndexWalk {
+    indexes: usize,
+}
+
+/// Where a document on the way leads.
+#[derive(Debug)]
+pub(super) enum Step {
+    Manifest(Manifest),
+    /// The document to read next.
+    Next(Blob),
+}
+
+impl IndexWalk {
+    /// # Errors
+    /// As [`Document::parse`]; [`Error::NoPlatform`] for an index without an entry for this machine,
+    /// [`Error::Limit`] for indexes in indexes in indexes.
+    pub(super) fn step(&mut self, name: &str, bytes: &[u8]) -> Result<Step, Error> {
+        let index = match Document::parse(name, bytes)? {
+            Document::Manifest(manifest) => return Ok(Step::Manifest(manifest)),
+            Document::Index(index) => index,
+        };
+        self.indexes += 1;
+        if self.indexes > INDEX_DEPTH_MAX {
+            return Err(Error::Limit { what: "depth of indexes in indexes", limit: INDEX_DEPTH_MAX as u64 });
+        }
+        Ok(Step::Next(choose(name, &index, &Platform::host())?.blob.clone()))
     }
 }
 
@@ -164,11 +196,7 @@ fn manifest(
 
 /// The entry for this machine: the best variant of its architecture, the first among equals. Entries
 /// without a platform are taken only when no other fits.
-pub(super) fn choose<'a>(
-    name: &str,
-    index: &'a [IndexEntry],
-    host: &Platform,
-) -> Result<&'a IndexEntry, Error> {
+fn choose<'a>(name: &str, index: &'a [IndexEntry], host: &Platform) -> Result<&'a IndexEntry, Error> {
     let rank = |entry: &IndexEntry| entry.platform.as_ref().map_or(Some(usize::MAX), |has| host.rank(has));
     index
         .iter()

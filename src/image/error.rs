@@ -68,6 +68,9 @@ pub enum Error {
         #[source]
         source: Arc<io::Error>,
     },
+    /// A layer that was here has been removed by another process: worth another try at once.
+    #[error("layers of image {0} are being removed by another process")]
+    LayerRemoved(Digest),
     /// The daemon is going down, or every caller has hung up.
     #[error("pull of {0} was abandoned")]
     Abandoned(String),

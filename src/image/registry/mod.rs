@@ -15,6 +15,8 @@ mod challenge;
 mod endpoint;
 mod hosts;
 mod session;
+#[cfg(test)]
+mod tests;
 mod token;
 mod transfer;
 
