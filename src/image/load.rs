@@ -164,7 +164,7 @@ fn layout(source: &Source) -> Result<Vec<Found>, Error> {
             Some(manifest) => manifest,
             None => continue,
         };
-        let annotation = |key: &str| entry.annotations.as_ref().and_then(|all| all.get(key));
+        let annotation = |key: &str| entry.annotations.get(key);
         // The second is the tag alone; only the first says of which repository.
         let name = annotation("io.containerd.image.name")
             .or_else(|| annotation("org.opencontainers.image.ref.name"));
