@@ -14,7 +14,7 @@ use super::{
     layers::Layer,
     local::{Draft, Local},
     reference::{Reference, Target},
-    registry::{Clients, Session},
+    registry::{Registries, Session},
     secret::Login,
 };
 use crate::{model::Digest, telemetry::task};
@@ -28,11 +28,11 @@ const CHUNKS_MAX: usize = 64;
 /// [`Error::LayerRemoved`] is worth another try at once.
 pub(super) async fn pull(
     local: &Arc<Local>,
-    clients: &Arc<Clients>,
+    registries: &Arc<Registries>,
     reference: &Reference,
     login: &Login,
 ) -> Result<Arc<Image>, Error> {
-    let session = open(local, clients, reference, login).await?;
+    let session = open(local, registries, reference, login).await?;
     if let Some(image) = unchanged(local, &session, reference).await? {
         debug!(%reference, image = %image.id, "image is up to date");
         return Ok(image);
@@ -57,13 +57,13 @@ pub(super) async fn pull(
 
 async fn open(
     local: &Arc<Local>,
-    clients: &Arc<Clients>,
+    registries: &Arc<Registries>,
     reference: &Reference,
     login: &Login,
 ) -> Result<Session, Error> {
-    let (local, clients, reference, login) =
-        (local.clone(), clients.clone(), reference.clone(), login.clone());
-    let open = move || Session::open(&clients, &local.config, &reference, login);
+    let (local, registries, reference, login) =
+        (local.clone(), registries.clone(), reference.clone(), login.clone());
+    let open = move || Session::open(&registries, &local.config, &reference, login);
     task::blocking("read registry hosts", open).await
 }
 
@@ -74,8 +74,8 @@ async fn unchanged(
     reference: &Reference,
 ) -> Result<Option<Arc<Image>>, Error> {
     let Some(image) = local.view()?.find(&reference.to_string()) else { return Ok(None) };
-    let Target::Tag(tag) = &reference.target else { return Ok(Some(image)) };
-    let Some(digest) = session.head(tag).await else { return Ok(None) };
+    let Target::Tag(_) = &reference.target else { return Ok(Some(image)) };
+    let Some(digest) = session.head(&reference.target).await else { return Ok(None) };
     Ok(image.repo_digests.contains(&reference.with_digest(&digest)).then_some(image))
 }
 

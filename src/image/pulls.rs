@@ -2,29 +2,31 @@
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::AbortHandle,
 };
 
 use super::{
     Credentials, Error, Image, ingest::despite_removals, local::Local, pull::pull, reference::Reference,
-    registry::Clients, secret::Login,
+    registry::Registries, secret::Login,
 };
 use crate::telemetry::task;
 
-/// Images fetched at the same time; more wait. Each has its own layers in parallel.
-const PULLS_PARALLEL: usize = 5;
+/// Images fetched from one registry at the same time; more wait. Each has its own layers in parallel.
+const PULLS_OF_REGISTRY_MAX: usize = 5;
+/// Images fetched at the same time in all: a registry that is slow holds its own places and no others.
+const PULLS_MAX: usize = 16;
 
 /// The pulls that are going on.
 #[derive(Debug)]
 pub(super) struct Pulls {
     local: Arc<Local>,
-    clients: Arc<Clients>,
-    gate: Arc<Semaphore>,
+    registries: Arc<Registries>,
+    places: Arc<Places>,
     /// For fingerprints of logins.
     keys: RandomState,
     running: Arc<Mutex<HashMap<Key, Running>>>,
@@ -45,8 +47,8 @@ impl Pulls {
     pub(super) fn new(local: Arc<Local>) -> Self {
         Self {
             local,
-            clients: Arc::default(),
-            gate: Arc::new(Semaphore::new(PULLS_PARALLEL)),
+            registries: Arc::default(),
+            places: Arc::default(),
             keys: RandomState::new(),
             running: Arc::default(),
         }
@@ -77,16 +79,60 @@ impl Pulls {
             return Caller { outcome: pull.outcome.clone(), key, running: self.running.clone() };
         }
         let (sender, outcome) = watch::channel(None);
-        let (local, clients, gate) = (self.local.clone(), self.clients.clone(), self.gate.clone());
+        let (local, registries, places) = (self.local.clone(), self.registries.clone(), self.places.clone());
         let reference = key.0.clone();
         let task = task::spawn("image pull", async move {
-            let _turn = gate.acquire().await;
-            let result = despite_removals(|| pull(&local, &clients, &reference, &login)).await;
+            let _place = places.take(&reference.host).await;
+            let result = despite_removals(|| pull(&local, &registries, &reference, &login)).await;
             let _ = sender.send(Some(result));
         });
         let pull = Running { outcome: outcome.clone(), task: task.abort_handle(), callers: 1 };
         running.insert(key.clone(), pull);
         Caller { outcome, key, running: self.running.clone() }
+    }
+}
+
+/// The places of pulls.
+#[derive(Debug)]
+struct Places {
+    all: Arc<Semaphore>,
+    /// Of registries that are being pulled from.
+    of_registry: Mutex<HashMap<String, Weak<Semaphore>>>,
+}
+
+/// One pull's place, until it is dropped.
+struct Place {
+    _all: Option<OwnedSemaphorePermit>,
+    _of_registry: Option<OwnedSemaphorePermit>,
+    /// Lives as long as somebody has a place of it or waits for one.
+    _registry: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(PULLS_MAX)), of_registry: Mutex::default() }
+    }
+}
+
+impl Places {
+    /// Waits for a place of `registry`, and only then for one of all.
+    async fn take(&self, registry: &str) -> Place {
+        let places = {
+            let mut known = self.of_registry.lock().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|_, places| places.strong_count() > 0);
+            match known.get(registry).and_then(Weak::upgrade) {
+                Some(places) => places,
+                None => {
+                    let places = Arc::new(Semaphore::new(PULLS_OF_REGISTRY_MAX));
+                    known.insert(registry.into(), Arc::downgrade(&places));
+                    places
+                }
+            }
+        };
+        // They are never closed, so that neither fails.
+        let of_registry = places.clone().acquire_owned().await.ok();
+        let all = self.all.clone().acquire_owned().await.ok();
+        Place { _all: all, _of_registry: of_registry, _registry: places }
     }
 }
 
@@ -119,8 +165,9 @@ mod tests {
 
     use super::super::{
         testnode::{Node, digest_part, image, tokio_test},
-        testregistry::Fault,
+        testregistry::{Fault, TestRegistry},
     };
+    use super::*;
 
     #[test]
     fn equal_pulls_share_their_work() {
@@ -135,9 +182,37 @@ mod tests {
                 assert_eq!(pulled.unwrap().id, id);
             }
             for blob in &image.blobs {
-                assert_eq!(node.registry.count(&digest_part(blob)), 1);
+                let gets = |repository: &str| {
+                    node.registry.count(&format!("GET /v2/{repository}/blobs/{}", digest_part(blob)))
+                };
+                assert_eq!(gets("app") + gets("copy"), 1);
             }
             assert_eq!(node.images.find(id.hex()).unwrap().unwrap().repo_tags.len(), 2);
+        });
+    }
+
+    #[test]
+    fn a_slow_registry_holds_its_own_places_and_no_others() {
+        tokio_test(async {
+            let (node, slow) = (Node::new(), TestRegistry::start());
+            let (id, _) = node.registry.put_image("app", "v1", &image());
+            let held = Arc::new(Mutex::new(()));
+            let hold = held.lock().unwrap();
+            slow.fault("manifests", 100, Fault::Hold(held.clone()));
+            let stuck = |n: usize| {
+                let (images, name) = (node.images.clone(), slow.name(&format!("app{n}:v1")));
+                task::spawn("stuck pull", async move { images.pull(&name, None).await })
+            };
+            let stuck: Vec<_> = (0..PULLS_OF_REGISTRY_MAX + 2).map(stuck).collect();
+            while slow.requests().len() < PULLS_OF_REGISTRY_MAX {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(node.pull("app:v1").await.unwrap().id, id);
+            assert_eq!(slow.requests().len(), PULLS_OF_REGISTRY_MAX);
+            drop(hold);
+            for pull in stuck {
+                assert!(matches!(pull.await.unwrap(), Err(Error::NotInRegistry { .. })));
+            }
         });
     }
 
