@@ -74,7 +74,6 @@ async fn unchanged(
     reference: &Reference,
 ) -> Result<Option<Arc<Image>>, Error> {
     let Some(image) = local.view()?.find(&reference.to_string()) else { return Ok(None) };
-    let Target::Tag(_) = &reference.target else { return Ok(Some(image)) };
     let Some(digest) = session.head(&reference.target).await else { return Ok(None) };
     Ok(image.repo_digests.contains(&reference.with_digest(&digest)).then_some(image))
 }
@@ -128,34 +127,55 @@ async fn layers(
     Ok(layers.into_iter().map(|(_, layer)| layer).collect())
 }
 
-/// One layer: here already, or fetched and unpacked while it arrives.
+/// One layer: here already and the caller's to have, or fetched.
 async fn layer(
     local: &Arc<Local>,
     session: &Session,
     blob: &Blob,
     diff_id: &Digest,
 ) -> Result<Arc<Layer>, Error> {
-    if blob.size > local.config.layer_compressed_bytes_max {
-        return Err(Error::Limit { what: "size of a layer", limit: local.config.layer_compressed_bytes_max });
+    let bytes_max = local.config.layer_compressed_bytes_max;
+    if blob.size > bytes_max {
+        return Err(Error::Limit { what: "size of a layer", limit: bytes_max });
     }
     let _turn = local.layers.turn(diff_id.hex()).await;
     let (shelf, name) = (local.clone(), diff_id.hex().to_string());
-    if let Some(layer) = task::blocking("find layer", move || shelf.layers.find(&name)).await? {
-        return Ok(layer);
+    match task::blocking("find layer", move || shelf.layers.find(&name)).await? {
+        // That it is here says nothing about who may have it: whoever may write a manifest can name it.
+        Some(layer) if layer.record.is_of(&blob.digest) => session.grants(blob).await.map(|()| layer),
+        // Another blob was it, or a file: that this one is the same is still to be seen.
+        Some(layer) => {
+            fetch(local, session, blob, diff_id, ingest::prove).await?;
+            let (shelf, noted, digest) = (local.clone(), layer.clone(), blob.digest.clone());
+            task::blocking("note blob", move || shelf.layers.note_blob(&noted, digest)).await;
+            Ok(layer)
+        }
+        None => fetch(local, session, blob, diff_id, ingest::take).await,
     }
+}
+
+/// Has a blob consumed while it arrives.
+async fn fetch<T: Send + 'static>(
+    local: &Arc<Local>,
+    session: &Session,
+    blob: &Blob,
+    diff_id: &Digest,
+    consume: fn(&Local, Chunks, Blob, &Digest) -> Result<T, Error>,
+) -> Result<T, Error> {
     let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
     let (shelf, wanted, diff) = (local.clone(), blob.clone(), diff_id.clone());
-    let unpacking =
-        task::blocking("unpack layer", move || ingest::take(&shelf, Chunks::new(receiver), wanted, &diff));
-    let (sent, taken) = tokio::join!(session.blob(blob, sender), unpacking);
+    let consuming =
+        task::blocking("unpack layer", move || consume(&shelf, Chunks::new(receiver), wanted, &diff));
+    let (sent, consumed) = tokio::join!(session.blob(blob, sender), consuming);
     // A download that failed is why the unpacking did.
     sent?;
-    taken
+    consumed
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{
+        Credentials,
         document::Platform,
         testnode::{Node, digest_part, image, tokio_test},
         testregistry::{Fault, OCI_INDEX, OCI_MANIFEST, TestImage, descriptor},
@@ -205,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_has_not_moved_costs_one_request_and_a_digest_none() {
+    fn what_has_not_moved_costs_one_request() {
         tokio_test(async {
             let node = Node::new();
             let (_, digest) = node.registry.put_image("app", "v1", &image());
@@ -214,7 +234,93 @@ mod tests {
             node.pull("app:v1").await.unwrap();
             assert_eq!(node.registry.requests().len(), before + 1);
             node.pull(&format!("app@{digest}")).await.unwrap();
-            assert_eq!(node.registry.requests().len(), before + 1);
+            assert_eq!(node.registry.requests().len(), before + 2);
+        });
+    }
+
+    #[test]
+    fn an_image_that_is_here_is_the_callers_only_with_the_registrys_word() {
+        tokio_test(async {
+            let node = Node::new();
+            node.registry.require("Basic dXNlcjpwYXNz", "Basic realm=\"x\"");
+            let (_, digest) = node.registry.put_image("app", "v1", &image());
+            let login =
+                Credentials { username: "user".into(), password: "pass".into(), ..Credentials::default() };
+            for name in ["app:v1".to_string(), format!("app@{digest}")] {
+                let name = node.registry.name(&name);
+                node.images.pull(&name, Some(login.clone())).await.unwrap();
+                let refused = node.images.pull(&name, None).await;
+                assert!(matches!(refused, Err(Error::Unauthorized { .. })), "{name} {refused:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_layer_that_is_here_is_asked_for_as_if_it_were_not() {
+        tokio_test(async {
+            let node = Node::new();
+            let secret = image();
+            node.registry.put_image("secret", "v1", &secret);
+            node.pull("secret:v1").await.unwrap();
+            let layers: Vec<_> = secret.blobs.iter().map(|blob| digest_part(blob)).collect();
+            let count = |method: &str, repository: &str| {
+                let asked = |layer: &String| format!("{method} /v2/{repository}/blobs/{layer}");
+                layers.iter().map(|layer| node.registry.count(&asked(layer))).sum::<usize>()
+            };
+            // Manifest and config can be written by whoever knows the digests; the blobs are not there.
+            node.registry.put_blob("thief", secret.config.as_bytes());
+            node.registry.put_manifest("thief", "v1", OCI_MANIFEST, &secret.manifest());
+            let refused = node.pull("thief:v1").await;
+            assert!(matches!(refused, Err(Error::NotInRegistry { .. })), "{refused:?}");
+            // A registry that has them is believed, and sends nothing.
+            node.registry.put_image("copy", "v1", &secret);
+            node.pull("copy:v1").await.unwrap();
+            assert_eq!((count("HEAD", "copy"), count("GET", "copy")), (2, 0));
+            // One that knows no HEAD of blobs is asked otherwise, one that redirects has agreed.
+            node.registry.put_image("old", "v1", &secret);
+            node.registry.fault("HEAD /v2/old/blobs", 100, Fault::Status(405, vec![]));
+            node.pull("old:v1").await.unwrap();
+            assert_eq!((count("HEAD", "old"), count("GET", "old")), (2, 2));
+            node.registry.put_image("cdn", "v1", &secret);
+            let elsewhere = ("Location", "http://127.0.0.1:1/signed".to_string());
+            node.registry.fault("HEAD /v2/cdn/blobs", 100, Fault::Status(307, vec![elsewhere]));
+            node.pull("cdn:v1").await.unwrap();
+            // Its size is another.
+            node.registry.put_image("liar", "v1", &secret);
+            node.registry.fault(&format!("HEAD /v2/liar/blobs/{}", layers[0]), 1, Fault::Short(1));
+            assert!(matches!(node.pull("liar:v1").await, Err(Error::Mismatch { .. })));
+        });
+    }
+
+    #[test]
+    fn another_blob_that_is_said_to_be_a_layer_that_is_here_has_to_show_it() {
+        tokio_test(async {
+            let node = Node::new();
+            let secret = image();
+            node.registry.put_image("secret", "v1", &secret);
+            node.pull("secret:v1").await.unwrap();
+            // The thief's own blobs, and the diff ids of the others.
+            let mut thief = secret.clone();
+            thief.blobs =
+                TestImage::new(&[TestTar::new().file("a", "a"), TestTar::new().file("b", "b")]).blobs;
+            node.registry.put_image("thief", "v1", &thief);
+            let refused = node.pull("thief:v1").await;
+            assert!(matches!(refused, Err(Error::Mismatch { what: "layer", .. })), "{refused:?}");
+            // The same tars, packed in another way: fetched once to see it, and then known.
+            let mut again = secret.clone();
+            for (blob, packed) in again.blobs.iter_mut().zip(&secret.blobs) {
+                let tar = std::io::read_to_string(flate2::read::GzDecoder::new(packed.as_slice())).unwrap();
+                *blob = zstd::encode_all(tar.as_bytes(), 1).unwrap();
+            }
+            for (repository, expected) in [("zstd", 1), ("zstd2", 0)] {
+                node.registry.put_image(repository, "v1", &again);
+                node.pull(&format!("{repository}:v1")).await.unwrap();
+                let layer = digest_part(&again.blobs[0]);
+                let asked = format!("GET /v2/{repository}/blobs/{layer}");
+                assert_eq!(node.registry.count(&asked), expected, "{repository}");
+            }
+            assert_eq!(node.layers(), 3);
+            node.assert_no_ingest();
         });
     }
 

@@ -8,7 +8,7 @@ use super::{
     exchange::{Asker, Request, refused},
     refusal,
     round::{Failure, Round},
-    transfer::{Transfer, read_body},
+    transfer::{Transfer, check_size, length, read_body},
 };
 use crate::{
     failpoint,
@@ -212,6 +212,46 @@ impl Session {
         let response = self.asker.ask(endpoint, &request).await;
         let response = response.map_err(|failure| self.of_blob(failure, transfer.blob, transfer.done))?;
         transfer.receive(response, endpoint).await
+    }
+
+    /// Asks whether the caller may have a blob that is here already: with the caller's login, as if it were
+    /// fetched.
+    ///
+    /// # Errors
+    /// As those of fetching it.
+    pub(in crate::image) async fn grants(&self, blob: &Blob) -> Result<(), Error> {
+        let mut round = self.round(Skill::Pull);
+        while let Some(endpoint) = round.next().await {
+            match self.granted(endpoint, blob).await {
+                Ok(()) => {
+                    round.answered(endpoint);
+                    return Ok(());
+                }
+                Err(failure) => round.failed(endpoint, self.of_blob(failure, blob, 0), false),
+            }
+        }
+        Err(round.error(&self.asker.reference.host, &self.endpoints))
+    }
+
+    async fn granted(&self, endpoint: &Endpoint, blob: &Blob) -> Result<(), Failure> {
+        let path = format!("blobs/{}", blob.digest);
+        // A redirect is the registry's consent; what lies behind it may be signed for GET alone.
+        let mut request = Request { method: Method::HEAD, path: &path, accept: None, from: 0, follow: false };
+        let mut answer = self.asker.ask(endpoint, &request).await;
+        if let Err(failure) = &answer
+            && failure.status.is_some_and(|status| {
+                matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
+            })
+        {
+            // Its body is never read.
+            request.method = Method::GET;
+            answer = self.asker.ask(endpoint, &request).await;
+        }
+        let response = answer?;
+        if response.status().is_success() {
+            check_size(blob, length(response.headers()), endpoint)?;
+        }
+        Ok(())
     }
 
     /// What a registry refuses of a blob, told of the blob.
