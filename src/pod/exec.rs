@@ -19,7 +19,7 @@ use super::{
     view::{ContainerState, ContainerView},
 };
 use crate::{
-    model::{ContainerId, ProcessPlan},
+    model::{ContainerId, Failure, ProcessPlan, Stage},
     spec,
     supervisor::Client,
 };
@@ -29,6 +29,10 @@ pub(super) const EXEC_OUTPUT_BYTES_MAX: usize = (16 << 20) - (64 << 10);
 
 /// How long a process in the background may hold the output open after the command has ended.
 const EXEC_DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// How much longer than its time-out an ExecSync may take in all: to reach the supervisor, to kill the command, or
+/// to give a supervisor up that does not answer. CRI names no figure; a probe of the kubelet waits two seconds.
+const EXEC_ANSWER_MAX: Duration = Duration::from_millis(1_900);
 
 /// Execs in one container at a time: each costs a process there, and its pids limit is its own.
 const EXECS_PER_CONTAINER_MAX: usize = 64;
@@ -93,8 +97,25 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Runs `command` in the container. Dropping the future kills it.
+/// Runs `command` in the container, and answers soon after `timeout` whatever happens. Dropping the future kills the
+/// command.
 pub(super) async fn exec_sync(
+    node: &Node,
+    reach: &Reach,
+    container: &ContainerView,
+    command: Vec<String>,
+    timeout: Option<Duration>,
+) -> Result<ExecOutput, Error> {
+    let run = run(node, reach, container, command, timeout);
+    let Some(limit) = timeout else { return run.await };
+    let late = || {
+        let text = format!("it was to take {limit:?}, and there is no answer {EXEC_ANSWER_MAX:?} later");
+        Error::Supervisor(Failure::new(Stage::Deadline, format!("exec in container {}", container.id), text))
+    };
+    tokio::time::timeout(limit.saturating_add(EXEC_ANSWER_MAX), run).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn run(
     node: &Node,
     reach: &Reach,
     container: &ContainerView,
@@ -122,7 +143,10 @@ pub(super) async fn exec_sync(
     tokio::pin!(run, drain);
     let exit = tokio::select! {
         exit = &mut run => {
-            let _ = tokio::time::timeout(EXEC_DRAIN_MAX, &mut drain).await;
+            if matches!(&exit, Ok(exit) if !exit.timed_out) {
+                // What holds the output open longer than that is not the command.
+                let _late = tokio::time::timeout(EXEC_DRAIN_MAX, &mut drain).await;
+            }
             exit
         }
         // The command has closed its output and goes on.

@@ -11,7 +11,8 @@ use std::{
 use tonic::Code;
 
 use crate::harness::{
-    BUSYBOX, Container, ContainerState, Driver, Node, Pod, is_unified, pintle, runner::tests, v1, wait_until,
+    BUSYBOX, Container, ContainerState, Driver, Frozen, Node, Pod, is_unified, pintle, runner::tests, v1,
+    wait_until,
 };
 use crate::stats::{pod_stats_of, stats_of, value};
 
@@ -105,29 +106,16 @@ fn ancestors(node: &Node, container: &Container<'_>) -> Vec<PathBuf> {
     all.map(|path| PathBuf::from("/sys/fs/cgroup").join(path)).collect()
 }
 
-/// The directory of a pod's cgroup in which its processes can be frozen.
-fn freezer_of(node: &Node, container: &Container<'_>) -> PathBuf {
-    let groups = node.read(&format!("/proc/{}/cgroup", container.pid()));
-    let (prefix, hierarchy) = if is_unified() { ("0::", "") } else { (":freezer:", "freezer") };
-    let path = groups.lines().find_map(|line| line.split_once(prefix)).expect("a freezer").1;
-    let containers = PathBuf::from("/sys/fs/cgroup").join(hierarchy).join(path.trim_start_matches('/'));
-    containers.parent().unwrap().to_owned()
-}
-
 /// Its supervisor stands still too, so that nobody but the daemon can help.
 fn a_pod_that_somebody_froze_is_stopped() {
     let node = Node::start();
     let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
-    let (pod, init) = (freezer_of(&node, &container), format!("/proc/{}", container.pid()));
-    if is_unified() {
-        fs::write(pod.join("cgroup.freeze"), "1").unwrap();
-    } else {
-        fs::write(pod.join("freezer.state"), "FROZEN").unwrap();
-    }
+    let init = format!("/proc/{}", container.pid());
+    let frozen = Frozen::with_its_pod(&node, &container);
 
     container.pod.stop();
 
-    assert!(!node.has(&init) && !pod.exists());
+    assert!(!node.has(&init) && !frozen.exists());
     node.assert_clean();
 }
 

@@ -17,6 +17,7 @@ mod event;
 mod exec;
 mod gauntlet;
 mod harness;
+mod health;
 mod image;
 mod logs;
 mod network;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     runner::name_panics();
     let files = [
         restart::TESTS,
+        health::TESTS,
         churn::TESTS,
         conformance::TESTS,
         pod::TESTS,

@@ -21,7 +21,6 @@ tests![
     an_exit_while_the_daemon_is_away_is_not_missed,
     everything_is_told_as_before,
     no_line_is_lost_while_the_daemon_is_away,
-    a_zygote_that_was_killed_is_replaced,
     an_idle_daemon_stops_when_asked_and_pods_go_on,
     no_point_of_death_loses_anything,
 ];
@@ -131,24 +130,6 @@ fn no_line_is_lost_while_the_daemon_is_away() {
     assert_eq!(container.wait(), 0);
     assert_eq!(container.log_texts(), numbers(400));
     node.assert_clean();
-}
-
-fn a_zygote_that_was_killed_is_replaced() {
-    let node = Node::start();
-    node.run_pod("before");
-    // The one child of the daemon that runs the sealed copy of the program; supervisors have left it.
-    let children = format!("/proc/{0}/task/{0}/children", node.daemon_pid());
-    for child in fs::read_to_string(children).expect("the daemon lives").split_whitespace() {
-        node_kill(child);
-    }
-    node.run_pod("after");
-    node.remove_pods();
-    node.assert_clean();
-}
-
-fn node_kill(pid: &str) {
-    let killed = std::process::Command::new("kill").args(["-KILL", pid]).status().expect("kill runs");
-    assert!(killed.success(), "kill {pid}");
 }
 
 fn an_idle_daemon_stops_when_asked_and_pods_go_on() {

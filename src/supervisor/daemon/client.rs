@@ -1,27 +1,29 @@
 //! The daemon's side of a supervisor: requests with deadlines, and what it says unasked.
 
 use std::{
-    collections::{HashMap, VecDeque},
     fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::{
     io::unix::AsyncFd,
-    sync::{Mutex as AsyncMutex, mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
+    task::AbortHandle,
+    time::{self, Instant},
 };
 
-use super::super::{
-    ContainerFacts, Event, ExecExit, Ready,
-    wire::{self, Assembler, Frame, v1},
+use super::{
+    super::{
+        ContainerFacts, Event, ExecExit, Ready,
+        wire::{self, Assembler, v1},
+    },
+    transport::{Transport, Waiting, lost, unexpected},
 };
 use crate::{
     model::{ContainerId, ContainerPlan, Failure, PodId, ProcessPlan, Stage, UnixNanos},
@@ -39,10 +41,19 @@ const CREATE_MAX: Duration = Duration::from_secs(65);
 const START_MAX: Duration = Duration::from_secs(30);
 /// Removing and shutting down kill first, and wait for processes to die.
 const REMOVE_MAX: Duration = Duration::from_secs(15);
+/// What an exec may take beyond its own time, which the supervisor keeps: the killing of its processes, and the
+/// answer. ExecSync answers within two seconds of its time-out.
+const EXEC_ANSWER_MAX: Duration = Duration::from_millis(1500);
+/// How long the greeting of a new connection may take.
+const GREETING_MAX: Duration = Duration::from_secs(5);
+/// How long a supervisor may say nothing at all while it does what takes long (a create, an exec without a
+/// time-out): it is asked whether it is there after the first part, and has the second for the answer. It may
+/// wait so long for its log's disk.
+const SILENCE_MAX: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(5)];
+/// A daemon that was stopped itself finds its timers over, and the answer not read yet.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// Exits that wait for the driver; a pod has far fewer containers.
 const EVENTS_MAX: usize = 4096;
-
-type Pending = oneshot::Sender<(Result<Answer, Failure>, Vec<OwnedFd>)>;
 
 /// A connection to one supervisor. Cheap to clone; every call has a deadline.
 #[derive(Clone, Debug)]
@@ -52,30 +63,33 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    socket: AsyncFd<OwnedFd>,
-    /// One frame goes out at a time.
-    outgoing: Arc<AsyncMutex<()>>,
-    /// `None` once the connection is lost.
-    pending: Mutex<Option<HashMap<u64, Pending>>>,
-    next: AtomicU64,
-    events: AsyncMutex<mpsc::Receiver<Event>>,
+    transport: Arc<Transport>,
+    events: Mutex<mpsc::Receiver<Event>>,
+    reader: AbortHandle,
     pid: u32,
     ended: AsyncFd<OwnedFd>,
+    /// [`SILENCE_MAX`], but for tests.
+    silence_max: [Duration; 2],
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
 }
 
 impl Client {
     /// Connects to the supervisor of an earlier daemon; also gives what it knows of its containers.
     ///
     /// # Errors
-    /// Stage `Connection` when there is none; stage `Request` when it speaks another protocol.
+    /// Stage `Connection` when there is none; stage `Request` when it speaks another protocol; stage `Deadline` when
+    /// it does not answer.
     pub async fn connect(pod: &PodId, dir: &Path) -> Result<(Self, Vec<ContainerFacts>), Failure> {
         let lost = |error: io::Error| Failure::io(Stage::Connection, pod.as_str(), dir, &error);
         let (socket, pid) = dial(dir).map_err(lost)?;
         let ended = crate::sys::process::pidfd(pid).map_err(lost)?;
-        let client = tokio::time::timeout(ANSWER_MAX, Self::new(socket, pid, ended))
-            .await
-            .map_err(|_| Failure::new(Stage::Deadline, pod.as_str(), "its supervisor does not answer"))??;
-        let facts = match client.ask(Call::Snapshot(v1::Snapshot {}), Vec::new(), ANSWER_MAX).await? {
+        let client = Self::new(socket, pid, ended).await?;
+        let facts = match client.ask(Call::Snapshot(v1::Snapshot {}), Some(ANSWER_MAX)).await? {
             (Answer::All(all), _) => all.containers.into_iter().map(wire::facts).collect::<Result<_, _>>()?,
             _ => return Err(unexpected()),
         };
@@ -83,25 +97,32 @@ impl Client {
     }
 
     /// A client on a fresh connection; says hello and waits for the other one.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
     pub(super) async fn new(socket: OwnedFd, pid: u32, ended: OwnedFd) -> Result<Self, Failure> {
+        Self::with_patience(socket, pid, ended, SILENCE_MAX).await
+    }
+
+    pub(super) async fn with_patience(
+        socket: OwnedFd,
+        pid: u32,
+        ended: OwnedFd,
+        silence_max: [Duration; 2],
+    ) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::io(Stage::Connection, "supervisor", "", &error);
-        rustix::io::ioctl_fionbio(&socket, true).map_err(|error| failed(error.into()))?;
+        let transport = Arc::new(Transport::new(socket).map_err(failed)?);
+        let ended = crate::sys::ready::watch(ended).map_err(failed)?;
         let (tell, events) = mpsc::channel(EVENTS_MAX);
         let (greeted, greeting) = oneshot::channel();
-        let shared = Arc::new(Shared {
-            socket: crate::sys::ready::watch(socket).map_err(failed)?,
-            outgoing: Arc::default(),
-            pending: Mutex::new(Some(HashMap::new())),
-            next: AtomicU64::new(1),
-            events: AsyncMutex::new(events),
-            pid,
-            ended: crate::sys::ready::watch(ended).map_err(failed)?,
-        });
         let reader = Reader { incoming: Assembler::default(), tell, greeted: Some(greeted) };
-        task::spawn("supervisor-reader", reader.run(Arc::downgrade(&shared)));
+        let reader = task::spawn("supervisor-reader", reader.run(Arc::clone(&transport))).abort_handle();
+        let events = Mutex::new(events);
+        let shared = Arc::new(Shared { transport, events, reader, pid, ended, silence_max });
         let client = Self { shared };
-        client.send(wire::encode(&wire::hello(""), Vec::new())).await.map_err(failed)?;
-        let hello: v1::Hello = greeting.await.map_err(|_| lost())?;
+        client.shared.transport.greet()?;
+        let hello = time::timeout(GREETING_MAX, greeting).await;
+        let hello = hello.map_err(|_| client.late(GREETING_MAX))?.map_err(|_| lost())?;
         if wire::speaks_with_us(&hello) {
             return Ok(client);
         }
@@ -119,7 +140,8 @@ impl Client {
 
     /// Waits until the supervisor process has ended (pidfd).
     pub async fn ended(&self) {
-        let _ = self.shared.ended.readable().await;
+        // It fails only when the runtime is shutting down.
+        let _ended: io::Result<_> = self.shared.ended.readable().await;
     }
 
     /// The next event. One task of the pod's driver calls it.
@@ -128,7 +150,7 @@ impl Client {
     }
 
     pub(super) async fn set_up(&self, setup: v1::Setup) -> Result<Ready, Failure> {
-        match self.ask(Call::Setup(setup), Vec::new(), START_MAX).await? {
+        match self.ask(Call::Setup(setup), Some(START_MAX)).await? {
             (Answer::Ready(ready), mut fds) => Ok(Ready { pid: ready.pid, netns: fds.pop() }),
             _ => Err(unexpected()),
         }
@@ -140,7 +162,7 @@ impl Client {
     /// What failed; nothing of the container is left then.
     pub async fn create(&self, plan: &ContainerPlan) -> Result<ContainerFacts, Failure> {
         let call = Call::Create(wire::create_request(plan)?);
-        match self.ask(call, Vec::new(), CREATE_MAX).await? {
+        match self.ask(call, Some(CREATE_MAX)).await? {
             (Answer::Facts(facts), _) => wire::facts(facts),
             _ => Err(unexpected()),
         }
@@ -152,7 +174,7 @@ impl Client {
     /// Stage `WrongState`, `NotFound`, or what kept the program from being executed.
     pub async fn start(&self, id: &ContainerId) -> Result<UnixNanos, Failure> {
         let call = Call::Start(v1::Start { container_id: id.to_string() });
-        match self.ask(call, Vec::new(), START_MAX).await? {
+        match self.ask(call, Some(START_MAX)).await? {
             (Answer::Started(started), _) => Ok(UnixNanos(started.at)),
             _ => Err(unexpected()),
         }
@@ -178,7 +200,9 @@ impl Client {
     /// Dropping the future kills it too.
     ///
     /// # Errors
-    /// Stage `WrongState` when the container is not running, or what kept the program from being executed.
+    /// Stage `WrongState` when the container is not running, or what kept the program from being executed. Stage
+    /// `Deadline` when the supervisor has not answered soon after `timeout`, or without one, when it says nothing at
+    /// all for some ten seconds; the process is killed then, as soon as the supervisor goes on.
     pub async fn exec(
         &self,
         id: &ContainerId,
@@ -190,15 +214,16 @@ impl Client {
         let timeout_ms = timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let process = Some(wire::process_message(process));
         let call = Call::Exec(v1::Exec { container_id: id.to_string(), process, timeout_ms });
-        let sequence = self.next_sequence();
-        // From here on, for the request may be on its way before this future hears of it.
-        let mut abandoned = Abandoned { client: self, sequence: Some(sequence) };
-        let answer = self.request(sequence, call, vec![stdout, stderr]).await?;
-        // The supervisor itself keeps the time.
-        let (result, _) = answer.await.map_err(|_| lost())?;
-        abandoned.sequence = None;
-        match result? {
-            Answer::ExecExit(exit) => Ok(ExecExit { code: exit.code, timed_out: exit.timed_out }),
+        let waiting = self.shared.transport.ask(call, vec![stdout, stderr])?;
+        let mut abandoned = Abandoned { client: self, sequence: Some(waiting.sequence()) };
+        let within = timeout.map(|timeout| timeout.saturating_add(EXEC_ANSWER_MAX));
+        let answer = self.answer(waiting, within).await;
+        // One that is late is killed when the supervisor goes on.
+        if answer.as_ref().err().is_none_or(|failure| failure.stage != Stage::Deadline) {
+            abandoned.sequence = None;
+        }
+        match answer? {
+            (Answer::ExecExit(exit), _) => Ok(ExecExit { code: exit.code, timed_out: exit.timed_out }),
             _ => Err(unexpected()),
         }
     }
@@ -236,65 +261,69 @@ impl Client {
     }
 
     async fn done(&self, call: Call, within: Duration) -> Result<(), Failure> {
-        match self.ask(call, Vec::new(), within).await? {
+        match self.ask(call, Some(within)).await? {
             (Answer::Done(_), _) => Ok(()),
             _ => Err(unexpected()),
         }
     }
 
-    async fn ask(
+    async fn ask(&self, call: Call, within: Option<Duration>) -> Result<(Answer, Vec<OwnedFd>), Failure> {
+        self.answer(self.shared.transport.ask(call, Vec::new())?, within).await
+    }
+
+    /// Waits for an answer, as long as it may take and the supervisor is there.
+    async fn answer(
         &self,
-        call: Call,
-        fds: Vec<OwnedFd>,
-        within: Duration,
+        mut waiting: Waiting<'_>,
+        within: Option<Duration>,
     ) -> Result<(Answer, Vec<OwnedFd>), Failure> {
-        let answered = async {
-            let answer = self.request(self.next_sequence(), call, fds).await?;
-            let (result, fds) = answer.await.map_err(|_| lost())?;
-            Ok((result?, fds))
+        let late = async {
+            match within {
+                Some(within) => {
+                    time::sleep(within).await;
+                    self.late(within)
+                }
+                None => std::future::pending().await,
+            }
         };
-        let late = || Failure::new(Stage::Deadline, "supervisor", format!("no answer within {within:?}"));
-        tokio::time::timeout(within, answered).await.unwrap_or_else(|_| Err(late()))
-    }
-
-    fn next_sequence(&self) -> u64 {
-        self.shared.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    async fn request(
-        &self,
-        sequence: u64,
-        call: Call,
-        fds: Vec<OwnedFd>,
-    ) -> Result<oneshot::Receiver<(Result<Answer, Failure>, Vec<OwnedFd>)>, Failure> {
-        let (tell, answer) = oneshot::channel();
-        let fds_count = u32::try_from(fds.len()).unwrap_or(0);
-        let frame = wire::encode(&v1::Request { sequence, fds: fds_count, call: Some(call) }, fds);
-        if frame.bytes.len() > wire::FRAME_BYTES_MAX {
-            return Err(Failure::new(Stage::Limit, "request", format!("{} bytes", frame.bytes.len())));
+        tokio::select! {
+            biased;
+            answer = waiting.answer() => answer,
+            failure = late => Err(failure),
+            failure = self.silence() => Err(failure),
         }
-        self.shared.pending().as_mut().ok_or_else(lost)?.insert(sequence, tell);
-        self.send(frame).await.map_err(|error| Failure::io(Stage::Connection, "", "", &error))?;
-        Ok(answer)
     }
 
-    /// A frame goes out whole: a caller that stops waiting must not leave half of one behind. And frames go out
-    /// in the order of their turns: one that takes another back never overtakes it.
-    async fn send(&self, frame: Frame) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let turn = Arc::clone(&self.shared.outgoing).lock_owned().await;
-        task::spawn("supervisor-writer", async move {
-            let _turn = turn;
-            super::send(&shared.socket, &frame).await
-        })
-        .await
-        .map_err(io::Error::other)?
+    /// Returns when the supervisor is certain not to answer: it has said nothing for long, also when asked whether it
+    /// is there.
+    async fn silence(&self) -> Failure {
+        let [until_asked, until_answered] = self.shared.silence_max;
+        let heard_at = || Instant::from_std(self.shared.transport.heard_at());
+        let started = Instant::now();
+        loop {
+            let silent_until = heard_at().max(started) + until_asked;
+            let asked = Instant::now();
+            if asked < silent_until {
+                time::sleep_until(silent_until).await;
+                continue;
+            }
+            let mut ping = match self.shared.transport.ask(Call::Ping(v1::Ping {}), Vec::new()) {
+                Ok(ping) => ping,
+                Err(failure) => return failure,
+            };
+            // One that is older than the question says so, and is there.
+            let mut answer = pin!(ping.answer());
+            let answered = time::timeout(until_answered, &mut answer).await.is_ok()
+                || time::timeout(SECOND_LOOK, answer).await.is_ok();
+            if !answered && heard_at() < asked {
+                return self.late(until_asked + until_answered);
+            }
+        }
     }
-}
 
-impl Shared {
-    fn pending(&self) -> std::sync::MutexGuard<'_, Option<HashMap<u64, Pending>>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn late(&self, within: Duration) -> Failure {
+        let object = format!("supervisor (process {})", self.shared.pid);
+        Failure::new(Stage::Deadline, object, format!("no answer within {within:?}"))
     }
 }
 
@@ -309,13 +338,15 @@ impl Drop for Abandoned<'_> {
         if let Some(sequence) = self.sequence {
             let client = self.client.clone();
             task::spawn("exec-abandoned", async move {
-                let _ = client.done(Call::KillExec(v1::KillExec { sequence }), ANSWER_MAX).await;
+                if let Err(error) = client.done(Call::KillExec(v1::KillExec { sequence }), ANSWER_MAX).await {
+                    tracing::debug!(%error, "an exec that nobody waits for could not be killed yet");
+                }
             });
         }
     }
 }
 
-/// Reads what the supervisor says, for as long as anybody holds a client.
+/// Reads what the supervisor says, and sends what its socket did not take at once.
 struct Reader {
     incoming: Assembler,
     tell: mpsc::Sender<Event>,
@@ -323,80 +354,59 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(mut self, shared: std::sync::Weak<Shared>) {
-        let ended = loop {
-            let Some(shared) = shared.upgrade() else { return };
-            match self.read(&shared).await {
-                Ok(true) => {}
-                Ok(false) => break None,
-                Err(error) => break Some(error),
-            }
+    async fn run(mut self, transport: Arc<Transport>) {
+        let ended = tokio::select! {
+            ended = self.read_all(&transport) => ended,
+            error = transport.drain() => Err(error),
         };
-        if let Some(error) = ended {
+        if let Err(error) = ended {
             tracing::warn!(%error, "connection to supervisor broke");
         }
-        if let Some(shared) = shared.upgrade() {
-            // Every caller that waits learns of it through its dropped channel.
-            *shared.pending() = None;
-        }
-        let _ = self.tell.send(Event::Lost).await;
+        transport.lose();
+        self.tell(Event::Lost).await;
     }
 
-    /// One read of the socket. It looks up now and then whether anybody still holds the client.
-    async fn read(&mut self, shared: &Shared) -> io::Result<bool> {
-        const LOOK_UP: Duration = Duration::from_secs(5);
-        let Ok(guard) = tokio::time::timeout(LOOK_UP, shared.socket.readable()).await else {
-            return Ok(true);
-        };
-        let incoming = &mut self.incoming;
-        match guard?.try_io(|socket| incoming.fill(socket.as_fd())) {
-            Ok(more) => {
-                if !more? {
-                    return Ok(false);
+    /// Until the end of the connection.
+    async fn read_all(&mut self, transport: &Transport) -> io::Result<()> {
+        loop {
+            let incoming = &mut self.incoming;
+            match transport.socket().readable().await?.try_io(|socket| incoming.fill(socket.as_fd())) {
+                Ok(Ok(false)) => return Ok(()),
+                Ok(Ok(true)) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_would_block) => continue,
+            }
+            transport.hear();
+            let mut exits = Vec::new();
+            while let Some(message) = self.incoming.next::<v1::Message>()? {
+                match message.body {
+                    Some(v1::message::Body::Hello(hello)) => {
+                        if let Some(greeted) = self.greeted.take() {
+                            // Whoever waited has just stopped.
+                            let _unread: Result<(), v1::Hello> = greeted.send(hello);
+                        }
+                    }
+                    Some(v1::message::Body::Reply(reply)) => {
+                        let fds = self.incoming.take_fds(reply.fds)?;
+                        transport.answer(reply, fds);
+                    }
+                    Some(v1::message::Body::Exited(exited)) => exits.push(exited),
+                    // Of a later release.
+                    None => {}
                 }
             }
-            Err(_would_block) => return Ok(true),
-        }
-        let mut exits = VecDeque::new();
-        while let Some(message) = self.incoming.next::<v1::Message>()? {
-            match message.body {
-                Some(v1::message::Body::Hello(hello)) => {
-                    if let Some(greeted) = self.greeted.take() {
-                        let _ = greeted.send(hello);
-                    }
-                }
-                Some(v1::message::Body::Reply(reply)) => {
-                    let fds = self.incoming.take_fds(reply.fds)?;
-                    let waiting = shared.pending().as_mut().and_then(|map| map.remove(&reply.sequence));
-                    if let Some(waiting) = waiting {
-                        let result = match reply.result {
-                            Some(Answer::Failure(failure)) => Err(wire::failure(failure)),
-                            Some(answer) => Ok(answer),
-                            None => Err(unexpected()),
-                        };
-                        let _ = waiting.send((result, fds));
-                    }
-                }
-                Some(v1::message::Body::Exited(exited)) => exits.push_back(exited),
-                // Of a later release.
-                None => {}
+            for exited in exits {
+                let id = ContainerId::parse(&exited.container_id).map_err(io::Error::other)?;
+                let exit = exited.exit.map(wire::exit).ok_or(io::ErrorKind::InvalidData)?;
+                self.tell(Event::Exited { id, exit }).await;
             }
         }
-        for exited in exits {
-            let id = ContainerId::parse(&exited.container_id).map_err(io::Error::other)?;
-            let exit = exited.exit.map(wire::exit).ok_or(io::ErrorKind::InvalidData)?;
-            let _ = self.tell.send(Event::Exited { id, exit }).await;
-        }
-        Ok(true)
     }
-}
 
-fn lost() -> Failure {
-    Failure::new(Stage::Connection, "", "it closed the connection")
-}
-
-fn unexpected() -> Failure {
-    Failure::new(Stage::Internal, "supervisor", "it answered something else than was asked")
+    async fn tell(&self, event: Event) {
+        // It is told again on the next connection; without a client there is nobody to tell.
+        let _unread: Result<(), mpsc::error::SendError<Event>> = self.tell.send(event).await;
+    }
 }
 
 /// Connects to the socket in `dir`, through the folder's descriptor; gives the pid of the other side.
@@ -407,4 +417,204 @@ fn dial(dir: &Path) -> io::Result<(OwnedFd, u32)> {
     rustix::net::connect(&socket, &SocketAddrUnix::new(super::super::socket_through(&folder))?)?;
     let peer = rustix::net::sockopt::socket_peercred(&socket)?;
     Ok((socket, peer.pid.as_raw_nonzero().get().cast_unsigned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::fake::{Asked, FakeSupervisor},
+        *,
+    };
+    use crate::model::{Exit, ExitReason, ResolvedUser};
+
+    fn id(byte: u8) -> ContainerId {
+        ContainerId::from_bytes([byte; 32])
+    }
+
+    /// The two ends that an exec writes to; nobody reads them.
+    fn streams() -> (OwnedFd, OwnedFd) {
+        let null = || File::options().write(true).open("/dev/null").unwrap().into();
+        (null(), null())
+    }
+
+    async fn exec(client: &Client, timeout: Option<Duration>) -> Result<ExecExit, Failure> {
+        let (stdout, stderr) = streams();
+        client.exec(&id(1), &wire::tests::plan().process, stdout, stderr, timeout).await
+    }
+
+    #[tokio::test]
+    async fn answers_go_to_those_who_asked_in_whatever_order_they_come() {
+        let (client, mut fake) = FakeSupervisor::new().await;
+        let (first, second) = (id(1), id(2));
+        let script = async {
+            let (start, kill) = (fake.next().await.unwrap(), fake.next().await.unwrap());
+            assert_eq!((&start.asked, &kill.asked), (&Asked::Start(id(1)), &Asked::Kill(id(2))));
+            fake.fail(&kill, Failure::new(Stage::NotFound, "x", "y")).await;
+            fake.started(&start, UnixNanos(7)).await;
+            fake
+        };
+        let (started, killed, _fake) = tokio::join!(client.start(&first), client.kill(&second), script);
+        assert_eq!((started, killed), (Ok(UnixNanos(7)), Err(Failure::new(Stage::NotFound, "x", "y"))));
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_says_nothing_costs_each_call_its_deadline_and_is_not_waited_for() {
+        let (client, mut fake) = FakeSupervisor::new().await;
+        let (one, two) = (id(1), id(2));
+        let (killed, reopened) = tokio::join!(client.kill(&one), client.reopen_log(&two));
+        for late in [killed, reopened] {
+            let late = late.unwrap_err();
+            assert_eq!((late.stage, late.text.as_str()), (Stage::Deadline, "no answer within 2s"));
+            assert!(late.object.starts_with("supervisor (process "), "{late}");
+        }
+        assert_eq!(client.shared.transport.waiting(), 0);
+        // When it goes on, it finds what it was asked, and its answers reach nobody else.
+        let late = fake.next().await.unwrap();
+        fake.fail(&late, Failure::new(Stage::Internal, "", "")).await;
+        let answered = async {
+            assert_eq!(fake.next().await.unwrap().asked, Asked::ReopenLog(id(2)));
+            let request = fake.next().await.unwrap();
+            fake.done(&request).await;
+        };
+        let acknowledged = client.acknowledge(&one);
+        assert_eq!(tokio::join!(acknowledged, answered).0, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn an_exec_is_answered_soon_after_its_time_is_up_whatever_the_supervisor_does() {
+        let (client, mut fake) = FakeSupervisor::new().await;
+        let late = exec(&client, Some(Duration::from_millis(100))).await.unwrap_err();
+        assert_eq!((late.stage, late.text.as_str()), (Stage::Deadline, "no answer within 1.6s"));
+        let asked = fake.next().await.unwrap();
+        assert_eq!(asked.fds.len(), 2, "its output's");
+        let sequence = asked.sequence;
+        // And when the supervisor goes on, it kills what nobody waits for.
+        assert_eq!(fake.next().await.unwrap().asked, Asked::KillExec(sequence));
+    }
+
+    const IMPATIENT: [Duration; 2] = [Duration::from_millis(50); 2];
+
+    #[tokio::test]
+    async fn an_exec_without_a_limit_ends_with_a_supervisor_that_is_silent() {
+        let (client, mut fake) = FakeSupervisor::with_patience(IMPATIENT).await;
+        let late = exec(&client, None).await.unwrap_err();
+        assert_eq!((late.stage, late.text.as_str()), (Stage::Deadline, "no answer within 100ms"));
+        let mut asked = Vec::new();
+        while asked.len() < 3 {
+            asked.push(fake.next().await.unwrap().asked);
+        }
+        assert_eq!(asked[..2], [Asked::Exec(id(1)), Asked::Ping]);
+        assert!(matches!(asked[2], Asked::KillExec(_)), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn an_exec_without_a_limit_takes_its_time_while_the_supervisor_is_there() {
+        let (client, mut fake) = FakeSupervisor::with_patience(IMPATIENT).await;
+        let exit = ExecExit { code: 3, timed_out: false };
+        let script = async {
+            let exec = fake.next().await.unwrap();
+            for nth in 0..4 {
+                let ping = fake.next().await.unwrap();
+                assert_eq!(ping.asked, Asked::Ping);
+                match nth % 2 {
+                    0 => fake.done(&ping).await,
+                    // As one says that does not know the question.
+                    _ => fake.fail(&ping, Failure::new(Stage::Request, "", "older")).await,
+                }
+            }
+            fake.exec_ended(&exec, exit).await;
+            fake
+        };
+        let (ended, _fake) = tokio::join!(exec(&client, None), script);
+        assert_eq!(ended, Ok(exit));
+    }
+
+    #[tokio::test]
+    async fn a_create_ends_with_a_supervisor_that_is_silent() {
+        let (client, _fake) = FakeSupervisor::with_patience(IMPATIENT).await;
+        let plan = wire::tests::plan();
+        let late = client.create(&plan).await.unwrap_err();
+        assert_eq!((late.stage, late.text.as_str()), (Stage::Deadline, "no answer within 100ms"));
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_never_greets_is_given_up() {
+        let (socket, fake) = FakeSupervisor::silent();
+        let late = Client::new(socket, 5, fake.pidfd()).await.unwrap_err();
+        assert_eq!(late.to_string(), "deadline exceeded: supervisor (process 5): no answer within 5s");
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_does_not_take_goes_out_later_in_order_and_no_more_than_some_megabytes() {
+        const PLANS_MAX: usize = 12;
+        let (client, mut fake) = FakeSupervisor::new().await;
+        let plan = |byte| ContainerPlan { id: id(byte), oci: vec![byte; 1 << 20], ..wire::tests::plan() };
+        let asked = |byte| {
+            let call = Call::Create(wire::create_request(&plan(byte)).unwrap());
+            client.shared.transport.ask(call, Vec::new()).map(drop)
+        };
+        let refused = (1..=PLANS_MAX as u8).map(asked).position(|sent| sent.is_err()).unwrap();
+        assert!((7..9).contains(&refused), "{refused} MiB were taken");
+        for byte in 1..=refused {
+            assert_eq!(fake.next().await.unwrap().asked, Asked::Create(id(u8::try_from(byte).unwrap())));
+        }
+        assert_eq!(asked(99), Ok(()));
+        assert_eq!(fake.next().await.unwrap().asked, Asked::Create(id(99)));
+    }
+
+    #[tokio::test]
+    async fn exits_are_told_and_after_the_last_that_the_connection_is_lost() {
+        let (client, mut fake) = FakeSupervisor::new().await;
+        let exit = Exit { code: 3, reason: ExitReason::Error, at: UnixNanos(5), message: String::new() };
+        fake.exited(&id(1), &exit).await;
+        assert_eq!(client.event().await, Event::Exited { id: id(1), exit });
+        let first = id(1);
+        let (waiting, ()) = tokio::join!(client.kill(&first), async { drop(fake) });
+        assert_eq!(waiting.unwrap_err().stage, Stage::Connection);
+        client.ended().await;
+        assert_eq!(client.event().await, Event::Lost);
+        assert_eq!(client.kill(&id(1)).await.unwrap_err().stage, Stage::Connection);
+    }
+
+    fn facts(byte: u8, exit: Option<Exit>) -> ContainerFacts {
+        ContainerFacts { id: id(byte), pid: 4, user: ResolvedUser::default(), started_at: None, exit }
+    }
+
+    #[tokio::test]
+    async fn a_later_daemon_is_told_all_that_there_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(folder.path().join("supervisor.sock")).unwrap();
+        let exit = Exit { code: 3, reason: ExitReason::Error, at: UnixNanos(5), message: String::new() };
+        let known = [facts(1, None), facts(2, Some(exit))];
+        let script = async {
+            let mut fake = FakeSupervisor::on(listener.accept().unwrap().0.into());
+            fake.greet().await;
+            let snapshot = fake.next().await.unwrap();
+            assert_eq!(snapshot.asked, Asked::Snapshot);
+            fake.all(&snapshot, &known).await;
+            fake
+        };
+        let pod = PodId::from_bytes([1; 32]);
+        let (connected, _fake) = tokio::join!(Client::connect(&pod, folder.path()), script);
+        let (client, told) = connected.unwrap();
+        assert_eq!((told, client.pid()), (known.to_vec(), std::process::id()));
+        let nobody = tempfile::tempdir().unwrap();
+        assert_eq!(Client::connect(&pod, nobody.path()).await.unwrap_err().stage, Stage::Connection);
+    }
+
+    #[tokio::test]
+    async fn the_connection_ends_with_the_last_client() {
+        let (client, mut fake) = FakeSupervisor::new().await;
+        let other = client.clone();
+        drop(client);
+        let facts = facts(1, None);
+        let plan = ContainerPlan { id: id(1), ..wire::tests::plan() };
+        let script = async {
+            let create = fake.next().await.unwrap();
+            fake.facts(&create, &facts).await;
+        };
+        assert_eq!(tokio::join!(other.create(&plan), script).0, Ok(facts.clone()));
+        drop(other);
+        assert!(fake.next().await.is_none());
+    }
 }

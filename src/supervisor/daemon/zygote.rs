@@ -1,25 +1,32 @@
 //! The daemon's handle on the zygote, and on a supervisor that has no pod yet.
 //!
-//! The zygote is executed once, from a sealed copy of this binary (`supervisor/zygote.rs` is its inside).
+//! The zygote is executed from a sealed copy of this binary (`supervisor/zygote.rs` is its inside). One task keeps
+//! it: one that has died is reaped and replaced at once, also while nobody needs it; one that does not answer is
+//! killed first.
 
 use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{net::UnixStream, process::CommandExt},
     },
     path::Path,
     process::{Command, Stdio},
-    sync::Arc,
     time::Duration,
 };
 
-use tokio::sync::Mutex;
+use tokio::{
+    io::unix::AsyncFd,
+    process::Child,
+    sync::{mpsc, oneshot},
+    time,
+};
+use tracing::{error, info, warn};
 
 use super::{
     super::{
         Ready,
-        wire::{self, Assembler, v1},
+        wire::{self, Assembler, Outgoing, v1},
     },
     Client,
 };
@@ -30,21 +37,62 @@ use crate::{
     telemetry::task,
 };
 
-/// How long a fork and a set-up of namespaces may take; they take 3 ms.
-const SPAWN_MAX: Duration = Duration::from_secs(30);
+/// How long a fork may take; it takes 1 ms. A zygote that needs longer is stopped, or was never executed.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// The process that supervisors are forked from. One for each daemon.
+/// Zygotes that are tried for one fork: the kernel may take more than one when memory is short.
+const TRIES_MAX: u32 = 3;
+
+/// How long a killed zygote may take to be gone before it is left to end by itself.
+const DEATH_MAX: Duration = Duration::from_secs(1);
+
+/// Pause before a zygote that could not be started is tried again, at first and at most. Who needs one does not
+/// wait for it.
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Forks that may wait for the zygote: as many as there may be pods that are being made.
+const FORKS_MAX: usize = 1024;
+
+/// The process that supervisors are forked from. One for each daemon; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Zygote {
-    channel: Arc<Mutex<Channel>>,
+    forks: mpsc::Sender<Fork>,
 }
 
+/// A supervisor that is wanted.
 #[derive(Debug)]
-struct Channel {
-    socket: tokio::io::unix::AsyncFd<OwnedFd>,
-    incoming: Assembler,
-    /// Reaps it.
-    _child: tokio::process::Child,
+struct Fork {
+    pod: PodId,
+    /// The cgroup that it is to be born in.
+    gate: Option<OwnedFd>,
+    reply: oneshot::Sender<Result<Forked, Failure>>,
+}
+
+/// A supervisor that nobody has greeted yet.
+#[derive(Debug)]
+struct Forked {
+    pid: u32,
+    process: Unattended,
+    connection: OwnedFd,
+}
+
+/// A process that is killed unless it is given something to stay for. It would end with its connection, too; one
+/// that hangs ends with this.
+#[derive(Debug)]
+struct Unattended {
+    pidfd: OwnedFd,
+    may_stay: bool,
+}
+
+impl Drop for Unattended {
+    fn drop(&mut self) {
+        if !self.may_stay {
+            // That it has ended already is what was wanted.
+            let _ended: rustix::io::Result<()> =
+                rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+        }
+    }
 }
 
 impl Zygote {
@@ -53,7 +101,11 @@ impl Zygote {
     /// # Errors
     /// When there is no memory for the copy, or it cannot be executed.
     pub async fn start() -> io::Result<Self> {
-        Ok(Self { channel: Arc::new(Mutex::new(Channel::start().await?)) })
+        let first = Process::start().await?;
+        let (forks, wanted) = mpsc::channel(FORKS_MAX);
+        let keeper = Keeper { start: Process::start, answer_max: ANSWER_MAX, process: Some(first) };
+        task::spawn("zygote-keeper", keeper.run(wanted));
+        Ok(Self { forks })
     }
 
     /// Forks a supervisor that has no pod yet, into the pod's cgroup where that is there.
@@ -61,35 +113,23 @@ impl Zygote {
     /// # Errors
     /// A [`Failure`] that names the step.
     pub async fn fork(&self, pod: &PodId, cgroup: &cgroup::Handle) -> Result<Newborn, Failure> {
-        let late = |_| not_up(pod);
-        tokio::time::timeout(SPAWN_MAX, self.fork_now(pod, cgroup)).await.map_err(late)?
-    }
-
-    async fn fork_now(&self, pod: &PodId, cgroup: &cgroup::Handle) -> Result<Newborn, Failure> {
-        let failed = |error: io::Error| Failure::io(Stage::Internal, "zygote", "", &error);
         let cgroup = cgroup.clone();
         let gate = task::blocking("supervisor gate", move || cgroup.supervisor_gate()).await;
         let gate = gate.map_err(|error| error.failure(pod.as_str()))?;
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-        let fork = v1::Fork { pod_id: pod.to_string(), gate: gate.is_some() };
-        let frame = wire::encode(&fork, [theirs.into()].into_iter().chain(gate).collect());
-        let channel = Arc::clone(&self.channel);
-        // In a task of its own: a caller that stops waiting must not leave an answer for the next one to take.
-        let exchange = async move { channel.lock().await.ask(&frame).await };
-        let forked = task::spawn("zygote-fork", exchange).await;
-        let (forked, pidfd) = forked.map_err(io::Error::other).flatten().map_err(failed)?;
-        if let Some(failure) = forked.failure {
-            return Err(wire::failure(failure));
-        }
-        let pidfd = pidfd.ok_or_else(|| Failure::new(Stage::Internal, "zygote", "it sent no pidfd"))?;
-        let ended = pidfd.try_clone().map_err(failed)?;
-        let client = Client::new(ours.into(), forked.pid, ended).await?;
-        Ok(Newborn { client, pid: forked.pid, pidfd, has_pod: false })
+        let Forked { pid, process, connection } = self.ask(pod, gate).await?;
+        let ended = process.pidfd.try_clone();
+        let ended = ended.map_err(|error| Failure::io(Stage::Internal, "zygote", "", &error))?;
+        let client = Client::new(connection, pid, ended).await?;
+        Ok(Newborn { client, pid, process })
     }
-}
 
-fn not_up(pod: &PodId) -> Failure {
-    Failure::new(Stage::Deadline, pod.as_str(), "its supervisor did not come up")
+    async fn ask(&self, pod: &PodId, gate: Option<OwnedFd>) -> Result<Forked, Failure> {
+        let gone = || Failure::new(Stage::Internal, "zygote", "the daemon is ending");
+        let (reply, forked) = oneshot::channel();
+        let fork = Fork { pod: pod.clone(), gate, reply };
+        self.forks.send(fork).await.map_err(|_| gone())?;
+        forked.await.map_err(|_| gone())?
+    }
 }
 
 /// A supervisor without a pod. Dropped, it is killed.
@@ -97,8 +137,7 @@ fn not_up(pod: &PodId) -> Failure {
 pub struct Newborn {
     client: Client,
     pid: u32,
-    pidfd: OwnedFd,
-    has_pod: bool,
+    process: Unattended,
 }
 
 impl Newborn {
@@ -107,7 +146,7 @@ impl Newborn {
     }
 
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.process.pidfd.as_fd()
     }
 
     /// Has it join the pod's cgroup and make the pod's namespaces. `dir` is the pod's folder under the state
@@ -123,32 +162,124 @@ impl Newborn {
         plan: &PodPlan,
         cgroup: &cgroup::Handle,
     ) -> Result<(Client, Ready), Failure> {
-        let setup = wire::setup_request(pod, dir, plan, cgroup)?;
-        let ready = tokio::time::timeout(SPAWN_MAX, self.client.set_up(setup)).await;
-        let ready = ready.unwrap_or_else(|_| Err(not_up(pod)))?;
-        self.has_pod = true;
+        let ready = self.client.set_up(wire::setup_request(pod, dir, plan, cgroup)?).await?;
+        self.process.may_stay = true;
         Ok((self.client.clone(), ready))
     }
 }
 
-impl Drop for Newborn {
-    fn drop(&mut self) {
-        if !self.has_pod {
-            // It would end with its connection; one that hangs ends with this.
-            let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+/// What keeps the zygote: starts it, asks it, buries it.
+struct Keeper<F> {
+    start: F,
+    /// [`ANSWER_MAX`], but for tests.
+    answer_max: Duration,
+    /// `None` while there is none.
+    process: Option<Process>,
+}
+
+impl<F, S> Keeper<F>
+where
+    F: FnMut() -> S,
+    S: Future<Output = io::Result<Process>> + Send,
+{
+    /// Until nobody holds a [`Zygote`] any more.
+    async fn run(mut self, mut wanted: mpsc::Receiver<Fork>) {
+        let mut pause = RESTART_PAUSE_MIN;
+        loop {
+            let Some(process) = &mut self.process else {
+                match (self.start)().await {
+                    Ok(process) => {
+                        info!(pid = process.child.id(), "another zygote was started");
+                        self.process = Some(process);
+                        pause = RESTART_PAUSE_MIN;
+                        continue;
+                    }
+                    Err(error) => {
+                        error!(%error, "the zygote cannot be started: without it there are no new pods")
+                    }
+                }
+                tokio::select! {
+                    () = time::sleep(pause) => {}
+                    fork = wanted.recv() => match fork {
+                        Some(fork) => self.answer(fork).await,
+                        None => return,
+                    },
+                }
+                pause = (pause * 2).min(RESTART_PAUSE_MAX);
+                continue;
+            };
+            tokio::select! {
+                biased;
+                fork = wanted.recv() => match fork {
+                    Some(fork) => self.answer(fork).await,
+                    None => return,
+                },
+                // This reaps it.
+                ended = process.child.wait() => {
+                    warn!(status = ended.map(|status| status.to_string()).unwrap_or_default(), "the zygote has died");
+                    self.process = None;
+                }
+            }
         }
+    }
+
+    async fn answer(&mut self, fork: Fork) {
+        let forked = self.fork(&fork.pod, fork.gate.as_ref()).await;
+        // Nobody may be waiting any more: then the supervisor is killed where it is dropped.
+        let _unread: Result<(), Result<Forked, Failure>> = fork.reply.send(forked);
+    }
+
+    /// Each try has a pair of sockets of its own. So there are never two supervisors for one pod: one that was forked
+    /// by a zygote which could not say so any more has a connection without another end, and ends.
+    async fn fork(&mut self, pod: &PodId, gate: Option<&OwnedFd>) -> Result<Forked, Failure> {
+        let failed = |error: io::Error| Failure::io(Stage::Internal, "zygote", "", &error);
+        for attempt in 1.. {
+            let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+            let gate = gate.map(OwnedFd::try_clone).transpose().map_err(failed)?;
+            let fork = v1::Fork { pod_id: pod.to_string(), gate: gate.is_some() };
+            let frame = wire::encode(&fork, [theirs.into()].into_iter().chain(gate).collect());
+            let error = match self.ask(frame).await {
+                Ok((v1::Forked { failure: Some(failure), .. }, _)) => return Err(wire::failure(failure)),
+                Ok((v1::Forked { pid, failure: None }, Some(pidfd))) => {
+                    let process = Unattended { pidfd, may_stay: false };
+                    return Ok(Forked { pid, process, connection: ours.into() });
+                }
+                Ok((_, None)) => io::Error::new(io::ErrorKind::InvalidData, "it sent no pidfd"),
+                Err(error) => error,
+            };
+            warn!(%pod, attempt, %error, "the zygote is of no use any more");
+            if let Some(process) = self.process.take() {
+                process.end().await;
+            }
+            if attempt == TRIES_MAX {
+                return Err(failed(error));
+            }
+        }
+        Err(Failure::new(Stage::Internal, "zygote", "it was not tried"))
+    }
+
+    async fn ask(&mut self, frame: wire::Frame) -> io::Result<(v1::Forked, Option<OwnedFd>)> {
+        let process = match &mut self.process {
+            Some(process) => process,
+            none @ None => none.insert((self.start)().await?),
+        };
+        let late = format!("no answer within {:?}", self.answer_max);
+        let answered = time::timeout(self.answer_max, process.exchange(frame)).await;
+        answered.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, late)))
     }
 }
 
-impl Channel {
+/// A zygote that was started.
+#[derive(Debug)]
+struct Process {
+    socket: AsyncFd<OwnedFd>,
+    incoming: Assembler,
+    child: Child,
+}
+
+impl Process {
     async fn start() -> io::Result<Self> {
-        let (ours, theirs) = rustix::net::socketpair(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::STREAM,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )?;
-        rustix::io::ioctl_fionbio(&ours, true)?;
+        let (ours, theirs) = UnixStream::pair()?;
         let program = task::blocking("sealed copy", memfd::sealed_self).await?;
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         command
@@ -158,40 +289,212 @@ impl Channel {
             .envs(crate::telemetry::failpoint_environment())
             .current_dir("/");
         // What outlives the daemon must not hold the daemon's output open.
-        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::null());
         let child = tokio::process::Command::from(command).spawn()?;
-        drop(program);
-        let socket = crate::sys::ready::watch(ours)?;
-        Ok(Self { socket, incoming: Assembler::default(), _child: child })
+        Self::new(ours.into(), child)
     }
 
-    /// Asks; a zygote that has died (the kernel may take it when memory is short) is replaced and asked again.
-    async fn ask(&mut self, frame: &wire::Frame) -> io::Result<(v1::Forked, Option<OwnedFd>)> {
-        match self.exchange(frame).await {
-            Err(error) => {
-                tracing::warn!(%error, "the zygote is gone, starting another");
-                *self = Self::start().await?;
-                self.exchange(frame).await
+    fn new(socket: OwnedFd, child: Child) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Self { socket: crate::sys::ready::watch(socket)?, incoming: Assembler::default(), child })
+    }
+
+    /// One question, one answer.
+    async fn exchange(&mut self, frame: wire::Frame) -> io::Result<(v1::Forked, Option<OwnedFd>)> {
+        let mut outgoing = Outgoing::default();
+        outgoing.push(frame);
+        while !outgoing.is_empty() {
+            // What was sent of a frame is remembered in the queue.
+            if let Ok(sent) = self.socket.writable().await?.try_io(|socket| outgoing.flush(socket.as_fd())) {
+                sent?;
             }
-            answered => answered,
         }
-    }
-
-    /// One question, one answer. The zygote is ours and does nothing else, so it answers at once or is dead.
-    async fn exchange(&mut self, frame: &wire::Frame) -> io::Result<(v1::Forked, Option<OwnedFd>)> {
-        super::send(&self.socket, frame).await?;
         loop {
             if let Some(forked) = self.incoming.next::<v1::Forked>()? {
                 let count = u32::from(forked.failure.is_none());
                 return Ok((forked, self.incoming.take_fds(count)?.pop()));
             }
-            let mut guard = self.socket.readable().await?;
             let incoming = &mut self.incoming;
-            if let Ok(more) = guard.try_io(|socket| incoming.fill(socket.as_fd()))
+            if let Ok(more) = self.socket.readable().await?.try_io(|socket| incoming.fill(socket.as_fd()))
                 && !more?
             {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the zygote is dead"));
             }
         }
+    }
+
+    /// Kills and reaps it.
+    async fn end(mut self) {
+        if let Err(error) = self.child.start_kill() {
+            warn!(%error, "could not kill the zygote");
+        }
+        if time::timeout(DEATH_MAX, self.child.wait()).await.is_err() {
+            warn!(pid = self.child.id(), "a killed zygote does not end; the next one is started beside it");
+            task::spawn("zygote-reaper", async move { self.child.wait().await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        io::Read,
+        sync::{Arc, Mutex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    /// What a zygote does with the forks that it is asked for.
+    #[derive(Clone, Copy, Debug)]
+    enum Behaviour {
+        Answers,
+        /// It forks, and is gone before it has said so.
+        Dies,
+        /// It takes the question, and no more.
+        Hangs,
+        CannotBeStarted,
+    }
+
+    /// Zygotes that behave as written, one after the other; after them none can be started.
+    #[derive(Clone, Debug, Default)]
+    struct Script(Arc<Mutex<Played>>);
+
+    #[derive(Debug, Default)]
+    struct Played {
+        next: VecDeque<Behaviour>,
+        /// The processes that passed for zygotes.
+        pids: Vec<u32>,
+        /// What their supervisors were born with.
+        connections: Vec<UnixStream>,
+    }
+
+    impl Script {
+        /// A handle on the zygotes of this script.
+        fn zygote(&self, behaviours: &[Behaviour]) -> Zygote {
+            self.0.lock().unwrap().next.extend(behaviours);
+            let script = self.clone();
+            let (forks, wanted) = mpsc::channel(1);
+            let start = move || std::future::ready(script.start());
+            let keeper = Keeper { start, answer_max: Duration::from_millis(200), process: None };
+            task::spawn("zygote-keeper", keeper.run(wanted));
+            Zygote { forks }
+        }
+
+        fn start(&self) -> io::Result<Process> {
+            let behaviour = self.0.lock().unwrap().next.pop_front();
+            let behaviour = behaviour.unwrap_or(Behaviour::CannotBeStarted);
+            if matches!(behaviour, Behaviour::CannotBeStarted) {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            let child = tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+            self.0.lock().unwrap().pids.push(child.id().unwrap());
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let script = self.clone();
+            std::thread::spawn(move || script.play(behaviour, &theirs));
+            Process::new(ours.into(), child)
+        }
+
+        fn play(&self, behaviour: Behaviour, socket: &UnixStream) {
+            let mut incoming = Assembler::default();
+            while incoming.fill(socket.as_fd()).unwrap_or(false) {
+                while incoming.next::<v1::Fork>().unwrap().is_some() {
+                    let connection = incoming.take_fds(1).unwrap().pop().unwrap();
+                    self.0.lock().unwrap().connections.push(connection.into());
+                    match behaviour {
+                        Behaviour::Answers => {
+                            let pid = std::process::Command::new("sleep").arg("1000").spawn().unwrap().id();
+                            let pidfd = crate::sys::process::pidfd(pid).unwrap();
+                            let frame = wire::encode(&v1::Forked { pid, failure: None }, vec![pidfd]);
+                            frame.send_from(0, socket.as_fd()).unwrap();
+                        }
+                        Behaviour::Dies | Behaviour::CannotBeStarted => return,
+                        Behaviour::Hangs => {}
+                    }
+                }
+            }
+        }
+
+        fn pids(&self) -> Vec<u32> {
+            self.0.lock().unwrap().pids.clone()
+        }
+
+        /// For each supervisor that was forked, whether its daemon is still there.
+        fn connected(&self) -> Vec<bool> {
+            let connected = |mut connection: &UnixStream| {
+                connection.set_nonblocking(true).unwrap();
+                connection.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            };
+            self.0.lock().unwrap().connections.iter().map(connected).collect()
+        }
+    }
+
+    fn lives(pid: &u32) -> bool {
+        std::path::Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    async fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !ready() {
+            assert!(Instant::now() < deadline, "timed out: {what}");
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn pod() -> PodId {
+        PodId::from_bytes([7; 32])
+    }
+
+    #[tokio::test]
+    async fn a_fork_that_met_a_dead_or_a_hanging_zygote_is_tried_again_and_one_supervisor_comes_of_it() {
+        use Behaviour::{Answers, Dies, Hangs};
+        for behaviours in [[Dies, Dies, Answers], [Hangs, Dies, Answers], [Hangs, Hangs, Answers]] {
+            let script = Script::default();
+            let zygote = script.zygote(&behaviours);
+            let forked = zygote.ask(&pod(), None).await.unwrap();
+            assert_eq!(script.connected(), [false, false, true], "{behaviours:?}");
+            assert_eq!(script.pids().iter().map(lives).collect::<Vec<_>>(), [false, false, true]);
+            let (supervisor, again) = (forked.pid, zygote.ask(&pod(), None).await.unwrap().pid);
+            assert_ne!(supervisor, again, "the last one goes on answering");
+            drop(forked);
+            let status = rustix::process::Pid::from_raw(supervisor.cast_signed());
+            let ended = rustix::process::waitpid(status, rustix::process::WaitOptions::empty()).unwrap();
+            assert_eq!(ended.and_then(|(_, status)| status.terminating_signal()), Some(9));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fork_is_not_tried_for_ever() {
+        let script = Script::default();
+        let zygote =
+            script.zygote(&[Behaviour::Hangs, Behaviour::Dies, Behaviour::Hangs, Behaviour::Answers]);
+        let failure = zygote.ask(&pod(), None).await.unwrap_err();
+        assert_eq!(failure.to_string(), "internal error zygote: no answer within 200ms");
+        assert_eq!(script.connected(), [false; 3]);
+        assert!(zygote.ask(&pod(), None).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_dead_zygote_is_reaped_and_replaced_though_nobody_needs_it() {
+        let script = Script::default();
+        let _zygote = script.zygote(&[Behaviour::Answers, Behaviour::Answers]);
+        wait_until("it is there", || script.pids().len() == 1).await;
+        let first = script.pids()[0];
+        let killed = rustix::process::Pid::from_raw(first.cast_signed()).unwrap();
+        rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
+        wait_until("another one is there", || script.pids().len() == 2).await;
+        assert!(!lives(&first), "not even as a zombie");
+    }
+
+    #[tokio::test]
+    async fn without_a_zygote_the_next_fork_starts_one_or_says_why_not() {
+        use Behaviour::{Answers, CannotBeStarted};
+        let script = Script::default();
+        let zygote = script.zygote(&[CannotBeStarted]);
+        let failure = zygote.ask(&pod(), None).await.unwrap_err();
+        assert_eq!(failure.to_string(), "internal error zygote: out of memory");
+        script.0.lock().unwrap().next.extend([Answers; 2]);
+        assert!(zygote.ask(&pod(), None).await.is_ok());
     }
 }

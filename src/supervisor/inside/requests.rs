@@ -79,6 +79,7 @@ impl Supervisor {
                 let containers = facts.map(|container| wire::facts_message(&container.facts())).collect();
                 Ok(Answer::All(v1::AllFacts { containers }))
             }
+            Some(Call::Ping(_)) => Ok(done(())),
             None => Err(Failure::new(Stage::Request, "", "this supervisor is older than that request")),
         };
         self.answer(waiter, answer);

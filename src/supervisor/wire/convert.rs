@@ -301,11 +301,11 @@ pub(crate) fn facts(message: v1::ContainerFacts) -> Result<ContainerFacts, Failu
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::supervisor) mod tests {
     use super::*;
     use crate::model::{DeviceRule, Resources};
 
-    fn plan() -> ContainerPlan {
+    pub(in crate::supervisor) fn plan() -> ContainerPlan {
         ContainerPlan {
             id: ContainerId::from_bytes([7; 32]),
             oci: b"{}".to_vec(),

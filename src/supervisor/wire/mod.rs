@@ -9,6 +9,8 @@ pub(super) mod v1 {
     include!(concat!(env!("OUT_DIR"), "/pintle.supervisor.v1.rs"));
 }
 
+#[cfg(test)]
+pub(super) use convert::tests;
 pub(super) use convert::{
     container_plan, create_request, exit, facts, facts_message, failure, failure_message, pod_plan,
     process_message, process_plan, setup_request,
