@@ -2,7 +2,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 pub(super) use crate::telemetry::log::chain;
 
-use super::{names::Lookup, state::Refusal};
+use super::names::Lookup;
 use crate::{cgroup, image, model::Failure, network, spec, store::BadRecord};
 
 /// Why a pod or container could not be had, made, changed or removed.
@@ -64,6 +64,15 @@ pub enum Error {
     /// what is inside.
     #[error(transparent)]
     Shared(Arc<Error>),
+}
+
+/// Why the rules of a life refuse something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Refusal {
+    /// What it is.
+    pub(super) state: &'static str,
+    /// What the caller could have known.
+    pub(super) wanted: &'static str,
 }
 
 impl Error {

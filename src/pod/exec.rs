@@ -15,7 +15,8 @@ use super::{
     admission::open_files_allow,
     error::Error,
     keep,
-    node::{Node, Reach},
+    node::Node,
+    reach::Reach,
     view::{ContainerState, ContainerView},
 };
 use crate::{

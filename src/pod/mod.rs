@@ -1,8 +1,9 @@
 //! Pods and containers: the only room that decides.
 //!
-//! One task drives one pod. Calls and events come to its mailbox; `state.rs` says, purely, what may follow
-//! from them; the driver writes the decision, has it done, writes what came of it and tells. Readers see
-//! immutable views that are replaced as a whole, and wait for nobody.
+//! One task drives one pod (`drive`). Calls and events come to it; the pod's ledger (`life`) says, purely, what
+//! follows from them; the driver writes the decision, has it done, writes what came of it and tells. Readers see
+//! immutable views that are replaced as a whole, and wait for nobody. `keep` has what is left on disk;
+//! `recover.rs` makes pods of it again.
 //!
 //! ```text
 //! /run/pintle/pods/                  tmpfs: gone after a reboot; nothing here is synced
@@ -33,30 +34,25 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod admission;
-mod announce;
 mod config;
-mod container;
-mod driver;
-mod effect;
+mod drive;
 mod error;
 mod exec;
 mod keep;
-mod make;
+mod life;
 mod names;
 mod node;
 mod pods;
+mod reach;
+mod reconcile;
 mod recover;
-mod run;
 mod seccomp;
 mod signal;
-mod state;
-mod stop;
-mod update;
 mod view;
 
-pub use announce::{Change, Event};
 pub use config::Config;
 pub use error::Error;
+pub use life::{Change, Event};
 pub use node::Deps;
 pub use pods::Pods;
 pub use view::{Board, ContainerState, ContainerView, PodView, View};

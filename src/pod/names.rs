@@ -28,61 +28,53 @@ pub(super) fn by_prefix<T>(
 
 /// Who holds which pod name, and how to reach each pod.
 ///
-/// `J` is what a retry waits on while the first call is still at work; `H` reaches a pod's driver.
+/// `R` reaches a pod's driver.
 ///
-/// Invariant: a name is held by work that is going on or by a pod that is there, never by a failure.
+/// Invariant: a name is held by a pod that is being made or that is there, never by a failure.
 #[derive(Debug)]
-pub(super) struct Names<J, H> {
-    claims: HashMap<PodMetadata, Claim<J>>,
-    pods: HashMap<PodId, H>,
+pub(super) struct Names<R> {
+    holders: HashMap<PodMetadata, PodId>,
+    pods: HashMap<PodId, R>,
 }
 
-/// Who holds a name.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Claim<J> {
-    /// A call that has not ended: join it.
-    Making(J),
-    /// A pod.
-    Held(PodId),
-}
-
-impl<J, H> Default for Names<J, H> {
+impl<R> Default for Names<R> {
     fn default() -> Self {
-        Self { claims: HashMap::new(), pods: HashMap::new() }
+        Self { holders: HashMap::new(), pods: HashMap::new() }
     }
 }
 
-impl<J: Clone, H: Clone> Names<J, H> {
-    #[cfg(test)]
-    pub(super) fn claim_of(&self, name: &PodMetadata) -> Option<Claim<J>> {
-        self.claims.get(name).cloned()
+impl<R: Clone> Names<R> {
+    /// The pod that holds the name.
+    pub(super) fn holder(&self, name: &PodMetadata) -> Option<(PodId, R)> {
+        let id = self.holders.get(name)?;
+        Some((id.clone(), self.pods.get(id)?.clone()))
     }
 
-    /// Takes the name for the work that `begin` starts, unless somebody holds it.
-    pub(super) fn reserve(&mut self, name: &PodMetadata, begin: impl FnOnce() -> J) -> Claim<J> {
-        self.claims.entry(name.clone()).or_insert_with(|| Claim::Making(begin())).clone()
-    }
-
-    /// The work has ended without a pod.
-    pub(super) fn give_up(&mut self, name: &PodMetadata) {
-        self.claims.remove(name);
+    /// The pod that holds the name: the one that `begin` makes, unless another holds it.
+    pub(super) fn reserve(&mut self, name: &PodMetadata, begin: impl FnOnce() -> (PodId, R)) -> (PodId, R) {
+        if let Some(holder) = self.holder(name) {
+            return holder;
+        }
+        let (id, reach) = begin();
+        self.hold(name, id.clone(), reach.clone());
+        (id, reach)
     }
 
     /// The pod is there. At a start two records may claim one name; the caller brings the newest last.
-    pub(super) fn hold(&mut self, name: &PodMetadata, id: PodId, reach: H) {
-        self.claims.insert(name.clone(), Claim::Held(id.clone()));
+    pub(super) fn hold(&mut self, name: &PodMetadata, id: PodId, reach: R) {
+        self.holders.insert(name.clone(), id.clone());
         self.pods.insert(id, reach);
     }
 
     /// The pod is gone. Its name is free, unless another pod holds it by now.
     pub(super) fn forget(&mut self, name: &PodMetadata, id: &PodId) {
         self.pods.remove(id);
-        if matches!(self.claims.get(name), Some(Claim::Held(holder)) if holder == id) {
-            self.claims.remove(name);
+        if self.holders.get(name) == Some(id) {
+            self.holders.remove(name);
         }
     }
 
-    pub(super) fn reach(&self, id: &PodId) -> Option<H> {
+    pub(super) fn reach(&self, id: &PodId) -> Option<R> {
         self.pods.get(id).cloned()
     }
 }
@@ -91,7 +83,7 @@ impl<J: Clone, H: Clone> Names<J, H> {
 mod tests {
     use super::*;
 
-    type Plain = Names<u32, &'static str>;
+    type Plain = Names<&'static str>;
 
     fn name(attempt: u32) -> PodMetadata {
         PodMetadata { name: "web".into(), uid: "u".into(), namespace: "n".into(), attempt }
@@ -115,22 +107,21 @@ mod tests {
     #[test]
     fn a_second_call_joins_the_first_and_a_failure_frees_the_name() {
         let mut names = Plain::default();
-        assert_eq!(names.reserve(&name(0), || 1), Claim::Making(1));
-        assert_eq!(names.reserve(&name(0), || 2), Claim::Making(1));
-        assert_eq!(names.reserve(&name(1), || 3), Claim::Making(3));
-        names.give_up(&name(0));
-        assert_eq!(names.reserve(&name(0), || 4), Claim::Making(4));
+        assert_eq!(names.reserve(&name(0), || (id(1), "one")), (id(1), "one"));
+        assert_eq!(names.reserve(&name(0), || (id(2), "two")), (id(1), "one"));
+        assert_eq!(names.reserve(&name(1), || (id(3), "three")), (id(3), "three"));
+        names.forget(&name(0), &id(1));
+        assert_eq!(names.reserve(&name(0), || (id(4), "four")), (id(4), "four"));
     }
 
     #[test]
     fn a_pod_holds_its_name_until_it_is_forgotten() {
         let mut names = Plain::default();
-        names.reserve(&name(0), || 1);
         names.hold(&name(0), id(1), "one");
-        assert_eq!(names.reserve(&name(0), || 2), Claim::Held(id(1)));
+        assert_eq!(names.reserve(&name(0), || (id(2), "two")), (id(1), "one"));
         assert_eq!(names.reach(&id(1)), Some("one"));
         names.forget(&name(0), &id(1));
-        assert_eq!((names.claim_of(&name(0)), names.reach(&id(1))), (None, None));
+        assert_eq!((names.holder(&name(0)), names.reach(&id(1))), (None, None));
     }
 
     #[test]
@@ -139,7 +130,7 @@ mod tests {
         names.hold(&name(0), id(1), "old");
         names.hold(&name(0), id(2), "new");
         names.forget(&name(0), &id(1));
-        assert_eq!(names.claim_of(&name(0)), Some(Claim::Held(id(2))));
+        assert_eq!(names.holder(&name(0)), Some((id(2), "new")));
         assert_eq!((names.reach(&id(1)), names.reach(&id(2))), (None, Some("new")));
     }
 }

@@ -1,28 +1,17 @@
 use std::{
-    collections::HashMap,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
-
-use futures_util::future::{BoxFuture, Shared};
-use tokio::sync::{mpsc, watch};
 
 use super::{
-    admission::Admission, announce::Event, config::Config, driver::Call, error::Error, exec::Execs,
-    keep::Places, names::Names, view::Board,
+    admission::Admission, config::Config, exec::Execs, keep::Places, life::Event, names::Names, reach::Reach,
+    view::Board,
 };
-use crate::{
-    cgroup,
-    event::Journal,
-    image::Images,
-    model::{ContainerId, PodId, ProcessPlan, UnixNanos},
-    network::Network,
-    supervisor::{Client, Zygote},
-};
+use crate::{cgroup, event::Journal, image::Images, model::UnixNanos, network::Network, supervisor::Zygote};
 
 /// What the pods of a node stand on.
 #[derive(Debug)]
@@ -40,54 +29,6 @@ pub struct Deps {
     pub config: Config,
 }
 
-/// A call that several may wait for.
-pub(super) type Join = Shared<BoxFuture<'static, Result<PodId, Arc<Error>>>>;
-
-/// How to reach a pod's driver.
-#[derive(Clone, Debug)]
-pub(super) struct Reach {
-    pub(super) calls: mpsc::Sender<Call>,
-    pub(super) access: Arc<SupervisorAccess>,
-}
-
-/// What is asked of a pod's supervisor past its driver: execs and logs, which change no state.
-#[derive(Debug, Default)]
-pub(super) struct SupervisorAccess {
-    /// `None` while the supervisor cannot be reached.
-    client: watch::Sender<Option<Client>>,
-    /// What each container's init was planned as; filled when first needed.
-    inits: Mutex<HashMap<ContainerId, Arc<ProcessPlan>>>,
-}
-
-/// How long an exec waits for a supervisor that is being reached, as after a start of the daemon: as long as
-/// a supervisor may take to answer.
-const REACH_WAIT_MAX: Duration = Duration::from_secs(2);
-
-impl SupervisorAccess {
-    pub(super) fn set_client(&self, client: Option<Client>) {
-        self.client.send_replace(client);
-    }
-
-    /// `None` when it could not be reached in time.
-    pub(super) async fn client(&self) -> Option<Client> {
-        let mut changes = self.client.subscribe();
-        let reached = tokio::time::timeout(REACH_WAIT_MAX, changes.wait_for(Option::is_some)).await;
-        reached.ok()?.ok()?.clone()
-    }
-
-    pub(super) fn init(&self, id: &ContainerId) -> Option<Arc<ProcessPlan>> {
-        locked(&self.inits).get(id).cloned()
-    }
-
-    pub(super) fn keep_init(&self, id: &ContainerId, plan: Arc<ProcessPlan>) {
-        locked(&self.inits).insert(id.clone(), plan);
-    }
-
-    pub(super) fn forget_init(&self, id: &ContainerId) {
-        locked(&self.inits).remove(id);
-    }
-}
-
 /// What all drivers share.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -103,7 +44,7 @@ pub(super) struct Node {
     pub(super) execs: Execs,
     pub(super) board: Arc<Board>,
     pub(super) events: Journal<Event>,
-    names: Mutex<Names<Join, Reach>>,
+    names: Mutex<Names<Reach>>,
     latest: AtomicI64,
 }
 
@@ -141,8 +82,9 @@ impl Node {
     }
 
     /// Never held over an await: the guard is not `Send`.
-    pub(super) fn names(&self) -> MutexGuard<'_, Names<Join, Reach>> {
-        locked(&self.names)
+    pub(super) fn names(&self) -> MutexGuard<'_, Names<Reach>> {
+        // A panic ends the daemon (`panic = "abort"`), so a poisoned lock can only be met in a test.
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A moment for `created_at`: later than every one before, also when the clock was set back. The kubelet
@@ -162,7 +104,16 @@ impl Node {
     }
 }
 
-/// A panic ends the daemon (`panic = "abort"`), so a poisoned lock can only be met in a test.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+impl Node {
+    /// A node in a folder of its own: no processes, no cgroups, no network.
+    pub(super) fn fake(folder: &std::path::Path) -> Arc<Self> {
+        let (state, root) = (folder.join("run"), folder.join("lib"));
+        let images = Images::open(&folder.join("images"), &crate::image::Config::default()).unwrap();
+        let network = Network::open(&crate::network::Config::default(), &folder.join("leases")).unwrap();
+        let places = Places { state, root };
+        places.make().unwrap();
+        let cgroups = cgroup::Manager::Fake;
+        Arc::new(Self::on(cgroups, network, images, places, "this boot".to_owned(), Config::default()))
+    }
 }

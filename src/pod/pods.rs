@@ -1,18 +1,15 @@
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, future};
 use tokio::sync::oneshot;
 
 use super::{
-    announce::Event,
-    driver::{Call, Reply},
+    drive::{Driver, Pod},
     error::Error,
     exec::{ExecOutput, client_of, exec_sync},
-    keep::owed,
-    names::Claim,
-    node::{Deps, Join, Node, Reach},
-    recover, run,
-    state::PodState,
+    life::{Answer, Call, Event},
+    node::{Deps, Node},
+    reach::{Mail, Reach, SupervisorAccess},
+    reconcile, recover,
     view::{Board, ContainerView, PodView, View},
 };
 use crate::{
@@ -47,7 +44,7 @@ impl Pods {
         let reader = Arc::clone(&node);
         let survey = task::blocking("survey", move || recover::survey(&reader)).await?;
         recover::recover(&node, survey).await;
-        task::spawn("pod-networks-owed", owed::repay(Arc::clone(&node)));
+        task::spawn("reconciler", reconcile::run(Arc::clone(&node)));
         Ok(Self { node, zygote })
     }
 
@@ -60,34 +57,36 @@ impl Pods {
         if !self.node.config.accepts_handler(&config.runtime_handler) {
             return Err(Error::UnknownHandler(config.runtime_handler));
         }
+        let config = Arc::new(config);
+        let id = PodId::from_bytes(random_bytes()?);
         // The name comes before the turn: a retry finds the first call, also while that waits in the queue.
-        let claim = self.node.names().reserve(&config.metadata, || self.begin_run(config.clone()));
-        match claim {
-            Claim::Making(join) => join.await.map_err(Error::Shared),
-            Claim::Held(id) => self.same_pod(id, &config),
+        let begin = || self.begin_run(id, Arc::clone(&config));
+        let (id, reach) = self.node.names().reserve(&config.metadata, begin);
+        let call = Call::Run { config };
+        match ask(&reach, call).await {
+            Some(answer) => answer.map(|_| id),
+            None => Err(Error::WrongState {
+                object: format!("pod {id} of that name"),
+                state: "being removed",
+                wanted: "try again",
+            }),
         }
     }
 
-    fn begin_run(&self, config: PodConfig) -> Join {
-        let (sender, receiver) = oneshot::channel();
-        let told = |result: Result<PodId, Error>| drop(sender.send(result.map_err(Arc::new)));
-        task::spawn("pod", run::run(Arc::clone(&self.node), Arc::clone(&self.zygote), config, told));
-        let lost = || Err(Arc::new(Error::Invalid("the daemon is ending".into())));
-        let join = receiver.then(move |result| future::ready(result.unwrap_or_else(|_| lost())));
-        join.boxed().shared()
-    }
-
-    /// A pod of the same name is there already.
-    fn same_pod(&self, id: PodId, config: &PodConfig) -> Result<PodId, Error> {
-        let there = self.pod(id.as_str());
-        let (state, wanted) = match &there {
-            Ok(pod) if pod.ready && *pod.config == *config => return Ok(id),
-            Ok(pod) if pod.ready => {
-                ("ready, with another configuration", "remove it or take another attempt")
-            }
-            Ok(_) | Err(_) => (PodState::NotReady.as_str(), "remove it or take another attempt"),
+    /// Starts the driver of a pod that is to be made.
+    fn begin_run(&self, id: PodId, config: Arc<PodConfig>) -> (PodId, Reach) {
+        let pod = Pod {
+            node: Arc::clone(&self.node),
+            folder: self.node.places.live(&id),
+            created_at: self.node.creation_time(),
+            cgroup: None,
+            access: Arc::<SupervisorAccess>::default(),
+            id: id.clone(),
+            config,
         };
-        Err(Error::WrongState { object: format!("pod {id} of that name"), state, wanted })
+        let (driver, reach) = Driver::of_new(pod, Arc::clone(&self.zygote));
+        task::spawn("pod", driver.serve());
+        (id, reach)
     }
 
     /// What an operator should know about cgroups; see [`crate::cgroup::Manager::notice`].
@@ -102,7 +101,7 @@ impl Pods {
     pub async fn stop_pod(&self, id: &str) -> Result<(), Error> {
         let _reserve = descriptors::lend_reserve();
         let Some(reach) = self.reach_pod(id)? else { return Ok(()) };
-        ask(&reach, |reply| Call::StopPod { reply }).await.unwrap_or(Ok(()))
+        done(&reach, Call::StopPod).await.unwrap_or(Ok(()))
     }
 
     /// RemovePodSandbox, with all its containers. An unknown pod is success.
@@ -112,7 +111,7 @@ impl Pods {
     pub async fn remove_pod(&self, id: &str) -> Result<(), Error> {
         let _reserve = descriptors::lend_reserve();
         let Some(reach) = self.reach_pod(id)? else { return Ok(()) };
-        ask(&reach, |reply| Call::RemovePod { reply }).await.unwrap_or(Ok(()))
+        done(&reach, Call::RemovePod).await.unwrap_or(Ok(()))
     }
 
     /// CreateContainer. A retry waits for the call that is still at work, or gets its result.
@@ -122,9 +121,12 @@ impl Pods {
     pub async fn create(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, Error> {
         let id = self.pod(pod)?.id.clone();
         let reach = self.node.names().reach(&id).ok_or_else(|| Error::NoSuchPod(pod.into()))?;
-        let config = Box::new(config);
-        let made = ask(&reach, |reply| Call::Create { config, reply }).await;
-        made.unwrap_or_else(|| Err(Error::NoSuchPod(pod.into())))
+        let call = Call::Create { id: ContainerId::from_bytes(random_bytes()?), config: Arc::new(config) };
+        match ask(&reach, call).await {
+            Some(Ok(Answer::Created(id))) => Ok(id),
+            Some(Err(error)) => Err(error),
+            Some(Ok(Answer::Done)) | None => Err(Error::NoSuchPod(pod.into())),
+        }
     }
 
     /// StartContainer. The answer is that execve worked.
@@ -133,7 +135,7 @@ impl Pods {
     /// The cause; the container is then Exited with code 128 and reason StartError.
     pub async fn start(&self, id: &str) -> Result<(), Error> {
         let (container, reach) = self.reach_container(id)?;
-        let started = ask(&reach, |reply| Call::Start { id: container.id.clone(), reply }).await;
+        let started = done(&reach, Call::Start { id: container.id.clone() }).await;
         started.unwrap_or_else(|| Err(Error::NoSuchContainer(id.into())))
     }
 
@@ -146,7 +148,7 @@ impl Pods {
         let _reserve = descriptors::lend_reserve();
         let Some((container, reach)) = known(self.reach_container(id))? else { return Ok(()) };
         let id = container.id.clone();
-        ask(&reach, |reply| Call::Stop { id, grace, reply }).await.unwrap_or(Ok(()))
+        done(&reach, Call::Stop { id, grace }).await.unwrap_or(Ok(()))
     }
 
     /// RemoveContainer, by force. Its log stays. An unknown container is success.
@@ -157,7 +159,7 @@ impl Pods {
         let _reserve = descriptors::lend_reserve();
         let Some((container, reach)) = known(self.reach_container(id))? else { return Ok(()) };
         let id = container.id.clone();
-        ask(&reach, |reply| Call::Remove { id, reply }).await.unwrap_or(Ok(()))
+        done(&reach, Call::Remove { id }).await.unwrap_or(Ok(()))
     }
 
     /// UpdateContainerResources: what `change` does not set stays. The answer is that the kernel holds the
@@ -169,7 +171,7 @@ impl Pods {
     pub async fn update(&self, id: &str, change: Resources) -> Result<(), Error> {
         let (container, reach) = self.reach_container(id)?;
         let (id, change) = (container.id.clone(), Box::new(change));
-        let updated = ask(&reach, |reply| Call::Update { id, change, reply }).await;
+        let updated = done(&reach, Call::Update { id, change }).await;
         updated.unwrap_or_else(|| Err(Error::NoSuchContainer(container.id.to_string())))
     }
 
@@ -181,7 +183,7 @@ impl Pods {
         let pod = self.pod(id)?;
         let reach = self.node.names().reach(&pod.id).ok_or_else(|| Error::NoSuchPod(id.into()))?;
         let change = Box::new(change);
-        let updated = ask(&reach, |reply| Call::UpdatePod { change, reply }).await;
+        let updated = done(&reach, Call::UpdatePod { change }).await;
         updated.unwrap_or_else(|| Err(Error::NoSuchPod(id.into())))
     }
 
@@ -287,8 +289,24 @@ fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
 }
 
 /// Asks a driver and waits. `None`: its pod was removed before the answer.
-async fn ask<T>(reach: &Reach, call: impl FnOnce(Reply<T>) -> Call) -> Option<Result<T, Error>> {
+async fn ask(reach: &Reach, call: Call) -> Option<Result<Answer, Error>> {
     let (reply, answer) = oneshot::channel();
-    reach.calls.send(call(reply)).await.ok()?;
+    reach.calls.send(Mail { call, reply }).await.ok()?;
     answer.await.ok()
+}
+
+/// As [`ask`], of calls that give nothing but their success.
+async fn done(reach: &Reach, call: Call) -> Option<Result<(), Error>> {
+    ask(reach, call).await.map(|answer| answer.map(|_| ()))
+}
+
+/// # Errors
+/// Never on a kernel that has been up for a second.
+fn random_bytes() -> Result<[u8; 32], Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Io {
+        doing: "make an id".into(),
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    Ok(bytes)
 }

@@ -16,9 +16,10 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    io,
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::join_all;
@@ -26,19 +27,17 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info, warn};
 
 use super::{
-    announce::Change,
-    container::{Container, exit},
-    driver::{Driver, Link, Pod, Start},
-    effect::{certainly_gone, end_pod, erase_container, erase_pod_files, logged},
+    drive::{Driver, Pod, end_pod, erase_pod_files},
     error::{Error, chain},
     keep::{self, ContainerRecord, EndRecord, Made, PodRecord, blocking, owed},
-    node::{Node, SupervisorAccess},
-    state::PodState,
+    life::{PodPhase, Recovered, Remembered},
+    node::Node,
+    reach::SupervisorAccess,
     view::ContainerState,
 };
 use crate::{
     cgroup,
-    model::{ContainerId, Digest, ExitReason, PodConfig, PodId, ResolvedUser},
+    model::{ContainerId, Exit, ExitReason, PodConfig, PodId, ResolvedUser},
     store::{self, BadRecord, Durability},
     supervisor::Client,
     telemetry::task,
@@ -182,7 +181,7 @@ fn read_containers(folder: &Path, record: PodRecord) -> Found {
 fn end_by_reboot(node: &Node, mut found: Found) -> Found {
     let rebooted = found.record.boot_id != node.boot_id;
     found.record.boot_id.clone_from(&node.boot_id);
-    found.record.state = PodState::Stopping;
+    found.record.state = PodPhase::Stopping;
     found.record.supervisor_pid = 0;
     found.cgroup = None;
     let folder = node.places.known(&found.record.id);
@@ -197,7 +196,7 @@ fn end_by_reboot(node: &Node, mut found: Found) -> Found {
         });
         let EndRecord { started_at, exit } = end;
         let state = ContainerState::Exited { started_at, exit };
-        container.made = Some(Made { state, user: ResolvedUser::default() });
+        container.made = Some(Made { state, user: ResolvedUser::default(), starting: false });
     }
     found
 }
@@ -223,7 +222,7 @@ pub(super) async fn recover(node: &Arc<Node>, survey: Survey) {
     let turns = Arc::new(Semaphore::new(RECOVERIES_MAX));
     let mut known = Vec::new();
     for found in pods {
-        if found.record.state == PodState::Starting {
+        if found.record.state == PodPhase::Starting {
             let (node, turns) = (Arc::clone(node), Arc::clone(&turns));
             task::spawn("pod-undo", async move {
                 let _turn = turns.acquire_owned().await;
@@ -251,7 +250,7 @@ async fn sweep(node: &Arc<Node>, survey: &Survey) {
     let mut live: HashSet<PodId> = survey.pods.iter().map(|found| found.record.id.clone()).collect();
     live.extend(survey.damaged.iter().chain(&survey.foreign).cloned());
     let reader = Arc::clone(node);
-    live.extend(blocking(move || Ok(owed::list(&reader))).await.unwrap_or_default());
+    live.extend(blocking(move || Ok(owed::list(&reader.places))).await.unwrap_or_default());
     let reader = Arc::clone(node);
     let keep = move || Ok(reader.images.keep_only(&recorded_containers(&reader)?));
     match blocking(keep).await {
@@ -283,38 +282,40 @@ fn recorded_containers(node: &Node) -> std::io::Result<BTreeSet<String>> {
 fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot::Receiver<()> {
     let Found { record, cgroup, containers, damaged, foreign, ended } = found;
     node.seen_creation(record.created_at);
-    let (mut made, mut undone) = (Vec::new(), damaged.into_iter().map(|id| (id, None)).collect::<Vec<_>>());
+    let (mut made, mut leftovers) =
+        (Vec::new(), damaged.into_iter().map(|id| (id, None)).collect::<Vec<_>>());
     for container in containers {
         // Images keep the layers of what may still run or be looked at.
         node.images.retain(&container.image_id, container.id.as_str());
         node.seen_creation(container.created_at);
         match container.made.clone() {
-            Some(facts) => made.push(Container::new(container.view(facts))),
-            None => undone.push((container.id, Some(container.image_id))),
+            Some(facts) => {
+                let unheard_end = ended.contains(&container.id);
+                let starting = facts.starting;
+                made.push(Remembered { view: container.view(facts), starting, unheard_end });
+            }
+            None => leftovers.push((container.id, Some(container.image_id))),
         }
     }
-    for container in made.iter_mut().filter(|container| ended.contains(&container.view.id)) {
-        container.told = Change::Created;
-    }
-    let (mut driver, reach) = Driver::new(Start {
-        pod: pod_of(node, &record, cgroup),
-        state: record.state,
-        limits: record.limits.clone().unwrap_or_else(|| record.config.limits()),
-        attachment: record.attachment.clone(),
-        supervisor_pid: record.supervisor_pid,
-        containers: made,
-    });
-    driver.publish();
-    node.names().hold(&record.config.metadata, record.id.clone(), reach);
-    for at in 0..driver.containers.len() {
-        driver.tell_life(at);
-    }
-    let (found_out, known) = oneshot::channel();
+    let name = record.config.metadata.clone();
+    let limits = record.limits.clone().unwrap_or_else(|| record.config.limits());
+    let pod = pod_of(node, &record, cgroup);
+    let (driver, reach, known) = Driver::of_recovered(
+        pod,
+        Recovered {
+            phase: record.state,
+            attachment: record.attachment,
+            supervisor_pid: record.supervisor_pid,
+            limits,
+            containers: made,
+            leftovers,
+            foreign,
+        },
+    );
+    node.names().hold(&name, record.id, reach);
     task::spawn("pod", async move {
         let turn = turns.acquire_owned().await;
-        let driver = find_truth(driver, record.supervisor_pid, undone, &foreign).await;
-        drop((turn, found_out));
-        driver.serve().await;
+        driver.serve_in(turn).await;
     });
     known
 }
@@ -331,42 +332,16 @@ fn pod_of(node: &Arc<Node>, record: &PodRecord, cgroup: Option<cgroup::Handle>) 
     }
 }
 
-/// Asks the supervisor, and undoes the containers that were never finished.
-async fn find_truth(
-    mut driver: Driver,
-    supervisor_pid: u32,
-    undone: Vec<(ContainerId, Option<Digest>)>,
-    foreign: &HashSet<ContainerId>,
-) -> Driver {
-    let reached = match driver.state {
-        PodState::NotReady => None,
-        PodState::Starting | PodState::Ready | PodState::Stopping => {
-            Some(Client::connect(&driver.pod.id, &driver.pod.folder).await)
-        }
-    };
-    let client = reached.as_ref().and_then(|reached| reached.as_ref().ok()).map(|(client, _)| client.clone());
-    for (id, image) in undone {
-        if let Err(error) = erase_container(&driver.pod, client.as_ref(), &id, image.as_ref()).await {
-            warn!(pod = %driver.pod.id, container = %id, error = %chain(&error), "could not undo a container");
-        }
+/// An end that nobody saw, now.
+fn exit(code: i32, reason: ExitReason, message: String) -> Exit {
+    Exit { code, reason, at: SystemTime::now().into(), message }
+}
+
+/// For file work whose failure is only worth a log line.
+fn logged(doing: &'static str, result: io::Result<()>) {
+    if let Err(error) = result {
+        warn!(error = %chain(&error), "{doing} failed");
     }
-    match reached {
-        None => {}
-        Some(Ok((client, mut facts))) => {
-            facts.retain(|fact| !foreign.contains(&fact.id));
-            driver.link = Link::Lost;
-            driver.supervisor_reached(client, facts).await;
-        }
-        Some(Err(failure)) if certainly_gone(&driver.pod, &failure, supervisor_pid).await => {
-            driver.link = Link::Lost;
-            driver.supervisor_ended().await;
-        }
-        Some(Err(failure)) => {
-            warn!(pod = %driver.pod.id, error = %failure, "the supervisor does not answer yet");
-            driver.keep_reaching();
-        }
-    }
-    driver
 }
 
 /// A pod that was never finished: its caller was never told of it.
@@ -385,7 +360,7 @@ async fn undo(pod: &Arc<Pod>) {
     if let Err(failure) = end_pod(pod, client.as_ref()).await {
         warn!(pod = %pod.id, error = %chain(&failure.error), "could not undo all of a pod");
         if failure.network_held {
-            owed::note(&pod.node, &pod.id).await;
+            owed::note(&pod.node.places, &pod.id).await;
         } else {
             // The records stay: the next start tries again.
             return;
@@ -451,17 +426,17 @@ mod tests {
     use crate::{
         model::UnixNanos,
         pod::{
-            driver::tests::{node, pod_config},
-            view::ContainerView,
+            life::Change,
+            view::{ContainerView, fake_config},
         },
     };
 
-    fn pod(byte: u8, boot_id: &str, state: PodState) -> PodRecord {
+    fn pod(byte: u8, boot_id: &str, state: PodPhase) -> PodRecord {
         PodRecord {
             id: PodId::from_bytes([byte; 32]),
             boot_id: boot_id.into(),
             state,
-            config: Arc::new(pod_config(&format!("pod {byte}"))),
+            config: Arc::new(fake_config(&format!("pod {byte}"))),
             created_at: UnixNanos(byte.into()),
             attachment: None,
             // No process has this pid.
@@ -521,8 +496,8 @@ mod tests {
     #[tokio::test]
     async fn a_pod_whose_supervisor_does_not_answer_is_listed_as_recorded() {
         let folder = tempfile::tempdir().unwrap();
-        let node = node(folder.path());
-        let record = pod(1, "this boot", PodState::Ready);
+        let node = Node::fake(folder.path());
+        let record = pod(1, "this boot", PodPhase::Ready);
         put(&node, &record, &[running(&record, 1), running(&record, 2), intent(&record, 3)]);
         let socket = node.places.live(&record.id).join("supervisor.sock");
         let _silent = std::os::unix::net::UnixListener::bind(socket).unwrap();
@@ -537,8 +512,8 @@ mod tests {
     #[tokio::test]
     async fn a_pod_without_its_supervisor_is_ended_and_its_unfinished_container_is_gone() {
         let folder = tempfile::tempdir().unwrap();
-        let node = node(folder.path());
-        let record = pod(1, "this boot", PodState::Ready);
+        let node = Node::fake(folder.path());
+        let record = pod(1, "this boot", PodPhase::Ready);
         put(&node, &record, &[running(&record, 1), intent(&record, 3)]);
         start(&node).await;
         wait_until("the pod is not ready", || !node.board.view().pods[0].ready).await;
@@ -550,8 +525,8 @@ mod tests {
     #[tokio::test]
     async fn after_a_reboot_pods_are_known_and_nothing_is_a_ghost() {
         let folder = tempfile::tempdir().unwrap();
-        let node = node(folder.path());
-        let record = pod(1, "another boot", PodState::Starting);
+        let node = Node::fake(folder.path());
+        let record = pod(1, "another boot", PodPhase::Starting);
         put(&node, &record, &[intent(&record, 1), intent(&record, 2)]);
         let end =
             EndRecord { started_at: Some(UnixNanos(4)), exit: exit(3, ExitReason::Error, String::new()) };
@@ -570,9 +545,9 @@ mod tests {
         assert_eq!((&entry.event.container, entry.event.change), (&None, Change::Stopped));
         let stored = keep::pod_file(&node.places.live(&record.id));
         let state = || store::get::<PodRecord>(&stored).unwrap().state;
-        wait_until("it is torn down", || state() == PodState::NotReady).await;
+        wait_until("it is torn down", || state() == PodPhase::NotReady).await;
         // The next daemon of this boot sees the same.
-        let later = super::super::driver::tests::node(folder.path());
+        let later = Node::fake(folder.path());
         start(&later).await;
         assert_eq!((later.board.view().pods[0].ready, exits(&later)), (false, expected.to_vec()));
     }
@@ -580,8 +555,8 @@ mod tests {
     #[tokio::test]
     async fn a_state_folder_that_outlived_the_reboot_makes_no_difference() {
         let folder = tempfile::tempdir().unwrap();
-        let node = node(folder.path());
-        let record = pod(1, "another boot", PodState::Ready);
+        let node = Node::fake(folder.path());
+        let record = pod(1, "another boot", PodPhase::Ready);
         put(&node, &record, &[running(&record, 1)]);
         start(&node).await;
         assert_eq!(exits(&node), [(255, ExitReason::NodeReboot)]);
@@ -590,21 +565,21 @@ mod tests {
     #[tokio::test]
     async fn an_unfinished_pod_is_undone_and_its_name_is_free() {
         let folder = tempfile::tempdir().unwrap();
-        let node = node(folder.path());
-        let record = pod(1, "this boot", PodState::Starting);
+        let node = Node::fake(folder.path());
+        let record = pod(1, "this boot", PodPhase::Starting);
         put(&node, &record, &[]);
         start(&node).await;
-        assert!(node.names().claim_of(&record.config.metadata).is_none());
+        assert!(node.names().holder(&record.config.metadata).is_none());
         wait_until("its folders are gone", || folders(&node) == 0).await;
     }
 
     #[tokio::test]
     async fn a_bad_pod_record_costs_that_pod_only() {
-        let good = pod(2, "this boot", PodState::NotReady);
+        let good = pod(2, "this boot", PodPhase::NotReady);
         for bytes in [&b""[..], b"pintle-record 0001", b"\0\0\0\0"] {
             let folder = tempfile::tempdir().unwrap();
-            let node = node(folder.path());
-            let bad = pod(1, "this boot", PodState::Ready);
+            let node = Node::fake(folder.path());
+            let bad = pod(1, "this boot", PodPhase::Ready);
             put(&node, &bad, &[running(&bad, 1)]);
             put(&node, &good, &[]);
             fs::write(keep::pod_file(&node.places.live(&bad.id)), bytes).unwrap();
@@ -621,8 +596,8 @@ mod tests {
     #[tokio::test]
     async fn a_bad_container_record_costs_that_container_only() {
         let folder = tempfile::tempdir().unwrap();
-        let node = node(folder.path());
-        let record = pod(1, "this boot", PodState::Ready);
+        let node = Node::fake(folder.path());
+        let record = pod(1, "this boot", PodPhase::Ready);
         put(&node, &record, &[running(&record, 1), running(&record, 2)]);
         let live = node.places.live(&record.id);
         let bad = keep::container_file(&live, &running(&record, 1).id);
@@ -637,8 +612,8 @@ mod tests {
     #[tokio::test]
     async fn a_record_of_a_later_release_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let node = node(folder.path());
-        let record = pod(1, "this boot", PodState::Ready);
+        let node = Node::fake(folder.path());
+        let record = pod(1, "this boot", PodPhase::Ready);
         put(&node, &record, &[]);
         let path = keep::pod_file(&node.places.live(&record.id));
         let head = "pintle-record 0002 00000002 ";

@@ -153,6 +153,15 @@ impl PodView {
 }
 
 #[cfg(test)]
+pub(super) fn fake_config(name: &str) -> PodConfig {
+    let mut config = PodConfig::default();
+    config.metadata.name = name.into();
+    // The host's, so that nothing is released anywhere.
+    config.namespaces.network = crate::model::NetworkMode::Node;
+    config
+}
+
+#[cfg(test)]
 impl ContainerView {
     /// A container of that pod, made from an empty configuration.
     pub(crate) fn fake(pod: &PodId, byte: u8, state: ContainerState) -> Self {

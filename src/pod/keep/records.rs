@@ -12,7 +12,7 @@ use crate::{
     network::Attachment,
     pod::{
         error::Error,
-        state::PodState,
+        life::PodPhase,
         view::{ContainerState, ContainerView},
     },
     store::{self, BadRecord, Durability},
@@ -25,7 +25,7 @@ pub(in crate::pod) struct PodRecord {
     pub(in crate::pod) id: PodId,
     /// `/proc/sys/kernel/random/boot_id` of the boot in which it was written.
     pub(in crate::pod) boot_id: String,
-    pub(in crate::pod) state: PodState,
+    pub(in crate::pod) state: PodPhase,
     pub(in crate::pod) config: Arc<PodConfig>,
     pub(in crate::pod) created_at: UnixNanos,
     #[serde(default)]
@@ -59,6 +59,9 @@ pub(in crate::pod) struct ContainerRecord {
 pub(in crate::pod) struct Made {
     pub(in crate::pod) state: ContainerState,
     pub(in crate::pod) user: ResolvedUser,
+    /// It was to be started, and no answer to that is recorded yet.
+    #[serde(default)]
+    pub(in crate::pod) starting: bool,
 }
 
 /// How a container ended: what is on disk of it for the time after a reboot.
@@ -81,7 +84,7 @@ impl ContainerRecord {
             log_path: view.log_path.clone(),
             resources: view.resources.clone(),
             stop_signal: view.stop_signal,
-            made: Some(Made { state: view.state.clone(), user: view.user.clone() }),
+            made: Some(Made { state: view.state.clone(), user: view.user.clone(), starting: false }),
         }
     }
 

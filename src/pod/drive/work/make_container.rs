@@ -5,68 +5,73 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
-use super::{
-    driver::Pod,
-    effect::{Done, Effect, erase_container},
-    error::{Error, chain},
-    keep::{self, ContainerRecord, Made, blocking, files},
-    seccomp,
-    signal::stop_signal,
-    view::{ContainerState, ContainerView},
-};
+use super::{super::driver::Pod, Report, erase::erase_container};
 use crate::{
     image::Image,
-    model::{ContainerConfig, ContainerId, ContainerPlan, Digest, PodConfig},
+    model::{ContainerConfig, ContainerId, ContainerPlan, Digest, Failure, PodConfig, Stage},
+    pod::{
+        error::{Error, chain},
+        keep::{self, ContainerRecord, Made, blocking, files},
+        life::Outcome,
+        seccomp,
+        signal::stop_signal,
+        view::{ContainerState, ContainerView},
+    },
     spec,
     store::{self, Durability},
     supervisor::Client,
 };
 
 /// The create's place in the node's queue.
-pub(super) fn wait(pod: Arc<Pod>, id: ContainerId) -> Effect {
-    Box::pin(async move { Done::Turn(id, pod.node.creates.enter().await) })
+pub(super) async fn await_turn(pod: Arc<Pod>, id: ContainerId) -> Report {
+    match pod.node.creates.enter().await {
+        Ok(turn) => Report::Turn(id, turn),
+        Err(busy) => Report::Outcome(Outcome::Turn(id, Err(busy))),
+    }
 }
 
-pub(super) fn make(
+pub(super) async fn make(
     pod: Arc<Pod>,
-    client: Client,
+    client: Option<Client>,
     id: ContainerId,
     config: Arc<ContainerConfig>,
-    turn: OwnedSemaphorePermit,
-) -> Effect {
-    Box::pin(async move {
-        let made = match pod.node.images.find(&config.image) {
-            Err(error) => Err(error.into()),
-            Ok(None) => Err(Error::NoSuchImage(config.image.clone())),
-            Ok(Some(image)) => {
-                let made =
-                    ContainerCreation { pod: &pod, client: &client, image: &image }.run(&id, config).await;
-                if made.is_err() {
-                    undo_make(&pod, Some(&client), &id, &image.id).await;
-                }
-                made
+    turn: Option<OwnedSemaphorePermit>,
+) -> Report {
+    let made = match (pod.node.images.find(&config.image), &client) {
+        (Err(error), _) => Err(error.into()),
+        (Ok(None), _) => Err(Error::NoSuchImage(config.image.clone())),
+        (_, None) => Err(Failure::new(Stage::Connection, format!("of pod {}", pod.id), "").into()),
+        (Ok(Some(image)), Some(client)) => {
+            let made = ContainerCreation { pod: &pod, client, image: &image }.run(&id, config).await;
+            if made.is_err() {
+                undo(&pod, Some(client), &id, Some(&image.id)).await;
             }
-        };
-        drop(turn);
-        Done::Made(id, made.map(Box::new))
-    })
+            made
+        }
+    };
+    drop(turn);
+    Report::Outcome(Outcome::Made(id, made.map(Box::new)))
 }
 
-/// For a container that was made while its pod was being stopped.
-pub(super) fn unmake(pod: Arc<Pod>, client: Option<Client>, id: ContainerId, image: Digest) -> Effect {
-    Box::pin(async move {
-        undo_make(&pod, client.as_ref(), &id, &image).await;
-        Done::Unmade(id)
-    })
+/// For a container that is not to be, or that an earlier daemon left half-made.
+pub(super) async fn unmake(
+    pod: Arc<Pod>,
+    client: Option<Client>,
+    id: ContainerId,
+    image: Option<Digest>,
+) -> Report {
+    undo(&pod, client.as_ref(), &id, image.as_ref()).await;
+    Report::Outcome(Outcome::Unmade(id))
 }
 
-async fn undo_make(pod: &Arc<Pod>, client: Option<&Client>, id: &ContainerId, image: &Digest) {
-    if let Err(error) = erase_container(pod, client, id, Some(image)).await {
+async fn undo(pod: &Arc<Pod>, client: Option<&Client>, id: &ContainerId, image: Option<&Digest>) {
+    if let Err(error) = erase_container(pod, client, id, image).await {
         // Its records stay, as an intent: the next start undoes it again.
         warn!(pod = %pod.id, container = %id, error = %chain(&error), "could not undo a failed create");
     }
 }
 
+/// A container that is being made.
 struct ContainerCreation<'a> {
     pod: &'a Arc<Pod>,
     client: &'a Client,
@@ -85,7 +90,7 @@ impl ContainerCreation<'_> {
         let facts = self.client.create(&plan).await?;
         crate::failpoint!("container.created");
         let state = ContainerState::Created { pid: facts.pid };
-        Ok(record.view(Made { state, user: facts.user }))
+        Ok(record.view(Made { state, user: facts.user, starting: false }))
     }
 
     fn intent(&self, id: &ContainerId, config: Arc<ContainerConfig>) -> ContainerRecord {

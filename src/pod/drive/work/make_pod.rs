@@ -1,0 +1,298 @@
+//! RunPodSandbox: from an intent to a pod all of whose parts are there, or to nothing.
+//!
+//! ```text
+//! Intended ──cgroup──► Grouped ──supervisor──► Supervised ──network──► Attached ──files──► made
+//! ```
+//! Each phase is a type that holds what has been made so far; a step that fails gives what is to be taken away.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::{super::driver::Pod, Report, tear_down::clear};
+use crate::{
+    cgroup,
+    model::{NetworkMode, PodConfig, PodPlan, Resources},
+    network::{self, Attachment},
+    pod::{
+        error::{Error, chain},
+        keep::{self, PodRecord, blocking, files, owed},
+        life::{MadePod, Outcome, PodPhase},
+    },
+    store::{self, Durability},
+    supervisor::{Client, Ready, Zygote},
+    sys::descriptors,
+};
+
+/// What there is of a pod that could not be made, besides its records.
+#[derive(Debug, Default)]
+pub(in crate::pod) struct Leftovers {
+    cgroup: Option<cgroup::Handle>,
+    supervisor: Option<Client>,
+    /// An attach that fails half-way may have taken an address.
+    network: bool,
+}
+
+/// A step that failed.
+struct Failed {
+    leftovers: Leftovers,
+    error: Error,
+}
+
+/// Waits for its turn and makes the pod.
+pub(super) async fn make(pod: Arc<Pod>, zygote: Option<Arc<Zygote>>) -> Report {
+    let Some(zygote) = zygote else {
+        let error = Error::Invalid("there is no zygote to fork a supervisor from".into());
+        return Report::PodFailed(Leftovers::default(), error);
+    };
+    // The turn ends with the making, before anybody is told.
+    let _turn = match pod.node.creates.enter().await {
+        Ok(turn) => turn,
+        Err(busy) => return Report::PodFailed(Leftovers::default(), busy),
+    };
+    match steps(&pod, &zygote).await {
+        Ok((client, made)) => Report::Connected(client, Outcome::PodMade(Ok(Box::new(made)))),
+        Err(Failed { leftovers, error }) => Report::PodFailed(leftovers, error),
+    }
+}
+
+async fn steps(pod: &Pod, zygote: &Zygote) -> Result<(Client, MadePod), Failed> {
+    let grouped = Intended::write(pod).await?.make_cgroup().await?;
+    grouped.spawn(zygote).await?.attach().await?.write_files().await
+}
+
+/// The records say that there is to be a pod.
+struct Intended<'a> {
+    pod: &'a Pod,
+}
+
+impl<'a> Intended<'a> {
+    /// First on tmpfs, for a daemon that is killed; then on disk, for a machine that is.
+    async fn write(pod: &'a Pod) -> Result<Self, Failed> {
+        let (live, known) = (pod.folder.clone(), pod.node.places.known(&pod.id));
+        let record = PodRecord {
+            id: pod.id.clone(),
+            boot_id: pod.node.boot_id.clone(),
+            state: PodPhase::Starting,
+            config: Arc::clone(&pod.config),
+            created_at: pod.created_at,
+            attachment: None,
+            supervisor_pid: 0,
+            limits: None,
+        };
+        let write = move || {
+            keep::make_folder(&live)?;
+            store::put(&keep::pod_file(&live), &record, Durability::Process)?;
+            keep::make_folder(&known)?;
+            store::put(&keep::pod_file(&known), &record, Durability::Process)
+        };
+        let written = blocking(write).await.map_err(Error::io("write the records of a pod in", &pod.folder));
+        written.map_err(|error| Failed { leftovers: Leftovers::default(), error })?;
+        crate::failpoint!("pod.intent-written");
+        Ok(Self { pod })
+    }
+
+    /// Recorded before it is made: whoever finds the pod unfinished knows what to take away, also under another
+    /// driver. In a file of its own, so that it can be read when the pod's record cannot.
+    async fn make_cgroup(self) -> Result<Grouped<'a>, Failed> {
+        let Self { pod } = self;
+        let failed = |error| Failed { leftovers: Leftovers::default(), error };
+        let config = &pod.config;
+        let planned = pod.node.cgroups.plan_pod(&config.cgroup_parent, &pod.id);
+        let cgroup = planned.map_err(|error| failed(error.into()))?;
+        keep::put(keep::cgroup_file(&pod.folder), cgroup.clone()).await.map_err(failed)?;
+        let made = pod.node.cgroups.create_pod(&cgroup, &pod_resources(config)).await;
+        made.map_err(|error| failed(error.into()))?;
+        crate::failpoint!("pod.cgroup-made");
+        Ok(Grouped { pod, cgroup })
+    }
+}
+
+/// It has a cgroup.
+struct Grouped<'a> {
+    pod: &'a Pod,
+    cgroup: cgroup::Handle,
+}
+
+impl<'a> Grouped<'a> {
+    async fn spawn(self, zygote: &Zygote) -> Result<Supervised<'a>, Failed> {
+        let Self { pod, cgroup } = self;
+        match Self::supervisor(pod, &cgroup, zygote).await {
+            Ok((client, ready)) => {
+                crate::failpoint!("pod.supervisor-spawned");
+                Ok(Supervised { pod, cgroup, client, ready })
+            }
+            Err(error) => {
+                let leftovers = Leftovers { cgroup: Some(cgroup), ..Leftovers::default() };
+                Err(Failed { leftovers, error })
+            }
+        }
+    }
+
+    async fn supervisor(
+        pod: &Pod,
+        cgroup: &cgroup::Handle,
+        zygote: &Zygote,
+    ) -> Result<(Client, Ready), Error> {
+        let config = &pod.config;
+        let plan = PodPlan {
+            network: config.namespaces.network,
+            ipc: config.namespaces.ipc,
+            hostname: files::hostname(config),
+            sysctls: sysctls(config).0,
+            shm_bytes: pod.node.config.shm_bytes(),
+        };
+        let newborn = zygote.fork(&pod.id, cgroup).await?;
+        let (pid, pidfd) = (newborn.pid(), newborn.pidfd());
+        pod.node.cgroups.take_in(cgroup, pid, pidfd, &pod_resources(config)).await?;
+        Ok(newborn.set_up(&pod.id, &pod.folder, &plan, cgroup).await?)
+    }
+}
+
+/// It has a supervisor, which holds its namespaces.
+struct Supervised<'a> {
+    pod: &'a Pod,
+    cgroup: cgroup::Handle,
+    client: Client,
+    ready: Ready,
+}
+
+impl<'a> Supervised<'a> {
+    async fn attach(self) -> Result<Attached<'a>, Failed> {
+        let Self { pod, cgroup, client, ready: Ready { pid, netns } } = self;
+        let config = &pod.config;
+        let attachment = match (config.namespaces.network, netns) {
+            (NetworkMode::Node, _) => Ok(None),
+            (NetworkMode::Pod, Some(netns)) => {
+                let sysctls = sysctls(config).1;
+                let ports = &config.port_mappings;
+                let attached = pod.node.network.attach(&pod.id, netns, ports, &sysctls).await;
+                crate::failpoint!("pod.network-attached");
+                attached.map(Some).map_err(|error| (true, error.into()))
+            }
+            (NetworkMode::Pod, None) => {
+                Err((false, Error::Invalid("the supervisor made no network namespace".into())))
+            }
+        };
+        match attachment {
+            Ok(attachment) => Ok(Attached { pod, cgroup, client, pid, attachment }),
+            Err((network, error)) => {
+                let leftovers = Leftovers { cgroup: Some(cgroup), supervisor: Some(client), network };
+                Err(Failed { leftovers, error })
+            }
+        }
+    }
+}
+
+/// It is on its network.
+struct Attached<'a> {
+    pod: &'a Pod,
+    cgroup: cgroup::Handle,
+    client: Client,
+    pid: u32,
+    attachment: Option<Attachment>,
+}
+
+impl Attached<'_> {
+    async fn write_files(self) -> Result<(Client, MadePod), Failed> {
+        let Self { pod, cgroup, client, pid, attachment } = self;
+        let (folder, config) = (pod.folder.clone(), Arc::clone(&pod.config));
+        let addresses = attachment.clone().unwrap_or_default().addresses;
+        let written = blocking(move || Ok(files::write(&folder, &config, &addresses))).await;
+        let written = written.map_err(Error::io("write the files of a pod in", &pod.folder)).flatten();
+        if let Err(error) = written {
+            let network = attachment.is_some();
+            let leftovers = Leftovers { cgroup: Some(cgroup), supervisor: Some(client), network };
+            return Err(Failed { leftovers, error });
+        }
+        crate::failpoint!("pod.files-written");
+        Ok((client, MadePod { cgroup, supervisor_pid: pid, attachment }))
+    }
+}
+
+/// Takes away what there is of a pod that could not be made: the last thing first, all of it, whatever fails.
+/// After a failure the records stay, and the next start of the daemon tries again. Without `leftovers` all of
+/// its parts are there.
+pub(super) async fn undo(pod: Arc<Pod>, client: Option<Client>, leftovers: Option<Leftovers>) -> Report {
+    let _reserve = descriptors::lend_reserve();
+    let whole = || Leftovers {
+        cgroup: pod.cgroup.clone(),
+        supervisor: client,
+        network: pod.config.namespaces.network == NetworkMode::Pod,
+    };
+    let Leftovers { cgroup, supervisor, network } = leftovers.unwrap_or_else(whole);
+    let mut clean = true;
+    let mut tried = |result: Result<(), Error>| {
+        if let Err(error) = result {
+            clean = false;
+            warn!(pod = %pod.id, error = %chain(&error), "could not undo a failed start of a pod");
+        }
+    };
+    if network {
+        let released = pod.node.network.detach(&pod.id).await;
+        if released.is_err() {
+            owed::note(&pod.node.places, &pod.id).await;
+        }
+        tried(released.map_err(Error::from));
+    }
+    if let Some(client) = supervisor {
+        // Its cgroup is killed next; this only lets it end in order.
+        let _ = client.shutdown().await;
+    }
+    if let Some(cgroup) = cgroup {
+        tried(clear(cgroup).await);
+    }
+    if clean {
+        let (live, known) = (pod.folder.clone(), pod.node.places.known(&pod.id));
+        let remove = move || {
+            keep::remove_folder(&known)?;
+            keep::remove_folder(&live)
+        };
+        let doing = Error::io("remove the records of a pod in", &pod.folder);
+        if let Err(error) = blocking(remove).await.map_err(doing) {
+            warn!(pod = %pod.id, error = %chain(&error), "could not undo a failed start of a pod");
+        }
+    }
+    Report::Outcome(Outcome::PodUndone)
+}
+
+/// Limits of the pod's cgroup. Under a parent of the kubelet's, that parent has them.
+fn pod_resources(config: &PodConfig) -> Resources {
+    if config.cgroup_parent.is_empty() { config.limits().total() } else { Resources::default() }
+}
+
+/// What a pod with a network of its own may do as under other runtimes: `ping` and ports below 1024 need no
+/// capability there.
+const SYSCTLS_DEFAULT: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+type Sysctls = Vec<(String, String)>;
+
+/// The defaults, and over them what was asked for: (those of the namespaces, which are set as these are made; those of
+/// the pod's interface, which are set when it is there).
+fn sysctls(config: &PodConfig) -> (Sysctls, Sysctls) {
+    let own_network = config.namespaces.network == NetworkMode::Pod;
+    let defaults = SYSCTLS_DEFAULT.iter().filter(|_| own_network).map(|(key, value)| (*key, *value));
+    let asked = config.sysctls.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let all = defaults.chain(asked).map(|(key, value)| (key.to_owned(), value.to_owned()));
+    all.partition(|(key, _)| !network::is_of_interface(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_of_the_kubelets_cgroup_has_no_limits_of_its_own() {
+        let resources = Resources { memory_bytes: 100, cpu_shares: 5, ..Resources::default() };
+        let overhead = Resources { memory_bytes: 20, cpu_quota_us: 7, ..Resources::default() };
+        let mut config =
+            PodConfig { resources: Some(resources), overhead: Some(overhead), ..PodConfig::default() };
+        assert_eq!(
+            pod_resources(&config),
+            Resources { memory_bytes: 120, cpu_shares: 5, ..Resources::default() }
+        );
+        config.cgroup_parent = "/kubepods/pod1".into();
+        assert_eq!(pod_resources(&config), Resources::default());
+    }
+}
