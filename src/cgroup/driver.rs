@@ -33,6 +33,14 @@ impl Driver {
             Self::Systemd => "systemd",
         }
     }
+
+    /// The parent of pods whose request names none, where the configuration names none either.
+    pub fn default_parent(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "/pintle",
+            Self::Systemd => "pintle.slice",
+        }
+    }
 }
 
 /// How cgroups are made on this node. Chosen once, at start; cheap to clone.
@@ -55,10 +63,6 @@ pub struct Drivers {
     /// A pod came with a parent in the other form.
     differs: AtomicBool,
 }
-
-/// The parent of pods whose request names none, where the configuration names none either.
-const PARENT_PATH: &str = "/pintle";
-const PARENT_SLICE: &str = "pintle.slice";
 
 impl Manager {
     /// Looks at the host and takes the driver that `config` asks for.
@@ -226,8 +230,12 @@ fn configured_parent(config: &Config, without_systemd: Option<&'static str>) -> 
             Err(Error::SliceWithoutSystemd { parent: config.parent.clone(), why })
         }
         (_, Some(given), _) => Ok(given),
-        (DriverChoice::Systemd | DriverChoice::Auto, None, None) => Parent::parse(PARENT_SLICE),
-        (DriverChoice::Cgroupfs, None, _) | (DriverChoice::Auto, None, Some(_)) => Parent::parse(PARENT_PATH),
+        (DriverChoice::Systemd | DriverChoice::Auto, None, None) => {
+            Parent::parse(Driver::Systemd.default_parent())
+        }
+        (DriverChoice::Cgroupfs, None, _) | (DriverChoice::Auto, None, Some(_)) => {
+            Parent::parse(Driver::Cgroupfs.default_parent())
+        }
     }
 }
 

@@ -37,4 +37,5 @@ pub use exec::{Exec, exec};
 pub use finish::Identity;
 pub use libcontainer::{Launch, Stdio, create};
 pub use report::{Report, Reporter};
+pub use rootfs::try_overlay;
 pub use template::{PodNamespaces, build as build_namespaces};

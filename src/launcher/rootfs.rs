@@ -45,6 +45,26 @@ pub(super) fn overlay(lower: &[PathBuf], writable: &Path) -> Result<OwnedFd, Fai
     mount(&open, &halves).map_err(|error| Failure::io(Stage::Rootfs, "overlay on", writable, &error))
 }
 
+/// Overlays `layers` empty layers and a writable one, all in `folder`, as a container's are, and writes through it: for
+/// `pintle check`. Nothing is mounted anywhere afterwards; what was made in `folder` stays.
+///
+/// # Errors
+/// As [`overlay`], and stage `Rootfs` for what cannot be made in `folder`.
+pub fn try_overlay(folder: &Path, layers: usize) -> Result<(), Failure> {
+    let failed = |what: &str, error: io::Error| Failure::io(Stage::Rootfs, what, folder, &error);
+    let lower: Vec<PathBuf> = (0..layers).map(|number| folder.join(format!("lower-{number}"))).collect();
+    let writable = folder.join("writable");
+    for made in lower.iter().chain([&writable]) {
+        std::fs::create_dir(made).map_err(|error| failed("make layers in", error))?;
+    }
+    let root = overlay(&lower, &writable)?;
+    guard(&root)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&root, "file", flags, Mode::RUSR);
+    let written = file.and_then(|file| rustix::io::write(&file, b"x"));
+    written.map(drop).map_err(|error| failed("write to an overlay in", error.into()))
+}
+
 fn mount(lower: &[OwnedFd], halves: &[OwnedFd]) -> io::Result<OwnedFd> {
     match mount_as(Layers::OneByOne, lower, halves) {
         // Linux before 6.5 has no `lowerdir+`, and says so only when everything is set: until then its overlayfs

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cgroup;
+mod check;
 mod churn;
 mod clients;
 mod conformance;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         event::CHURN_TESTS,
         stream::TESTS,
         bad_input::TESTS,
+        check::TESTS,
         crictl::TESTS,
         descriptors::TESTS,
         clients::TESTS,

@@ -1,44 +1,37 @@
-use super::{Finding, fail, host::Host, ok, warn};
+use std::io;
 
-/// Without these a pod's limits would be silently ignored.
-const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
-/// What is lost without the others.
-const OPTIONAL: [(&str, &str); 3] = [
-    ("cpuset", "containers cannot be bound to processors"),
-    ("hugetlb", "huge pages are not limited"),
-    ("io", "reading and writing is not accounted"),
-];
+use super::{
+    Finding, fail,
+    host::Host,
+    ok,
+    scratch::{Child, apart},
+    warn,
+};
+use crate::{
+    cgroup::{Config, Container, Driver, Handle, Manager},
+    model::{ContainerId, DeviceRule, HugepageLimit, PodId, Resources},
+    sys::process::{self, Namespaces},
+    telemetry::log::chain,
+};
 
-pub(super) fn questions(host: &Host) -> Vec<Finding> {
+pub(super) fn questions(host: &Host, config: &Config) -> Vec<Finding> {
     let Some(layout) = Layout::of(&host.read("proc/self/mountinfo").unwrap_or_default()) else {
         return vec![fail("cgroups", "none are mounted on /sys/fs/cgroup: nothing can be limited or killed")];
     };
-    let controllers = layout.controllers(host);
-    let has = |name: &str| controllers.iter().any(|controller| controller == layout.local_name(name));
-    let missing: Vec<_> = NEEDED.into_iter().filter(|name| !has(name)).collect();
-    let mut findings = vec![
-        match layout {
-            Layout::Unified => ok("cgroups", "version 2"),
-            Layout::Separate => warn(
-                "cgroups",
-                "version 1: kubelets from 1.35 on start only with failCgroupV1: false; boot with version 2 if you can",
-            ),
-        },
-        if missing.is_empty() {
-            ok("controllers", controllers.join(" "))
-        } else {
-            fail(
-                "controllers",
-                format!(
-                    "{} missing: pods cannot be limited; look at the kernel's command line",
-                    missing.join(", ")
-                ),
-            )
-        },
-    ];
-    let lost = OPTIONAL.iter().filter(|(name, _)| !has(name));
-    findings.extend(lost.map(|(name, loss)| warn("controllers", format!("{name} missing: {loss}"))));
-    findings.push(swap(host, layout));
+    let mut findings = vec![match layout {
+        Layout::Unified => ok("cgroups", "version 2"),
+        Layout::Separate => warn(
+            "cgroups",
+            "version 1: kubelets from 1.35 on start only with failCgroupV1: false; boot with version 2 if you can",
+        ),
+    }];
+    let swap_is_on = host.read("proc/swaps").is_some_and(|swaps| swaps.lines().count() > 1);
+    // A process of its own: what follows needs threads, and none of the other attempts may have any.
+    let tried = apart(Namespaces::NONE, || Pod::make(config).map(|pod| pod.questions(swap_is_on)));
+    match tried.flatten() {
+        Ok(more) => findings.extend(more),
+        Err(error) => findings.push(fail("cgroup of a pod", format!("{error}: pods cannot be made"))),
+    }
     findings
 }
 
@@ -67,65 +60,185 @@ impl Layout {
         }
         layout
     }
+}
 
-    fn controllers(self, host: &Host) -> Vec<String> {
-        match self {
-            Self::Unified => {
-                let all = host.read("sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-                all.split_whitespace().map(str::to_owned).collect()
+/// The cgroup of a pod that is none, made and joined as a pod's is, under the configured parent.
+struct Pod {
+    driver: Driver,
+    handle: Handle,
+    supervisor: Child,
+}
+
+impl Pod {
+    fn make(config: &Config) -> Result<Self, String> {
+        let supervisor = Child::idle().map_err(|error| error.to_string())?;
+        let manager = Manager::detect(config).map_err(|error| chain(&error))?;
+        let (driver, none) = (manager.driver(), Resources::default());
+        let id = PodId::from_bytes(random_bytes().map_err(|error| error.to_string())?);
+        // Named, as a kubelet names it: a named parent that has to be made goes with the pod, the configured one stays.
+        let parent = if config.parent.is_empty() { driver.default_parent() } else { &config.parent };
+        let handle = manager.plan_pod(parent, &id).map_err(|error| chain(&error))?;
+        let pod = Self { driver, handle, supervisor };
+        let (pid, pidfd) = (pod.supervisor.pid(), pod.supervisor.pidfd());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|error| error.to_string())?.block_on(async {
+            manager.create_pod(&pod.handle, &none).await.map_err(|error| chain(&error))?;
+            manager.take_in(&pod.handle, pid, pidfd, &none).await.map_err(|error| chain(&error))
+        })?;
+        pod.handle.join_supervisor(pid).map_err(|error| chain(&error))?;
+        Ok(pod)
+    }
+
+    fn questions(&self, swap_is_on: bool) -> Vec<Finding> {
+        let made = match self.driver {
+            Driver::Systemd => ok("cgroup of a pod", "systemd makes it (driver systemd)"),
+            Driver::Cgroupfs => ok("cgroup of a pod", "pintle makes it (driver cgroupfs)"),
+        };
+        let mut findings = vec![made, self.limits(), self.devices()];
+        let optional = [
+            (cpuset(), "containers cannot be bound to processors"),
+            (hugepages(), "huge pages are not limited"),
+        ];
+        for (resources, loss) in optional {
+            if let Some(Err(error)) = resources.map(|resources| self.limit(&resources, &[])) {
+                findings.push(warn("limits", format!("{loss}: {error}")));
             }
-            // name, hierarchy, cgroups, enabled; hierarchy 0 is version 2's.
-            Self::Separate => {
-                let table = host.read("proc/cgroups").unwrap_or_default();
-                let rows = table.lines().filter(|line| !line.starts_with('#'));
-                let rows = rows.map(|line| line.split_whitespace().collect::<Vec<_>>());
-                let on = rows.filter(|row| row.len() == 4 && row[1] != "0" && row[3] == "1");
-                on.map(|row| row[0].to_owned()).collect()
+        }
+        findings.push(self.swap(swap_is_on));
+        findings
+    }
+
+    /// Without these a pod's limits would be silently ignored.
+    fn limits(&self) -> Finding {
+        let needed = [
+            ("CPU", Resources { cpu_quota_us: 50_000, cpu_period_us: 100_000, ..Resources::default() }),
+            ("memory", Resources { memory_bytes: MEMORY_BYTES, ..Resources::default() }),
+            ("pids", Resources { pids_max: 100, ..Resources::default() }),
+        ];
+        let refused: Vec<String> = needed
+            .iter()
+            .filter_map(|(what, limit)| Some(format!("{what}: {}", self.limit(limit, &[]).err()?)))
+            .collect();
+        if refused.is_empty() {
+            return ok("limits", "CPU, memory and pids of a container can be limited");
+        }
+        let text =
+            format!("pods cannot be limited; look at the kernel's command line: {}", refused.join("; "));
+        fail("limits", text)
+    }
+
+    fn devices(&self) -> Finding {
+        let rule = |allow, kind, major, access: &str| DeviceRule {
+            allow,
+            kind,
+            major,
+            minor: None,
+            access: access.into(),
+        };
+        let rules = [rule(false, 'a', None, "rwm"), rule(true, 'c', Some(1), "rwm")];
+        match self.limit(&Resources::default(), &rules) {
+            Ok(()) => ok("device rules", "a container opens the devices it was given and no others"),
+            Err(error) => fail("device rules", error),
+        }
+    }
+
+    /// A kernel that counts no swap refuses nothing on version 1, so what holds is looked at.
+    fn swap(&self, is_on: bool) -> Finding {
+        let both = Resources {
+            memory_bytes: MEMORY_BYTES,
+            memory_and_swap_bytes: 2 * MEMORY_BYTES,
+            ..Resources::default()
+        };
+        let limit = |container: &Container| container.usage()?.swap?.limit;
+        match (is_on, self.with_limits(&both, &[], limit)) {
+            (false, _) => ok("swap", "off"),
+            (true, Ok(Some(_))) => ok("swap", "on, and limited for each container"),
+            (true, refused) => {
+                let why = refused.err().map(|error| format!(": {error}")).unwrap_or_default();
+                warn(
+                    "swap",
+                    format!("on, and cannot be limited; boot with swapaccount=1 or turn swap off{why}"),
+                )
             }
         }
     }
 
-    /// What version 1 calls it.
-    fn local_name(self, name: &str) -> &str {
-        if self == Self::Separate && name == "io" { "blkio" } else { name }
+    fn limit(&self, resources: &Resources, rules: &[DeviceRule]) -> Result<(), String> {
+        self.with_limits(resources, rules, |_| ())
+    }
+
+    /// Makes the cgroup of a container with these limits and rules, looks at it and removes it.
+    fn with_limits<T>(
+        &self,
+        resources: &Resources,
+        rules: &[DeviceRule],
+        look: impl FnOnce(&Container) -> T,
+    ) -> Result<T, String> {
+        let id = random_bytes().map_err(|error| error.to_string())?;
+        let container = self.handle.container(&ContainerId::from_bytes(id));
+        container.create(resources, rules).map_err(|error| chain(&error))?;
+        let seen = look(&container);
+        container.remove().map_err(|error| chain(&error))?;
+        Ok(seen)
     }
 }
 
-fn swap(host: &Host, layout: Layout) -> Finding {
-    let on = host.read("proc/swaps").is_some_and(|swaps| swaps.lines().count() > 1);
-    let limited = match layout {
-        // Only below the root of the tree; the groups of init or of ourselves are such.
-        Layout::Unified => {
-            let own = host.read("proc/self/cgroup").unwrap_or_default();
-            let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-            ["init.scope", "system.slice", own]
-                .iter()
-                .any(|group| host.has(&format!("sys/fs/cgroup/{group}/memory.swap.max")))
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = process::kill(self.supervisor.pid()); // it may have ended
+        if let Err(error) = self.handle.remove() {
+            eprintln!("pintle: the cgroup of a check could not be removed: {}", chain(&error));
         }
-        Layout::Separate => host.has("sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"),
-    };
-    match (on, limited) {
-        (false, _) => ok("swap", "off"),
-        (true, true) => ok("swap", "on, and limited for each container"),
-        (true, false) => warn("swap", "on, and cannot be limited; boot with swapaccount=1 or turn swap off"),
     }
+}
+
+/// Any will do, but none at all for huge pages: that a kernel without their controller is asked for loses nothing.
+const MEMORY_BYTES: i64 = 64 << 20;
+const HUGEPAGES_BYTES: u64 = 1 << 30;
+
+/// The first CPU that this process may use.
+fn cpuset() -> Option<Resources> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let cpus = process::field(&status, "Cpus_allowed_list")?.split([',', '-']).next()?.trim().to_owned();
+    Some(Resources { cpuset_cpus: cpus, ..Resources::default() })
+}
+
+/// A limit of each size of huge page that this kernel has; `None` if it has none.
+fn hugepages() -> Option<Resources> {
+    let sizes = std::fs::read_dir("/sys/kernel/mm/hugepages").ok()?.flatten();
+    let sizes = sizes.filter_map(|entry| page_size(entry.file_name().to_str()?));
+    let limits: Vec<_> =
+        sizes.map(|page_size| HugepageLimit { page_size, limit_bytes: HUGEPAGES_BYTES }).collect();
+    (!limits.is_empty()).then(|| Resources { hugepages: limits, ..Resources::default() })
+}
+
+/// `hugepages-2048kB` is `2MB` to cgroups.
+fn page_size(folder: &str) -> Option<String> {
+    let kib: u64 = folder.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+    let (mib, gib) = (kib >> 10, kib >> 20);
+    Some(if gib > 0 {
+        format!("{gib}GB")
+    } else if mib > 0 {
+        format!("{mib}MB")
+    } else {
+        format!("{kib}KB")
+    })
+}
+
+fn random_bytes() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Level, *};
+    use super::*;
 
     const V1: &str = "30 24 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       31 30 0:27 / /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory\n\
                       32 30 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
     const V2: &str = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
-    const TABLE: &str = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t2\t1\t1\nmemory\t3\t1\t1\n\
-                         pids\t4\t1\t1\nblkio\t5\t1\t1\nhugetlb\t0\t1\t1\ncpuset\t6\t1\t0\n";
-
-    fn levels(files: &[(&str, &str)]) -> Vec<(Level, &'static str)> {
-        let (host, _dir) = Host::fake(files);
-        questions(&host).into_iter().map(|finding| (finding.level, finding.topic)).collect()
-    }
 
     #[test]
     fn version_2_is_told_from_version_1_and_from_none() {
@@ -135,36 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_that_is_off_or_elsewhere_is_missing() {
-        let (host, _dir) = Host::fake(&[("proc/cgroups", TABLE)]);
-        assert_eq!(Layout::Separate.controllers(&host), ["cpu", "memory", "pids", "blkio"]);
-        assert_eq!(
-            levels(&[("proc/self/mountinfo", V1), ("proc/cgroups", TABLE)]),
-            [
-                (Level::Warn, "cgroups"),
-                (Level::Ok, "controllers"),
-                (Level::Warn, "controllers"),
-                (Level::Warn, "controllers"),
-                (Level::Ok, "swap"),
-            ]
-        );
-    }
-
-    #[test]
-    fn pods_do_not_run_where_memory_cannot_be_limited() {
-        let files = [
-            ("proc/self/mountinfo", V2),
-            ("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io pids hugetlb\n"),
-        ];
-        assert_eq!(levels(&files)[1], (Level::Fail, "controllers"));
-    }
-
-    #[test]
-    fn swap_that_cannot_be_limited_is_a_warning() {
-        let swaps = "Filename Type Size Used Priority\n/dev/vdb partition 1 0 -2\n";
-        let mut files = vec![("proc/self/mountinfo", V1), ("proc/cgroups", TABLE), ("proc/swaps", swaps)];
-        assert_eq!(levels(&files).last(), Some(&(Level::Warn, "swap")));
-        files.push(("sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "1"));
-        assert_eq!(levels(&files).last(), Some(&(Level::Ok, "swap")));
+    fn huge_pages_are_named_as_cgroups_name_them() {
+        for (folder, name) in [
+            ("hugepages-64kB", Some("64KB")),
+            ("hugepages-2048kB", Some("2MB")),
+            ("hugepages-1048576kB", Some("1GB")),
+            ("hugepages-", None),
+            ("other", None),
+        ] {
+            assert_eq!(page_size(folder).as_deref(), name, "{folder}");
+        }
     }
 }

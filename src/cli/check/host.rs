@@ -1,6 +1,6 @@
 use std::{fs, path::PathBuf};
 
-/// Reads what the kernel says about itself.
+/// Reads the host's settings.
 #[derive(Debug)]
 pub(super) struct Host {
     root: PathBuf,
@@ -26,24 +26,5 @@ impl Host {
     /// The text of a file, trimmed; `path` is relative to `/`.
     pub(super) fn read(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.root.join(path)).ok().map(|text| text.trim().to_owned())
-    }
-
-    pub(super) fn has(&self, path: &str) -> bool {
-        self.root.join(path).exists()
-    }
-
-    /// Whether kernel module `name` is there: loaded, built in, or to be loaded.
-    pub(super) fn has_module(&self, name: &str) -> bool {
-        let underscored = name.replace('-', "_");
-        let release = self.read("proc/sys/kernel/osrelease").unwrap_or_default();
-        self.has(&format!("sys/module/{underscored}"))
-            || ["modules.builtin", "modules.dep"].iter().any(|list| {
-                let list = self.read(&format!("lib/modules/{release}/{list}")).unwrap_or_default();
-                list.lines().any(|line| {
-                    let path = line.split(':').next().unwrap_or_default();
-                    let file = path.rsplit('/').next().unwrap_or_default();
-                    file.split(".ko").next().unwrap_or_default().replace('-', "_") == underscored
-                })
-            })
     }
 }

@@ -1,19 +1,28 @@
 //! `pintle check`: what this host can and cannot do, in an operator's words.
 //!
-//! - `host`: where facts come from; tests put a folder in the place of `/`.
-//! - `kernel`, `cgroup`, `security`, `services`: the questions.
+//! - `scratch`: processes and namespaces in which something is tried.
+//! - `kernel`, `process`, `storage`, `cgroup`, `network`: the attempts. Each does what a pod's start does, where it can
+//!   with the very function.
+//! - `policy`: settings of the host. There is nothing to try about a setting: it is read.
+//! - `host`: where settings come from; tests put a folder in the place of `/`.
 //!
-//! Invariant: nothing is changed. A question that could only be answered by changing something is answered
-//! from what the kernel says about itself.
+//! Invariant: nothing is left changed. What is tried is tried in namespaces of its own; a cgroup and a folder, which
+//! have none, are made under names of their own and removed.
 //! Invariant: `fail` means that pods will not run; `warn` names what is lost.
 
 mod cgroup;
 mod host;
 mod kernel;
-mod security;
-mod services;
+mod network;
+mod policy;
+mod process;
+mod scratch;
+mod storage;
 
 use std::fmt;
+
+use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
 
 use self::host::Host;
 use super::{
@@ -22,32 +31,32 @@ use super::{
 };
 
 /// One answer.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct Finding {
     level: Level,
     /// What was asked about, in a word or two.
-    topic: &'static str,
+    topic: String,
     /// How it is, what that means, and what to do.
     text: String,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 enum Level {
     Ok,
     Warn,
     Fail,
 }
 
-fn ok(topic: &'static str, text: impl Into<String>) -> Finding {
-    Finding { level: Level::Ok, topic, text: text.into() }
+fn ok(topic: &str, text: impl Into<String>) -> Finding {
+    Finding { level: Level::Ok, topic: topic.into(), text: text.into() }
 }
 
-fn warn(topic: &'static str, text: impl Into<String>) -> Finding {
-    Finding { level: Level::Warn, topic, text: text.into() }
+fn warn(topic: &str, text: impl Into<String>) -> Finding {
+    Finding { level: Level::Warn, topic: topic.into(), text: text.into() }
 }
 
-fn fail(topic: &'static str, text: impl Into<String>) -> Finding {
-    Finding { level: Level::Fail, topic, text: text.into() }
+fn fail(topic: &str, text: impl Into<String>) -> Finding {
+    Finding { level: Level::Fail, topic: topic.into(), text: text.into() }
 }
 
 impl fmt::Display for Finding {
@@ -65,13 +74,19 @@ impl fmt::Display for Finding {
 pub(super) fn check(place: Place) -> Result<Exit, Exit> {
     let config = place.load(None)?.config;
     let host = Host::real();
-    let findings: Vec<Finding> = [
-        kernel::questions(&host, &config.root),
-        cgroup::questions(&host),
-        security::questions(&host),
-        services::questions(&host),
-    ]
-    .concat();
+    let findings: Vec<Finding> = if geteuid().is_root() {
+        [
+            kernel::questions(&host),
+            process::questions(),
+            storage::questions(&config.root),
+            cgroup::questions(&host, &config.cgroup),
+            network::questions(&host, &config.network),
+            policy::questions(&host),
+        ]
+        .concat()
+    } else {
+        vec![fail("privileges", "pintle runs as root, and so must `pintle check`: nothing else was tried")]
+    };
     let lines: Vec<_> = findings.iter().map(|finding| format!("{finding}\n")).collect();
     say(&lines.concat())?;
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);

@@ -1,0 +1,107 @@
+use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+
+use super::{
+    Finding,
+    host::Host,
+    ok,
+    scratch::{FOLDER, attempt},
+    warn,
+};
+use crate::{
+    model::PodId,
+    network::{Config, Network},
+    sys::{
+        process::{Namespaces, unshare},
+        sysctl,
+    },
+    telemetry::log::chain,
+};
+
+pub(super) fn questions(host: &Host, config: &Config) -> Vec<Finding> {
+    vec![bridge(config), forwarding(host), bridge_filter(host)]
+}
+
+/// Attaches a pod to the built-in bridge and detaches it, on a host of its own.
+fn bridge(config: &Config) -> Finding {
+    let topic = "pod network";
+    if !config.enabled {
+        return ok(topic, "switched off (network.enabled): only pods with the host's network can start");
+    }
+    let tried = attempt(Namespaces::MOUNT.and(Namespaces::NETWORK), || {
+        let network =
+            Network::open(config, &Path::new(FOLDER).join("leases")).map_err(|error| chain(&error))?;
+        let netns = new_netns().map_err(|error| format!("make a network namespace: {error}"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let pod = PodId::from_bytes([0; 32]);
+        runtime.block_on(async {
+            let attached = network.attach(&pod, netns, &[], &[]).await.map_err(|error| chain(&error))?;
+            network.detach(&pod).await.map_err(|error| chain(&error))?;
+            let addresses: Vec<_> = attached.addresses.iter().map(ToString::to_string).collect();
+            Ok(format!(
+                "a pod gets an address ({}) on the bridge {}",
+                addresses.join(", "),
+                config.bridge_name
+            ))
+        })
+    });
+    tried.map_or_else(
+        |error| warn(topic, format!("the built-in bridge does not work: {error}")),
+        |text| ok(topic, text),
+    )
+}
+
+/// Of a thread that has ended.
+fn new_netns() -> io::Result<OwnedFd> {
+    let make = || -> io::Result<OwnedFd> {
+        unshare(Namespaces::NETWORK)?;
+        Ok(File::open("/proc/thread-self/ns/net")?.into())
+    };
+    std::thread::spawn(make).join().unwrap_or_else(|_| Err(io::Error::other("the thread died")))
+}
+
+fn forwarding(host: &Host) -> Finding {
+    const NAME: &str = "net.ipv4.ip_forward";
+    let topic = "forwarding";
+    if host.read("proc/sys/net/ipv4/ip_forward").as_deref() == Some("1") {
+        return ok(topic, "on");
+    }
+    let tried = attempt(Namespaces::NETWORK, || {
+        sysctl::set(NAME, "1").map_err(|error| error.to_string()).map(|()| String::new())
+    });
+    match tried {
+        Ok(_) => ok(topic, "off; the first pod on the bridge switches it on"),
+        Err(error) => warn(
+            topic,
+            format!("{NAME} is 0 and cannot be set ({error}): pods reach no one outside this host"),
+        ),
+    }
+}
+
+/// A setting of the host: kube-proxy's rules see what it says.
+fn bridge_filter(host: &Host) -> Finding {
+    let topic = "br_netfilter";
+    match host.read("proc/sys/net/bridge/bridge-nf-call-iptables").as_deref() {
+        Some("1") => ok(topic, "on"),
+        Some(_) => warn(topic, "net.bridge.bridge-nf-call-iptables is 0: kube-proxy may not see all traffic"),
+        None => {
+            warn(topic, "not loaded: kube-proxy may not see traffic on a bridge; `modprobe br_netfilter`")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+
+    #[test]
+    fn what_is_on_need_not_be_tried_and_what_is_off_by_choice_is_no_fault() {
+        let (host, _dir) = Host::fake(&[
+            ("proc/sys/net/ipv4/ip_forward", "1\n"),
+            ("proc/sys/net/bridge/bridge-nf-call-iptables", "0\n"),
+        ]);
+        assert_eq!(forwarding(&host).level, Level::Ok);
+        assert_eq!(bridge_filter(&host).level, Level::Warn);
+        assert_eq!(bridge(&Config { enabled: false, ..Config::default() }).level, Level::Ok);
+    }
+}
