@@ -13,7 +13,7 @@ const FILE_LINES_MAX: usize = 500;
 const VAGUE_NAMES: [&str; 5] = ["utils", "common", "helpers", "types", "manager"];
 
 /// (crate, the only places that may name it)
-const FENCES: [(&str, &[&str]); 14] = [
+const FENCES: [(&str, &[&str]); 18] = [
     ("http", &["cri/"]),
     ("hyper", &["cri/"]),
     ("hyper_util", &["cri/", "cli/client"]),
@@ -26,6 +26,10 @@ const FENCES: [(&str, &[&str]); 14] = [
     ("cgroups_rs", &["cgroup/"]),
     ("clap", &["cli/"]),
     ("indicatif", &["cli/"]),
+    ("reqwest", &["image/registry/"]),
+    ("rustls", &["image/registry/", "image/testregistry"]),
+    ("rustls_native_certs", &["image/registry/tls"]),
+    ("webpki", &["image/registry/tls"]),
     ("libc", &["sys/"]),
     ("nix", &["sys/"]),
 ];

@@ -36,7 +36,7 @@ pub(super) fn of_pull(reference: &str, error: image::Error) -> Status {
     if text.contains(reference) {
         return Status::new(code, text);
     }
-    let compared = matches!(error, image::Error::RegistryUnavailable { .. });
+    let compared = matches!(error.decisive(), image::Error::RegistryUnavailable { .. });
     let text =
         if compared { format!("{text} (pull {reference})") } else { format!("pull {reference}: {text}") };
     Status::new(code, text)
@@ -120,6 +120,7 @@ impl Coded for event::Error {
 impl Coded for image::Error {
     fn code(&self) -> Code {
         match self {
+            Self::Everywhere { decisive, .. } => decisive.code(),
             Self::NotInRegistry { .. } => Code::NotFound,
             Self::BadReference { .. } | Self::AmbiguousPrefix(_) | Self::BadArchive { .. } => {
                 Code::InvalidArgument
@@ -129,6 +130,7 @@ impl Coded for image::Error {
             Self::Unauthorized { .. } => Code::PermissionDenied,
             Self::Full { .. } | Self::Limit { .. } => Code::ResourceExhausted,
             Self::Abandoned(_) => Code::Cancelled,
+            Self::LayerRemoved(_) => Code::Aborted,
             // The image is not what it says it is, or not for us: another try changes nothing.
             Self::BadDocument { .. }
             | Self::NoPlatform { .. }

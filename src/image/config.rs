@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Folder with one `<host[:port]>/hosts.toml` for each registry that has mirrors or settings of its own,
-    /// and `_default/hosts.toml` for all others. Read at each pull; containerd's format.
+    /// and `_default/hosts.toml` for all others. Read at each pull; containerd's format (docs/registries.md).
     pub registry_config_dir: PathBuf,
     /// Layers of one image that are fetched and unpacked at the same time.
     pub layers_parallel: usize,

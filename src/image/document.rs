@@ -1,5 +1,6 @@
-//! The JSON documents of an image, read strictly: OCI image spec and Docker's schema 2, which say the same
-//! with other media types.
+//! The JSON documents of an image: OCI image spec and Docker's schema 2, which say the same with other media
+//! types. What decides which image is meant is read strictly; elsewhere, what Docker, containerd and CRI-O read
+//! is read (null for anything that may be absent, old names), for such documents are in registries.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ pub(super) const LAYERS_MAX: usize = 128;
 /// Most manifests in an index.
 const INDEX_ENTRIES_MAX: usize = 1000;
 /// An index may point at an index, and no deeper.
-pub(super) const INDEX_DEPTH_MAX: usize = 2;
+const INDEX_DEPTH_MAX: usize = 2;
 /// Most environment variables, arguments or labels of a config: what one process could be given.
 const CONFIG_ENTRIES_MAX: usize = 10_000;
 
@@ -29,6 +30,8 @@ const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// What old clients and registries called a config, and what Docker still takes for one (moby#22378).
+const OLD_CONFIGS: [&str; 4] = ["application/octet-stream", "application/json", "text/html", ""];
 
 /// What we ask a registry for.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
@@ -45,7 +48,7 @@ pub(super) struct Blob {
 
 /// A manifest or an index, told apart by what it says it is, or by what it has.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Document {
+enum Document {
     Manifest(Manifest),
     Index(Vec<IndexEntry>),
 }
@@ -58,8 +61,8 @@ pub(super) struct Manifest {
 }
 
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct IndexEntry {
-    pub(super) blob: Blob,
+struct IndexEntry {
+    blob: Blob,
     platform: Option<Platform>,
 }
 
@@ -67,8 +70,11 @@ pub(super) struct IndexEntry {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub(super) struct Platform {
+    #[serde(deserialize_with = "wire::or_default")]
     os: String,
+    #[serde(deserialize_with = "wire::or_default")]
     architecture: String,
+    #[serde(deserialize_with = "wire::or_default")]
     variant: String,
 }
 
@@ -88,30 +94,66 @@ pub(super) fn digest_of(bytes: &[u8]) -> Digest {
 impl Document {
     /// # Errors
     /// [`Error::BadDocument`] for what is no manifest, [`Error::Unsupported`] for what is no image.
-    pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Self, Error> {
+    fn parse(name: &str, bytes: &[u8]) -> Result<Self, Error> {
         let wire: wire::Document = read("manifest", name, bytes)?;
         let unsupported = |why: String| Error::Unsupported { name: name.into(), why };
-        if wire.schema_version != 2 {
-            return Err(unsupported(format!(
-                "manifests of schema version {} are not supported",
-                wire.schema_version
-            )));
+        match wire.schema_version {
+            0 | 2 => {} // what it has decides
+            1 => {
+                let why = "manifests of schema version 1 are not supported: push the image again with a current tool";
+                return Err(unsupported(why.into()));
+            }
+            other => {
+                return Err(unsupported(format!("manifests of schema version {other} are not supported")));
+            }
         }
-        match wire.media_type.as_deref() {
+        let media_type = wire.media_type.as_deref().filter(|text| !text.is_empty());
+        match media_type {
             None | Some(OCI_INDEX | DOCKER_INDEX | OCI_MANIFEST | DOCKER_MANIFEST) => {}
             Some(other) => return Err(unsupported(format!("media type {other:?} is not supported"))),
         }
-        let says_index = matches!(wire.media_type.as_deref(), Some(OCI_INDEX | DOCKER_INDEX));
+        let says_index = matches!(media_type, Some(OCI_INDEX | DOCKER_INDEX));
         match (wire.manifests, wire.config, wire.layers) {
-            (Some(manifests), None, None) if says_index || wire.media_type.is_none() => {
-                index(name, manifests)
-            }
-            (None, Some(config), Some(layers)) if !says_index => {
-                manifest(name, wire.artifact_type.as_deref(), &config, &layers)
+            (Some(manifests), None, None) if says_index || media_type.is_none() => index(name, manifests),
+            (None, None, None) if says_index => index(name, Vec::new()),
+            (None, Some(config), layers) if !says_index => {
+                manifest(name, wire.artifact_type.as_deref(), &config, &layers.unwrap_or_default())
             }
             // One reader must not see an index where another sees an image.
             _ => Err(Error::document("manifest", name, "it is neither a manifest nor an index")),
         }
+    }
+}
+
+/// The way from a reference to the manifest for this machine, through indexes. Whoever reads the documents
+/// gives each to `step`, and is told which to read next.
+#[derive(Debug, Default)]
+pub(super) struct IndexWalk {
+    indexes: usize,
+}
+
+/// Where a document on the way leads.
+#[derive(Debug)]
+pub(super) enum Step {
+    Manifest(Manifest),
+    /// The document to read next.
+    Next(Blob),
+}
+
+impl IndexWalk {
+    /// # Errors
+    /// As [`Document::parse`]; [`Error::NoPlatform`] for an index without an entry for this machine,
+    /// [`Error::Limit`] for indexes in indexes in indexes.
+    pub(super) fn step(&mut self, name: &str, bytes: &[u8]) -> Result<Step, Error> {
+        let index = match Document::parse(name, bytes)? {
+            Document::Manifest(manifest) => return Ok(Step::Manifest(manifest)),
+            Document::Index(index) => index,
+        };
+        self.indexes += 1;
+        if self.indexes > INDEX_DEPTH_MAX {
+            return Err(Error::Limit { what: "depth of indexes in indexes", limit: INDEX_DEPTH_MAX as u64 });
+        }
+        Ok(Step::Next(choose(name, &index, &Platform::host())?.blob.clone()))
     }
 }
 
@@ -128,7 +170,8 @@ fn index(name: &str, manifests: Vec<wire::Descriptor>) -> Result<Document, Error
             "" | OCI_INDEX | DOCKER_INDEX | OCI_MANIFEST | DOCKER_MANIFEST
         );
         let blob = blob("manifest", name, &wire)?;
-        Ok(known.then_some(IndexEntry { blob, platform: wire.platform }))
+        Ok(known
+            .then_some(IndexEntry { blob, platform: wire.platform.as_ref().and_then(Platform::normalized) }))
     };
     Ok(Document::Index(
         manifests.into_iter().filter_map(|wire| entry(wire).transpose()).collect::<Result<_, _>>()?,
@@ -142,7 +185,9 @@ fn manifest(
     layers: &[wire::Descriptor],
 ) -> Result<Document, Error> {
     let unsupported = |why: String| Error::Unsupported { name: name.into(), why };
-    if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+    let is_config = matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG)
+        || OLD_CONFIGS.contains(&config.media_type.as_str());
+    if !is_config {
         let what = artifact_type.unwrap_or(&config.media_type);
         return Err(unsupported(format!("it is an artifact of type {what:?}, not a container image")));
     }
@@ -151,9 +196,11 @@ fn manifest(
     }
     for layer in layers {
         // Compression is told by the first bytes; the type says only whether it is a layer at all. Addresses
-        // of foreign layers (`urls`) are never followed: they would name any host on our behalf.
+        // of foreign layers (`urls`) are never followed: they would name any host on our behalf. Their blob is
+        // asked for as any other, and many registries have it.
         let known = layer.media_type.starts_with("application/vnd.oci.image.layer.")
-            || layer.media_type.starts_with("application/vnd.docker.image.rootfs.diff.tar");
+            || layer.media_type.starts_with("application/vnd.docker.image.rootfs.diff.tar")
+            || layer.media_type.starts_with("application/vnd.docker.image.rootfs.foreign.diff.tar");
         if !known || layer.media_type.ends_with("+encrypted") {
             return Err(unsupported(format!("layers of type {:?} are not supported", layer.media_type)));
         }
@@ -164,11 +211,7 @@ fn manifest(
 
 /// The entry for this machine: the best variant of its architecture, the first among equals. Entries
 /// without a platform are taken only when no other fits.
-pub(super) fn choose<'a>(
-    name: &str,
-    index: &'a [IndexEntry],
-    host: &Platform,
-) -> Result<&'a IndexEntry, Error> {
+fn choose<'a>(name: &str, index: &'a [IndexEntry], host: &Platform) -> Result<&'a IndexEntry, Error> {
     let rank = |entry: &IndexEntry| entry.platform.as_ref().map_or(Some(usize::MAX), |has| host.rank(has));
     index
         .iter()
@@ -180,7 +223,8 @@ pub(super) fn choose<'a>(
 
 /// Whether a manifest may be for this machine: it says so, or does not say.
 pub(super) fn fits_host(entry: &wire::Descriptor) -> bool {
-    entry.platform.as_ref().is_none_or(|platform| Platform::host().rank(platform).is_some())
+    let platform = entry.platform.as_ref().and_then(Platform::normalized);
+    platform.is_none_or(|platform| Platform::host().rank(&platform).is_some())
 }
 
 impl Platform {
@@ -197,18 +241,47 @@ impl Platform {
         Self { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
     }
 
-    /// How well `image` runs here; less is better, `None` is not at all.
-    fn rank(&self, image: &Self) -> Option<usize> {
-        if self.os != image.os || self.architecture != image.architecture {
+    /// A platform as tools write it, in the spec's words (containerd's platforms package knows the same).
+    /// `None` when it says nothing.
+    fn normalized(&self) -> Option<Self> {
+        let (os, architecture, variant) = (
+            self.os.to_ascii_lowercase(),
+            self.architecture.to_ascii_lowercase(),
+            self.variant.to_ascii_lowercase(),
+        );
+        if os.is_empty() && architecture.is_empty() {
             return None;
         }
-        let variants: &[&str] = match (self.architecture.as_str(), self.variant.as_str()) {
-            ("arm64", _) => &["v8", ""],
-            ("arm", "v7") => &["v7", "v6", "v5", ""],
-            // A variant of amd64 asks for a newer processor than we can promise.
-            _ => &["", "v1"],
+        let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+            ("amd64" | "x86_64" | "x86-64", "v1") => ("amd64", ""),
+            ("amd64" | "x86_64" | "x86-64", variant) => ("amd64", variant),
+            ("arm64" | "aarch64", "" | "8" | "v8") => ("arm64", "v8"),
+            ("arm64" | "aarch64", variant) => ("arm64", variant),
+            ("i386", variant) => ("386", variant),
+            ("armhf", "") | ("arm", "" | "7") => ("arm", "v7"),
+            ("armel", "") | ("arm", "6") => ("arm", "v6"),
+            ("arm", "5") => ("arm", "v5"),
+            ("arm", "8") => ("arm", "v8"),
+            as_it_is => as_it_is,
         };
-        variants.iter().position(|variant| *variant == image.variant)
+        let os = if os.is_empty() { "linux".into() } else { os };
+        Some(Self { os, architecture: architecture.into(), variant: variant.into() })
+    }
+
+    /// How well `image` runs here; less is better, `None` is not at all. What a processor's older mode runs
+    /// comes last, as in containerd.
+    fn rank(&self, image: &Self) -> Option<usize> {
+        let runs: &[(&str, &str)] = match (self.architecture.as_str(), self.variant.as_str()) {
+            // A variant of amd64 asks for a newer processor than we can promise.
+            ("amd64", _) => &[("amd64", ""), ("386", "")],
+            ("arm64", _) => &[("arm64", "v8"), ("arm", "v8"), ("arm", "v7"), ("arm", "v6"), ("arm", "v5")],
+            ("arm", _) => &[("arm", "v7"), ("arm", "v6"), ("arm", "v5")],
+            (other, _) => &[(other, "")],
+        };
+        let fits = |(architecture, variant): &(&str, &str)| {
+            image.os == self.os && image.architecture == *architecture && image.variant == *variant
+        };
+        runs.iter().position(fits)
     }
 }
 
@@ -238,14 +311,14 @@ impl Config {
             info!(config = name, ?unknown, "ignoring keys of an image config that are not known here");
         }
         let process = ImageConfig {
-            user: process.user.unwrap_or_default(),
-            env: process.env.unwrap_or_default(),
-            entrypoint: process.entrypoint.unwrap_or_default(),
-            cmd: process.cmd.unwrap_or_default(),
-            working_dir: process.working_dir.unwrap_or_default(),
-            stop_signal: process.stop_signal.unwrap_or_default(),
-            volumes: process.volumes.unwrap_or_default().into_keys().collect(),
-            labels: process.labels.unwrap_or_default(),
+            user: process.user,
+            env: process.env,
+            entrypoint: process.entrypoint,
+            cmd: process.cmd,
+            working_dir: process.working_dir,
+            stop_signal: process.stop_signal,
+            volumes: process.volumes.into_keys().collect(),
+            labels: process.labels,
         };
         let longest = [
             process.env.len(),
@@ -313,16 +386,37 @@ fn blob(what: &'static str, name: &str, wire: &wire::Descriptor) -> Result<Blob,
     Ok(Blob { digest: digest(what, name, &wire.digest)?, size: wire.size })
 }
 
-/// The documents as they are written. Lists and texts may be `null` in Docker's.
+/// The documents as they are written. Anything may be `null` that may be absent: Go, in which the other readers
+/// are written, takes both for its zero value.
 pub(super) mod wire {
-    use serde::de::IgnoredAny;
+    use serde::{Deserializer, de::IgnoredAny};
 
     use super::{BTreeMap, Deserialize, Platform};
+
+    pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        Option::deserialize(deserializer).map(Option::unwrap_or_default)
+    }
+
+    fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+        let texts: Option<Vec<Option<String>>> = Option::deserialize(deserializer)?;
+        Ok(texts.unwrap_or_default().into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    fn named_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+        let texts: Option<BTreeMap<String, Option<String>>> = Option::deserialize(deserializer)?;
+        Ok(texts
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, text)| (name, text.unwrap_or_default()))
+            .collect())
+    }
 
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     pub(in crate::image) struct Document {
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         pub(super) schema_version: u64,
         pub(super) media_type: Option<String>,
         pub(super) artifact_type: Option<String>,
@@ -334,13 +428,13 @@ pub(super) mod wire {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     pub(in crate::image) struct Descriptor {
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         pub(in crate::image) media_type: String,
         pub(in crate::image) digest: String,
         pub(in crate::image) size: u64,
         pub(super) platform: Option<Platform>,
-        #[serde(default)]
-        pub(in crate::image) annotations: Option<BTreeMap<String, String>>,
+        #[serde(default, deserialize_with = "named_texts")]
+        pub(in crate::image) annotations: BTreeMap<String, String>,
     }
 
     #[derive(Deserialize)]
@@ -351,20 +445,29 @@ pub(super) mod wire {
 
     #[derive(Deserialize)]
     pub(super) struct Rootfs {
+        #[serde(default, deserialize_with = "or_default")]
         pub(super) diff_ids: Vec<String>,
     }
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "PascalCase", default)]
     pub(super) struct Process {
-        pub(super) user: Option<String>,
-        pub(super) env: Option<Vec<String>>,
-        pub(super) entrypoint: Option<Vec<String>>,
-        pub(super) cmd: Option<Vec<String>>,
-        pub(super) working_dir: Option<String>,
-        pub(super) stop_signal: Option<String>,
-        pub(super) volumes: Option<BTreeMap<String, IgnoredAny>>,
-        pub(super) labels: Option<BTreeMap<String, String>>,
+        #[serde(deserialize_with = "or_default")]
+        pub(super) user: String,
+        #[serde(deserialize_with = "texts")]
+        pub(super) env: Vec<String>,
+        #[serde(deserialize_with = "texts")]
+        pub(super) entrypoint: Vec<String>,
+        #[serde(deserialize_with = "texts")]
+        pub(super) cmd: Vec<String>,
+        #[serde(deserialize_with = "or_default")]
+        pub(super) working_dir: String,
+        #[serde(deserialize_with = "or_default")]
+        pub(super) stop_signal: String,
+        #[serde(deserialize_with = "or_default")]
+        pub(super) volumes: BTreeMap<String, IgnoredAny>,
+        #[serde(deserialize_with = "named_texts")]
+        pub(super) labels: BTreeMap<String, String>,
         #[serde(flatten)]
         pub(super) others: BTreeMap<String, IgnoredAny>,
     }
@@ -411,13 +514,65 @@ mod tests {
         refuse(&manifest_text("application/vnd.cncf.helm.config.v1+json", layer, &good), "artifact");
         refuse(&manifest_text(OCI_CONFIG, "text/plain", &good), "text/plain");
         refuse(&manifest_text(OCI_CONFIG, &format!("{layer}+encrypted"), &good), "encrypted");
-        let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
-        refuse(&manifest_text(OCI_CONFIG, foreign, &good), "foreign");
-        refuse(r#"{"schemaVersion":1,"fsLayers":[]}"#, "schema version 1");
+        refuse(r#"{"schemaVersion":1,"fsLayers":[]}"#, "push the image again with a current tool");
+        refuse(r#"{"schemaVersion":3,"manifests":[]}"#, "schema version 3");
         refuse(r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#, "neither");
         refuse(&format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","manifests":[]}}"#), "neither");
         refuse("[]", "manifest");
         refuse(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), "manifest");
+    }
+
+    #[test]
+    fn old_names_of_configs_and_foreign_layers_are_read() {
+        let layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        let good = format!("sha256:{HEX}");
+        for config in ["application/octet-stream", "application/json", "text/html", ""] {
+            let text = manifest_text(config, layer, &good);
+            assert!(
+                matches!(Document::parse("test", text.as_bytes()), Ok(Document::Manifest(_))),
+                "{config}"
+            );
+        }
+        for foreign in [
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        ] {
+            let text = manifest_text(DOCKER_CONFIG, foreign, &good);
+            let text = text.replace(r#""size":3"#, r#""size":3,"urls":["http://169.254.169.254/"]"#);
+            let Ok(Document::Manifest(read)) = Document::parse("test", text.as_bytes()) else { panic!() };
+            assert_eq!(read.layers.len(), 1, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn null_is_as_good_as_absent_in_manifests_and_indexes() {
+        let config = format!(r#"{{"mediaType":null,"digest":"sha256:{HEX}","size":2,"annotations":null}}"#);
+        for text in [
+            format!(
+                r#"{{"schemaVersion":null,"mediaType":null,"artifactType":null,"manifests":null,"config":{config},"layers":null,"annotations":null}}"#
+            ),
+            format!(
+                r#"{{"mediaType":"{OCI_MANIFEST}","config":{config},"layers":[],"annotations":{{"a":null}}}}"#
+            ),
+            format!(r#"{{"schemaVersion":2,"mediaType":"","config":{config}}}"#),
+        ] {
+            let read = Document::parse("test", text.as_bytes());
+            assert!(
+                matches!(&read, Ok(Document::Manifest(image)) if image.layers.is_empty()),
+                "{text} {read:?}"
+            );
+        }
+        let entry = format!(
+            r#"{{"mediaType":null,"digest":"sha256:{HEX}","size":1,"annotations":{{"a":null}},
+            "platform":{{"os":"linux","architecture":"amd64","variant":null,"os.version":null}}}}"#
+        );
+        let text = format!(
+            r#"{{"schemaVersion":2,"mediaType":null,"manifests":[{entry}],"config":null,"layers":null}}"#
+        );
+        let Document::Index(index) = Document::parse("test", text.as_bytes()).unwrap() else { panic!() };
+        assert_eq!(index[0].platform.as_ref().unwrap().to_string(), "linux/amd64");
+        let none = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":null}}"#);
+        assert_eq!(Document::parse("test", none.as_bytes()).unwrap(), Document::Index(Vec::new()));
     }
 
     #[test]
@@ -459,6 +614,15 @@ mod tests {
         let expected =
             ImageConfig { user: "1000:1000".into(), cmd: vec!["sh".into()], ..ImageConfig::default() };
         assert_eq!(config, Config { process: expected, diff_ids: vec![] });
+        let text = r#"{"config":{"User":null,"Env":["A=1",null],"Cmd":[null,"sh"],"WorkingDir":null,
+            "StopSignal":null,"Labels":{"a":null,"b":"c"}},"rootfs":{"type":null,"diff_ids":null}}"#;
+        let config = Config::parse("test", text.as_bytes()).unwrap();
+        assert_eq!(config.process.env, ["A=1", ""]);
+        assert_eq!(config.process.cmd, ["", "sh"]);
+        let labels = [("a".to_string(), String::new()), ("b".into(), "c".into())];
+        assert_eq!(config.process.labels, BTreeMap::from(labels));
+        let none = Config::parse("test", br#"{"config":null,"rootfs":{}}"#).unwrap();
+        assert_eq!(none, Config { process: ImageConfig::default(), diff_ids: vec![] });
         for bad in
             [r#"{"config":{"User":0},"rootfs":{"diff_ids":[]}}"#, r#"{"config":{"Cmd":"sh"}}"#, "{}", "null"]
         {
@@ -520,9 +684,9 @@ mod tests {
             architecture: architecture.into(),
             variant: variant.into(),
         };
-        let entry = |size, platform| IndexEntry {
+        let entry = |size, platform: Option<Platform>| IndexEntry {
             blob: Blob { digest: Digest::parse(&format!("sha256:{HEX}")).unwrap(), size },
-            platform,
+            platform: platform.as_ref().and_then(Platform::normalized),
         };
         let index = [
             entry(0, None),
@@ -538,5 +702,25 @@ mod tests {
         assert_eq!(chosen(&platform("s390x", "")), 0);
         let error = choose("test", &index[1..], &platform("s390x", "")).unwrap_err();
         assert_eq!(error.to_string(), "test has no image for linux/s390x");
+
+        // Other tools' names, and what an older mode of the processor runs.
+        let index = [
+            entry(0, Some(platform("i386", ""))),
+            entry(1, Some(platform("x86_64", ""))),
+            entry(2, Some(platform("armhf", ""))),
+            entry(3, Some(platform("aarch64", "8"))),
+            entry(4, Some(Platform { os: "Linux".into(), ..platform("AMD64", "v1") })),
+        ];
+        let chosen = |index: &[IndexEntry], host: &Platform| choose("test", index, host).map(|e| e.blob.size);
+        let (amd64, arm64) = (platform("amd64", ""), platform("arm64", "v8"));
+        assert_eq!(chosen(&index, &amd64).unwrap(), 1);
+        assert_eq!(chosen(&index[2..], &amd64).unwrap(), 4);
+        assert_eq!(chosen(&index[..1], &amd64).unwrap(), 0);
+        assert_eq!(chosen(&index, &arm64).unwrap(), 3);
+        assert_eq!(chosen(&index[..3], &arm64).unwrap(), 2);
+        assert!(chosen(&index[2..3], &amd64).is_err());
+        // A platform that says nothing is none.
+        let nothing = [entry(0, Some(Platform::default()))];
+        assert_eq!(chosen(&nothing, &amd64).unwrap(), 0);
     }
 }

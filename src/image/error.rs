@@ -21,12 +21,16 @@ pub enum Error {
     /// 401 or 403: the credentials are missing, wrong or not enough.
     #[error("pull {reference}: {host}: unauthorized or denied ({why})")]
     Unauthorized { reference: String, host: String, why: String },
-    /// 404.
-    #[error("{reference} is not in registry {host}")]
-    NotInRegistry { reference: String, host: String },
+    /// 404, and what the registry says about it.
+    #[error("{reference} is not in registry {host}{said}")]
+    NotInRegistry { reference: String, host: String, said: String },
     /// Any other answer that no pull can go on from.
     #[error("registry {host}: {why}")]
     RegistryRefused { host: String, why: String },
+    /// Several hosts were asked and each failed: how the registry itself did, or the last before it, and how
+    /// the others did.
+    #[error("{decisive} (before it: {others})")]
+    Everywhere { decisive: Box<Error>, others: String },
     /// The operator's `hosts.toml`.
     #[error("registry configuration {}: {why}", path.display())]
     BadHosts { path: PathBuf, why: String },
@@ -68,12 +72,23 @@ pub enum Error {
         #[source]
         source: Arc<io::Error>,
     },
+    /// A layer that was here has been removed by another process: worth another try at once.
+    #[error("layers of image {0} are being removed by another process")]
+    LayerRemoved(Digest),
     /// The daemon is going down, or every caller has hung up.
     #[error("pull of {0} was abandoned")]
     Abandoned(String),
 }
 
 impl Error {
+    /// The one error that decides what a failure means, where several are told.
+    pub fn decisive(&self) -> &Self {
+        match self {
+            Self::Everywhere { decisive, .. } => decisive.decisive(),
+            other => other,
+        }
+    }
+
     /// An error of the store at `path`; a full disk is told apart, because it has its own answer.
     pub(super) fn store(
         operation: &'static str,

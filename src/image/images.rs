@@ -2,14 +2,15 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::{
     Config, Credentials, Error,
+    ingest::despite_removals,
     load::{self, Progress},
     local::Local,
-    pull::Pulls,
+    pulls::Pulls,
 };
 use crate::{
     model::{Digest, ImageConfig, RootfsLayers, UnixNanos},
@@ -106,8 +107,13 @@ impl Images {
         path: &Path,
         progress: impl Fn(Progress) + Send + 'static,
     ) -> Result<Vec<Arc<Image>>, Error> {
-        let (local, path) = (self.local.clone(), path.to_path_buf());
-        task::blocking("load images", move || load::load(&local, &path, &progress)).await
+        let progress = Arc::new(Mutex::new(progress));
+        despite_removals(|| {
+            let (local, path, progress) = (self.local.clone(), path.to_path_buf(), progress.clone());
+            let tell = move |step| progress.lock().unwrap_or_else(PoisonError::into_inner)(step);
+            task::blocking("load images", move || load::load(&local, &path, &tell))
+        })
+        .await
     }
 
     /// Removes the image with all its names; an unknown one is success. Layers that other images or

@@ -14,6 +14,7 @@ use std::{
 
 use rustix::fs::{self, Mode};
 use sha2::{Digest as _, Sha256};
+use tracing::debug;
 
 use super::{
     Error,
@@ -166,9 +167,8 @@ impl Layers {
         &self,
         name: &str,
         folder: Folder,
-        unpacked: unpack::Unpacked,
+        record: LayerRecord,
     ) -> Result<Arc<Layer>, Error> {
-        let record = LayerRecord::from(unpacked);
         let path = folder.path.join("record");
         // Not synced here: one syncfs before publishing covers it with the rest of the layer.
         store::put(&path, &record, Durability::Process)
@@ -179,6 +179,20 @@ impl Layers {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.insert(name.into(), Arc::downgrade(&layer));
         Ok(layer)
+    }
+
+    /// Notes that a blob was seen to unpack to a layer on the shelf, so that the next pull need not fetch it to
+    /// know. A note that cannot be written costs that pull a download. Blocks.
+    pub(super) fn note_blob(&self, layer: &Layer, blob: Digest) {
+        let Place::Shelf { .. } = layer.place else { return };
+        let path = self.path.join(&layer.name).join("record");
+        let noted = self.record(&layer.name).and_then(|record| match record {
+            Some(record) => Ok(store::put(&path, &record.with_blob(blob), Durability::Process)?),
+            None => Ok(()),
+        });
+        if let Err(error) = noted {
+            debug!(layer = layer.name, %error, "the blob of a layer could not be noted");
+        }
     }
 
     /// The whole stack of an image, bottom first: its layers, and the extra ones that make them right
@@ -201,7 +215,7 @@ impl Layers {
         if stack.is_empty() {
             // An image of no layers; overlayfs wants one.
             let (folder, _) = self.begin()?;
-            stack.push(self.finish(&name, folder, unpack::Unpacked::default())?);
+            stack.push(self.finish(&name, folder, LayerRecord::default())?);
         }
         Ok(stack)
     }
@@ -233,7 +247,7 @@ impl Layers {
         }
         let filled = filled.map_err(|source| layer_error(name, &self.path, source))?;
         match (filled, folder) {
-            (Some(unpacked), Some(folder)) => self.finish(name, folder, unpacked).map(Some),
+            (Some(unpacked), Some(folder)) => self.finish(name, folder, unpacked.into()).map(Some),
             _ => Ok(None),
         }
     }

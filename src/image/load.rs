@@ -15,10 +15,10 @@ use tracing::info;
 
 use super::{
     Error, Image,
-    document::{self, Blob, Document, Manifest, Platform},
+    document::{self, Blob, IndexWalk, Manifest, Step},
+    ingest,
     layers::Layer,
     local::{Draft, Local},
-    pull,
     reference::{Query, Reference, Target},
     unpack::{Archive, Kind},
 };
@@ -28,8 +28,6 @@ use crate::model::Digest;
 const MEMBERS_MAX: usize = 100_000;
 /// Images in one archive.
 const IMAGES_MAX: usize = 1000;
-/// Times that an image is taken again because another process removed a layer under it.
-const RACES_MAX: usize = 3;
 
 /// How far a load has come.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -87,30 +85,26 @@ fn publish(
     found: &Found,
     progress: &dyn Fn(Progress),
 ) -> Result<Arc<Image>, Error> {
-    for _ in 0..RACES_MAX {
-        let mut layers: Vec<Arc<Layer>> = Vec::new();
-        for (place, ((file, blob), diff_id)) in found.layers.iter().zip(&found.config.diff_ids).enumerate() {
-            progress(Progress::Layer { digest: diff_id.clone(), number: place + 1, of: found.layers.len() });
-            let layer = match local.layers.find(diff_id.hex())? {
-                Some(layer) => layer,
-                None => take(local, source, file, blob.clone(), diff_id)?,
-            };
-            layers.push(layer);
-        }
-        let draft = Draft {
-            id: found.id.clone(),
-            repo_tags: found.repo_tags.clone(),
-            repo_digests: found.repo_digests.clone(),
-            config: found.config.process.clone(),
-            layers,
+    let mut layers: Vec<Arc<Layer>> = Vec::new();
+    for (place, ((file, blob), diff_id)) in found.layers.iter().zip(&found.config.diff_ids).enumerate() {
+        progress(Progress::Layer { digest: diff_id.clone(), number: place + 1, of: found.layers.len() });
+        let layer = match local.layers.find(diff_id.hex())? {
+            Some(layer) => layer,
+            None => take(local, source, file, blob.clone(), diff_id)?,
         };
-        if let Some(image) = local.publish(draft)? {
-            info!(image = %image.id, names = ?image.repo_tags, "image loaded");
-            progress(Progress::Image { id: image.id.clone() });
-            return Ok(image);
-        }
+        layers.push(layer);
     }
-    Err(source.bad("its layers are being removed by another process"))
+    let draft = Draft {
+        id: found.id.clone(),
+        repo_tags: found.repo_tags.clone(),
+        repo_digests: found.repo_digests.clone(),
+        config: found.config.process.clone(),
+        layers,
+    };
+    let image = local.publish(draft)?;
+    info!(image = %image.id, names = ?image.repo_tags, "image loaded");
+    progress(Progress::Image { id: image.id.clone() });
+    Ok(image)
 }
 
 fn take(
@@ -125,7 +119,7 @@ fn take(
         return Err(Error::Limit { what: "size of a layer", limit: local.config.layer_compressed_bytes_max });
     }
     match blob {
-        Some(blob) => pull::take(local, BufReader::with_capacity(128 << 10, bytes), blob, diff_id),
+        Some(blob) => ingest::take(local, BufReader::with_capacity(128 << 10, bytes), blob, diff_id),
         None => {
             // Only the diff id is promised: the file is read twice, first for a digest to report.
             let mut hash = sha2::Sha256::default();
@@ -133,7 +127,7 @@ fn take(
                 .map_err(|e| source.bad(&e.to_string()))?;
             let digest = Digest::from_bytes(sha2::Digest::finalize(hash).into());
             let (bytes, _) = source.open_member(file)?;
-            pull::take(local, BufReader::with_capacity(128 << 10, bytes), Blob { digest, size }, diff_id)
+            ingest::take(local, BufReader::with_capacity(128 << 10, bytes), Blob { digest, size }, diff_id)
         }
     }
 }
@@ -170,7 +164,7 @@ fn layout(source: &Source) -> Result<Vec<Found>, Error> {
             Some(manifest) => manifest,
             None => continue,
         };
-        let annotation = |key: &str| entry.annotations.as_ref().and_then(|all| all.get(key));
+        let annotation = |key: &str| entry.annotations.get(key);
         // The second is the tag alone; only the first says of which repository.
         let name = annotation("io.containerd.image.name")
             .or_else(|| annotation("org.opencontainers.image.ref.name"));
@@ -185,21 +179,17 @@ fn layout(source: &Source) -> Result<Vec<Found>, Error> {
 
 /// The manifest that `blob` is or leads to; `None` when it leads to nothing for this machine.
 fn manifest(source: &Source, blob: &Blob) -> Result<Option<Manifest>, Error> {
-    let mut blob = blob.clone();
-    for _ in 0..=document::INDEX_DEPTH_MAX {
+    let (mut blob, mut walk) = (blob.clone(), IndexWalk::default());
+    loop {
         let bytes =
             source.read_blob(&blob_file(&blob.digest), &blob, "manifest", document::MANIFEST_BYTES_MAX)?;
-        let name = blob.digest.to_string();
-        match Document::parse(&name, &bytes)? {
-            Document::Manifest(manifest) => return Ok(Some(manifest)),
-            Document::Index(index) => match document::choose(&name, &index, &Platform::host()) {
-                Ok(entry) => blob = entry.blob.clone(),
-                Err(Error::NoPlatform { .. }) => return Ok(None),
-                Err(error) => return Err(error),
-            },
+        match walk.step(&blob.digest.to_string(), &bytes) {
+            Ok(Step::Manifest(manifest)) => return Ok(Some(manifest)),
+            Ok(Step::Next(next)) => blob = next,
+            Err(Error::NoPlatform { .. }) => return Ok(None),
+            Err(error) => return Err(error),
         }
     }
-    Err(Error::Limit { what: "depth of indexes in indexes", limit: document::INDEX_DEPTH_MAX as u64 })
 }
 
 /// `docker save`: a list of images that name their files.

@@ -68,15 +68,18 @@ impl Local {
         self.catalog.view(&self.layers)
     }
 
-    /// Makes an image known under its names. When this returns, it survives a power cut. `None`: a layer
-    /// that was here has been removed by another process, and the image must be fetched again.
-    pub(super) fn publish(&self, draft: Draft) -> Result<Option<Arc<Image>>, Error> {
+    /// Makes an image known under its names. When this returns, it survives a power cut.
+    ///
+    /// # Errors
+    /// [`Error::LayerRemoved`]: a layer that was here has been removed by another process, and the image must
+    /// be fetched again.
+    pub(super) fn publish(&self, draft: Draft) -> Result<Arc<Image>, Error> {
         let stack = self.layers.stack(draft.layers)?;
         self.layers.sync(&stack)?;
 
         let _lock = Lock::take(&self.root)?;
         if !self.layers.publish(&stack)? {
-            return Ok(None);
+            return Err(Error::LayerRemoved(draft.id));
         }
         let view = self.catalog.reload(&self.layers)?;
         let mut record = ImageRecord {
@@ -102,7 +105,8 @@ impl Local {
             }
         }
         let view = self.catalog.reload(&self.layers)?;
-        view.resolve(&Query::Id(record.id))
+        let published = view.resolve(&Query::Id(record.id.clone()))?;
+        published.ok_or(Error::LayerRemoved(record.id))
     }
 
     /// Removes an image with all its names. Unknown is success.
@@ -229,7 +233,7 @@ mod tests {
 
     use super::super::{
         document::{Blob, digest_of},
-        pull,
+        ingest,
         testregistry::gzip,
         unpack::testtar::TestTar,
     };
@@ -281,7 +285,7 @@ mod tests {
         }
         let packed = gzip(&tar);
         let blob = Blob { digest: digest_of(&packed), size: packed.len() as u64 };
-        pull::take(local, packed.as_slice(), blob, &diff_id).unwrap()
+        ingest::take(local, packed.as_slice(), blob, &diff_id).unwrap()
     }
 
     /// An image with one layer for each file.
@@ -293,7 +297,7 @@ mod tests {
             config: ImageConfig::default(),
             layers: files.iter().map(|file| layer(local, file)).collect(),
         };
-        local.publish(draft).unwrap().unwrap()
+        local.publish(draft).unwrap()
     }
 
     #[test]
@@ -326,7 +330,7 @@ mod tests {
         };
         node.local.publish(draft.clone()).unwrap();
         draft.repo_tags = vec!["registry.test/c:3".into()];
-        assert_eq!(node.local.publish(draft).unwrap().unwrap().repo_tags.len(), 3);
+        assert_eq!(node.local.publish(draft).unwrap().repo_tags.len(), 3);
         node.local.remove("registry.test/b:2").unwrap();
         assert_eq!(node.local.view().unwrap().images.len(), 0);
         assert!(node.local.view().unwrap().find("registry.test/c:3").is_none());
@@ -441,7 +445,7 @@ mod tests {
             config: ImageConfig::default(),
             layers: vec![held],
         };
-        assert!(other.publish(draft).unwrap().is_none());
+        assert!(matches!(other.publish(draft), Err(Error::LayerRemoved(_))));
         assert_eq!(other.view().unwrap().images.len(), 0);
     }
 

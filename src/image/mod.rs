@@ -3,7 +3,7 @@
 //! - `reference`, `document`, `secret`: names, manifests and logins, parsed once and strictly. No I/O.
 //! - `registry`: HTTP. `content`: bytes on their way, hashed and limited. `unpack`: a tar becomes a layer.
 //! - `layers`: the shelf of layers. `catalog`: the records of images. `local`: both together.
-//! - `pull`, `load`: from a registry, from a file. `writable`, `retained`: what containers have here.
+//! - `pulls`, `pull`, `load`: from registries, from a file. `ingest`: what both do with a layer. `writable`, `retained`: what containers have here.
 //! - `folder`, `erase`: folders of our own; deleting trees that others filled.
 //!
 //! On disk, below the root, all 0700:
@@ -31,15 +31,19 @@ mod erase;
 mod error;
 mod folder;
 mod images;
+mod ingest;
 mod layers;
 mod load;
 mod local;
 mod pull;
+mod pulls;
 mod record;
 mod reference;
 mod registry;
 mod retained;
 mod secret;
+#[cfg(test)]
+mod testnode;
 #[cfg(test)]
 mod testregistry;
 mod unpack;

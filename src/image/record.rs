@@ -29,9 +29,29 @@ pub(super) struct LayerRecord {
     implied: Vec<PathText>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     links: Vec<(PathText, PathText)>,
+    /// Blobs that were seen to unpack to this layer, the last seen last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    blobs: Vec<Digest>,
 }
 
+/// Blobs that a layer's record names: there is a handful of ways to compress one tar.
+const BLOBS_MAX: usize = 16;
+
 impl LayerRecord {
+    /// Whether `blob` was seen to unpack to this layer.
+    pub(super) fn is_of(&self, blob: &Digest) -> bool {
+        self.blobs.contains(blob)
+    }
+
+    pub(super) fn with_blob(mut self, blob: Digest) -> Self {
+        self.blobs.retain(|other| *other != blob);
+        if self.blobs.len() == BLOBS_MAX {
+            self.blobs.remove(0);
+        }
+        self.blobs.push(blob);
+        self
+    }
+
     pub(super) fn implied(&self) -> Vec<Vec<u8>> {
         self.implied.iter().map(|path| path.0.clone()).collect()
     }
@@ -52,6 +72,7 @@ impl From<unpack::Unpacked> for LayerRecord {
                 .into_iter()
                 .map(|(name, target)| (PathText(name), PathText(target)))
                 .collect(),
+            blobs: Vec::new(),
         }
     }
 }

@@ -92,6 +92,19 @@ impl Login {
         }
     }
 
+    /// The texts of it that nobody may see.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
+        let secret = match self {
+            Self::Anonymous => None,
+            // A user name is no secret, and may be a common word.
+            Self::Password(_, secret)
+            | Self::Encoded(secret)
+            | Self::Identity(secret)
+            | Self::Bearer(secret) => Some(secret),
+        };
+        secret.into_iter().map(Secret::expose).filter(|secret| !secret.is_empty())
+    }
+
     /// Tells concurrent pulls apart: only those with equal logins share their work. Means nothing outside
     /// this process.
     pub(super) fn fingerprint(&self, keys: &std::hash::RandomState) -> u64 {

@@ -2,11 +2,20 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Shutdown, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
+};
+
+use rustls::{
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
 };
 
 use super::{document::digest_of, unpack::testtar::TestTar};
@@ -48,6 +57,14 @@ pub(super) enum Fault {
     WrongRange,
     /// The answer begins after this.
     Delay(Duration),
+    /// The answer begins when this is no longer so.
+    While(Arc<AtomicBool>),
+    /// A refusal and its body.
+    Says(u16, String),
+    /// So many bytes and no more, in an answer that is well-formed.
+    Short(usize),
+    /// A byte now and then, for ever.
+    Trickle,
 }
 
 pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -55,6 +72,19 @@ pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 impl TestRegistry {
     pub(super) fn start() -> Self {
+        Self::serving(|state, stream| state.serve(stream))
+    }
+
+    /// With TLS: shows `server.pem`, and wants a certificate that `authority` has signed.
+    pub(super) fn start_tls(authority: &str) -> Self {
+        let config = Arc::new(tls_config(authority));
+        Self::serving(move |state, stream| {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            state.serve(rustls::StreamOwned::new(connection, stream));
+        })
+    }
+
+    fn serving(serve: impl Fn(&State, TcpStream) + Clone + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(State::default());
@@ -64,8 +94,8 @@ impl TestRegistry {
                 if Arc::strong_count(&served) == 1 {
                     return;
                 }
-                let state = served.clone();
-                thread::spawn(move || state.serve(stream));
+                let (state, serve) = (served.clone(), serve.clone());
+                thread::spawn(move || serve(&state, stream));
             }
         });
         Self { state, address }
@@ -142,27 +172,33 @@ impl Drop for TestRegistry {
 }
 
 impl State {
-    fn serve(&self, stream: TcpStream) {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
+    fn serve(&self, stream: impl Read + Write) {
+        let mut reader = BufReader::new(stream);
         while let Some(asked) = read_request(&mut reader) {
             self.requests.lock().unwrap().push(asked.clone());
-            if !self.answer(&asked, &stream) {
-                let _ = stream.shutdown(Shutdown::Both);
+            if !self.answer(&asked, reader.get_mut()) {
                 return;
             }
         }
     }
 
-    fn answer(&self, asked: &Asked, mut stream: &TcpStream) -> bool {
+    fn answer(&self, asked: &Asked, stream: &mut impl Write) -> bool {
         let mut words = asked.line.split(' ');
         let (method, target) = (words.next().unwrap(), words.next().unwrap());
         let path = target.split('?').next().unwrap();
-        let fault = self.take_fault(target);
-        if let Some(Fault::Delay(delay)) = &fault {
-            thread::sleep(*delay);
-        }
-        if let Some(Fault::Status(status, headers)) = fault {
-            return respond(stream, status, &headers, &[], method);
+        let fault = self.take_fault(&asked.line);
+        match &fault {
+            Some(Fault::Delay(delay)) => thread::sleep(*delay),
+            Some(Fault::While(held)) => {
+                while held.load(Ordering::Acquire) {
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
+            Some(Fault::Status(status, headers)) => return respond(stream, *status, headers, &[], method),
+            Some(Fault::Says(status, said)) => {
+                return respond(stream, *status, &[], said.as_bytes(), method);
+            }
+            _ => {}
         }
         if path.starts_with("/v2/")
             && let Some((authorization, challenge)) = &*self.required.lock().unwrap()
@@ -173,7 +209,11 @@ impl State {
         let Some((kind, body)) = self.content.lock().unwrap().get(path).cloned() else {
             return respond(stream, 404, &[], &[], method);
         };
-        let body = if let Some(Fault::Body(other)) = &fault { other.clone() } else { body };
+        let body = match &fault {
+            Some(Fault::Body(other)) => other.clone(),
+            Some(Fault::Short(length)) => body[..*length].to_vec(),
+            _ => body,
+        };
         let mut headers =
             vec![("Content-Type", kind.to_string()), ("Docker-Content-Digest", digest_of(&body).to_string())];
         let from = asked
@@ -194,19 +234,28 @@ impl State {
                 stream.write_all(&[head.as_bytes(), &body[from..][..length.min(body.len() - from)]].concat());
             return false;
         }
+        if let Some(Fault::Trickle) = fault {
+            let head = head(status, &headers, body.len().max(1 << 20));
+            let mut sent = stream.write_all(head.as_bytes());
+            while sent.is_ok() {
+                thread::sleep(Duration::from_millis(20));
+                sent = stream.write_all(b" ");
+            }
+            return false;
+        }
         respond(stream, status, &headers, &body[from..], method)
     }
 
-    fn take_fault(&self, target: &str) -> Option<Fault> {
+    fn take_fault(&self, line: &str) -> Option<Fault> {
         let mut faults = self.faults.lock().unwrap();
         let (_, times, fault) =
-            faults.iter_mut().find(|(part, times, _)| *times > 0 && target.contains(part))?;
+            faults.iter_mut().find(|(part, times, _)| *times > 0 && line.contains(part.as_str()))?;
         *times -= 1;
         Some(fault.clone())
     }
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Asked> {
+fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
     let mut line = String::new();
     if reader.read_line(&mut line).ok()? == 0 {
         return None;
@@ -230,7 +279,7 @@ fn head(status: u16, headers: &[(&'static str, String)], length: usize) -> Strin
 }
 
 fn respond(
-    mut stream: &TcpStream,
+    stream: &mut impl Write,
     status: u16,
     headers: &[(&'static str, String)],
     body: &[u8],
@@ -239,6 +288,26 @@ fn respond(
     let head = head(status, headers, body.len());
     let body = if method == "HEAD" { &[][..] } else { body };
     stream.write_all(&[head.as_bytes(), body].concat()).is_ok()
+}
+
+/// A file of `testtls`, whose `make` made them.
+pub(super) fn tls_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/testtls").join(name)
+}
+
+fn tls_config(authority: &str) -> rustls::ServerConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let certificate = |name: &str| CertificateDer::from_pem_file(tls_file(name)).unwrap();
+    let mut authorities = rustls::RootCertStore::empty();
+    authorities.add(certificate(authority)).unwrap();
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider.clone());
+    let key = PrivateKeyDer::from_pem_file(tls_file("server.key")).unwrap();
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(vec![certificate("server.pem")], key)
+        .unwrap()
 }
 
 /// An image made of tars.

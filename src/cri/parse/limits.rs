@@ -10,8 +10,10 @@ pub(crate) const PATH_BYTES_MAX: usize = 4095;
 pub(crate) const HOSTNAME_BYTES_MAX: usize = 64;
 /// Bytes of a label's or annotation's key: a prefix of 253, a slash, a name of 63.
 pub(crate) const LABEL_KEY_BYTES_MAX: usize = 317;
-/// Bytes of all labels and annotations. Kubernetes allows 256 KiB of annotations; the labels and what the
-/// kubelet adds get as much again.
+/// Bytes of the annotations of one object, as Kubernetes allows (`TotalAnnotationSizeLimitB`). What the kubelet
+/// itself adds to those of a pod does not count, or the largest pod that can be made could not run.
+pub(crate) const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
+/// Bytes of all labels and annotations: labels and what the kubelet adds get as much again.
 pub(crate) const LABELS_BYTES_MAX: usize = 512 << 10;
 /// Environment variables of one container.
 pub(crate) const ENVS_MAX: usize = 10_000;

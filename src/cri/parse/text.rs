@@ -84,6 +84,10 @@ pub(super) fn no_way_up(value: String) -> Result<String, Why> {
     Ok(value)
 }
 
+/// What the kubelet adds to the annotations of a pod: `config.seen`, `config.source`, `config.hash`,
+/// `config.mirror`.
+const KUBELETS_ANNOTATION: &str = "kubernetes.io/config.";
+
 /// As the model holds labels and annotations.
 type Labels = BTreeMap<String, String>;
 
@@ -93,7 +97,14 @@ pub(super) fn labels(
     labels: HashMap<String, String>,
     annotations: HashMap<String, String>,
 ) -> Result<(Labels, Labels), Refusal> {
-    let bytes: usize = labels.iter().chain(&annotations).map(|(key, value)| key.len() + value.len()).sum();
+    let size = |(key, value): (&String, &String)| key.len() + value.len();
+    let given = annotations.iter().filter(|(key, _)| !key.starts_with(KUBELETS_ANNOTATION));
+    let given_bytes: usize = given.map(size).sum();
+    if given_bytes > ANNOTATIONS_BYTES_MAX {
+        let why = format!("have {given_bytes} bytes, more than the {ANNOTATIONS_BYTES_MAX} allowed");
+        return Err(Why::from(why)).at("annotations");
+    }
+    let bytes: usize = labels.iter().chain(&annotations).map(size).sum();
     if bytes > LABELS_BYTES_MAX {
         let why = format!("and labels have {bytes} bytes, more than the {LABELS_BYTES_MAX} allowed");
         return Err(Why::from(why)).at("annotations");
@@ -169,7 +180,7 @@ mod tests {
         let half = "v".repeat(LABELS_BYTES_MAX / 2 - 1);
         let one = |value: &str| HashMap::from([("k".to_owned(), value.to_owned())]);
         assert!(labels(one(&half), one(&half)).is_ok());
-        let refusal = labels(one(&half), one(&format!("{half}v"))).unwrap_err();
+        let refusal = labels(one(&format!("{half}v")), one(&half)).unwrap_err();
         assert_eq!(
             refusal.to_string(),
             "annotations and labels have 524289 bytes, more than the 524288 allowed"
@@ -178,6 +189,20 @@ mod tests {
         for key in ["a\nb", "a\0b", &"k".repeat(LABEL_KEY_BYTES_MAX + 1)] {
             assert!(labels(HashMap::from([(key.into(), String::new())]), HashMap::new()).is_err(), "{key:?}");
         }
+    }
+
+    #[test]
+    fn annotations_have_the_limit_of_kubernetes_without_what_the_kubelet_adds() {
+        let annotations = |bytes: usize| {
+            let kubelets = ("kubernetes.io/config.seen".to_owned(), "2026-01-02T03:04:05Z".to_owned());
+            HashMap::from([("k".to_owned(), "v".repeat(bytes - 1)), kubelets])
+        };
+        assert!(labels(HashMap::new(), annotations(ANNOTATIONS_BYTES_MAX)).is_ok());
+        let refusal = labels(HashMap::new(), annotations(ANNOTATIONS_BYTES_MAX + 1)).unwrap_err();
+        assert_eq!(refusal.to_string(), "annotations have 262145 bytes, more than the 262144 allowed");
+        // Who calls itself the kubelet gets no more for it than all of it together.
+        let kubelets = HashMap::from([("kubernetes.io/config.x".to_owned(), "v".repeat(LABELS_BYTES_MAX))]);
+        assert!(labels(HashMap::new(), kubelets).is_err());
     }
 
     #[test]

@@ -1,23 +1,36 @@
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use reqwest::{Certificate, Client, Url, redirect::Policy};
+use reqwest::{Client, Url, redirect::Policy};
+use rustls::ClientConfig;
+use tracing::warn;
 
-use super::hosts::Host;
+use super::{
+    address::{Guard, Reach},
+    health::Health,
+    hosts::{self, Host, Tls},
+    tls,
+};
 use crate::image::Error;
 
-/// To make a connection, TLS included.
+/// To make a connection, TLS included, where `dial_timeout` says nothing else.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An unused connection is kept for the next layer, not for the next day.
 const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(30);
+/// Notes about configuration files that are remembered, so that each is logged once.
+const NOTES_MAX: usize = 1000;
 
 /// One host that may be asked.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) host: Host,
-    pub(super) client: Client,
+    pub(super) clients: Clients,
+    /// Where it may send us.
+    pub(super) reach: Reach,
 }
 
 impl Endpoint {
@@ -25,6 +38,25 @@ impl Endpoint {
     pub(super) fn name(&self) -> String {
         name_of(&self.host.base)
     }
+
+    /// A host without settings, for tests.
+    #[cfg(test)]
+    pub(super) fn plain(base: Url) -> Self {
+        Registries::default().endpoint(Host::new(base)).unwrap()
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        connect_timeout(&self.host)
+    }
+
+    /// What to ask `url` with: connections to another host than this one are guarded.
+    pub(super) fn client_for(&self, url: &Url) -> &Client {
+        if url.host_str() == self.host.base.host_str() { &self.clients.own } else { &self.clients.others }
+    }
+}
+
+fn connect_timeout(host: &Host) -> Duration {
+    host.dial_timeout.unwrap_or(CONNECT_TIMEOUT)
 }
 
 /// `host[:port]`
@@ -33,58 +65,82 @@ pub(super) fn name_of(url: &Url) -> String {
     url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
 }
 
-/// Connections to registries. One set with the machine's own certificates is kept; hosts with settings of
-/// their own get a new one per pull, so that a changed certificate counts at once. Logins are sent per request,
-/// so sharing a connection shares none.
+/// Connections to one host, and to those that it sends us to: see [`Guard`].
+#[derive(Clone, Debug)]
+pub(super) struct Clients {
+    own: Client,
+    others: Client,
+}
+
+/// What the pulls of a node share about registries: connections, and which hosts failed of late. Logins are
+/// sent per request, so that sharing a connection shares none.
 #[derive(Debug, Default)]
-pub(in crate::image) struct Clients {
-    plain: Mutex<Option<Client>>,
+pub(in crate::image) struct Registries {
+    pub(super) health: Health,
+    /// For hosts without settings of their own: those that may send us to this machine, and all others.
+    /// Hosts with settings get new ones per pull, so that a changed certificate counts at once.
+    usual: Mutex<[Option<Clients>; 2]>,
+    noted: Mutex<HashSet<String>>,
 }
 
-impl Clients {
-    pub(super) fn endpoint(&self, host: Host) -> Result<Endpoint, Error> {
-        if !host.ca.is_empty() || host.skip_verify || host.dial_timeout.is_some() {
-            let client = build(&host)?;
-            return Ok(Endpoint { host, client });
+impl Registries {
+    /// The hosts to ask for images of `registry`. Reads the operator's files; blocks.
+    ///
+    /// # Errors
+    /// [`Error::BadHosts`].
+    pub(super) fn endpoints(&self, folder: &Path, registry: &str) -> Result<Vec<Endpoint>, Error> {
+        let found = hosts::hosts(folder, registry)?;
+        for note in found.notes {
+            let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            if noted.len() < NOTES_MAX && noted.insert(format!("{registry}: {note}")) {
+                warn!(registry, note, "something in hosts.toml is ignored");
+            }
         }
-        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = match &*plain {
-            Some(client) => client.clone(),
-            None => plain.insert(build(&host)?).clone(),
+        found.hosts.into_iter().map(|host| self.endpoint(host)).collect()
+    }
+
+    fn endpoint(&self, host: Host) -> Result<Endpoint, Error> {
+        let reach = Reach::of(&host.base);
+        let is_usual = host.tls == Tls::default() && host.dial_timeout.is_none() && host.proxy.is_none();
+        let clients = if is_usual {
+            let mut usual = self.usual.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = &mut usual[usize::from(reach.is_from_here())];
+            match place {
+                Some(clients) => clients.clone(),
+                None => place.insert(build(&host, reach)?).clone(),
+            }
+        } else {
+            build(&host, reach)?
         };
-        Ok(Endpoint { host, client })
+        Ok(Endpoint { host, clients, reach })
     }
 }
 
-fn build(host: &Host) -> Result<Client, Error> {
-    let name = name_of(&host.base);
+fn build(host: &Host, reach: Reach) -> Result<Clients, Error> {
+    let tls = tls::config(&host.tls)?;
+    Ok(Clients { own: client(host, tls.clone(), None)?, others: client(host, tls, Some(Guard(reach)))? })
+}
+
+fn client(host: &Host, tls: ClientConfig, guard: Option<Guard>) -> Result<Client, Error> {
     let refused = |error: reqwest::Error| Error::RegistryRefused {
-        host: name.clone(),
-        why: format!("no TLS settings could be made: {}", chain(&error)),
+        host: name_of(&host.base),
+        why: format!("no connection can be prepared: {}", chain(&error)),
     };
-    let builder = || {
-        Client::builder()
-            .user_agent(concat!("pintle/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(host.dial_timeout.unwrap_or(CONNECT_TIMEOUT))
-            .pool_idle_timeout(IDLE_CONNECTION_MAX)
-            // Followed by `Session`, which knows what may be sent where.
-            .redirect(Policy::none())
-            .referer(false)
-            .tls_danger_accept_invalid_certs(host.skip_verify)
-    };
-    let mut certificates = Vec::new();
-    for path in &host.ca {
-        let bad = |why: String| Error::BadHosts { path: path.clone(), why };
-        let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
-        certificates.extend(Certificate::from_pem_bundle(&pem).map_err(|error| bad(chain(&error)))?);
+    let mut builder = Client::builder()
+        .user_agent(concat!("pintle/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(connect_timeout(host))
+        .pool_idle_timeout(IDLE_CONNECTION_MAX)
+        // Followed by `Exchange`, which knows what may be sent where.
+        .redirect(Policy::none())
+        .referer(false)
+        .tls_backend_preconfigured(tls);
+    if let Some(guard) = guard {
+        builder = builder.dns_resolver(Arc::new(guard));
     }
-    let with_system = builder().tls_certs_merge(certificates.clone()).build();
-    // A machine without any certificates can still talk to a mirror in the clear, or to one whose
-    // certificate is given.
-    if with_system.is_err() && (host.base.scheme() == "http" || !certificates.is_empty()) {
-        return builder().tls_certs_only(certificates).build().map_err(refused);
+    if let Some(proxy) = &host.proxy {
+        builder = builder.proxy(reqwest::Proxy::all(proxy.0.clone()).map_err(refused)?);
     }
-    with_system.map_err(refused)
+    builder.build().map_err(refused)
 }
 
 /// An error of the HTTP client in one line, without the address, which may hold a token.
@@ -99,4 +155,29 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         return "request failed".into();
     }
     words.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::address::Forbidden, *};
+
+    #[tokio::test]
+    async fn a_host_that_is_elsewhere_sends_us_to_no_name_of_this_machine() {
+        let endpoint = Endpoint::plain(Url::parse("http://192.0.2.1:5000/v2").unwrap());
+        let url = Url::parse("http://localhost:1/").unwrap();
+        let error = endpoint.client_for(&url).get(url).send().await.unwrap_err();
+        assert!(Forbidden::behind(&error).is_some(), "{error:?}");
+
+        let endpoint = Endpoint::plain(Url::parse("http://127.0.0.1:5000/v2").unwrap());
+        let url = Url::parse("http://localhost:1/").unwrap();
+        let error = endpoint.client_for(&url).get(url).send().await.unwrap_err();
+        assert!(Forbidden::behind(&error).is_none(), "{error:?}");
+    }
+
+    #[test]
+    fn a_name_has_its_port_and_nothing_else() {
+        let name = |url: &str| name_of(&Url::parse(url).unwrap());
+        assert_eq!(name("https://user:canary@registry.test:5000/v2?x"), "registry.test:5000");
+        assert_eq!(name("https://[::1]:443/v2"), "[::1]");
+    }
 }

@@ -663,9 +663,10 @@ mod tests {
         let mut v7 = TestTar::new().raw(b"f", b'x', 0o644, b"", 0, b"");
         v7.patch(0, 257, &[0; 8]); // no magic: `x` is just a file's type
         let v7 = [v7.bytes().to_vec(), TestTar::new().file("g", "").done()].concat();
-        // (uid, gid, seconds, nanoseconds)
+        /// uid, gid, seconds, nanoseconds
+        type Attributes = (u32, u32, i64, i64);
         let plain = (0, 0, 1000, 0);
-        let cases: Vec<(&str, Vec<u8>, (u32, u32, i64, i64))> = vec![
+        let cases: Vec<(&str, Vec<u8>, Attributes)> = vec![
             ("1969", pax(&[("mtime", b"-1")]), (0, 0, -1, 0)),
             ("1960", pax(&[("mtime", b"-315619200.75")]), (0, 0, -315_619_201, 250_000_000)),
             ("a plus", pax(&[("mtime", b"+5.5")]), (0, 0, 5, 500_000_000)),

@@ -1,0 +1,84 @@
+//! A layer on its way from a stream of bytes to the shelf, wherever the stream comes from.
+
+use std::{
+    io::{self, BufRead},
+    sync::Arc,
+};
+
+use super::{
+    Error,
+    content::{Unpacked, Verified},
+    document::Blob,
+    layers::{Layer, layer_error},
+    local::Local,
+    record::LayerRecord,
+    unpack::{self, Archive, LayerError, Limits},
+};
+use crate::model::Digest;
+
+/// Times that an image is taken again because another process removed a layer under it.
+const RACES_MAX: usize = 3;
+
+/// Unpacks one layer from a stream and holds it against both its digests. Blocks. When it fails, or the
+/// stream ends early, nothing is left.
+pub(super) fn take(
+    local: &Local,
+    stream: impl BufRead + Send,
+    blob: Blob,
+    diff_id: &Digest,
+) -> Result<Arc<Layer>, Error> {
+    let (folder, root) = local.layers.begin()?;
+    let limits = Limits { file_bytes_max: local.config.layer_unpacked_bytes_max };
+    let digest = blob.digest.clone();
+    let unpacked =
+        consume(local, stream, blob, diff_id, |tar| unpack::unpack(&mut Archive::new(tar), root, limits))?;
+    local.layers.finish(diff_id.hex(), folder, LayerRecord::from(unpacked).with_blob(digest))
+}
+
+/// Holds a stream against both digests of a layer, and keeps nothing of it. Blocks.
+pub(super) fn prove(
+    local: &Local,
+    stream: impl BufRead + Send,
+    blob: Blob,
+    diff_id: &Digest,
+) -> Result<(), Error> {
+    let read = |tar: &mut Unpacked<'_>| io::copy(tar, &mut io::sink()).map_err(LayerError::Read);
+    consume(local, stream, blob, diff_id, read).map(drop)
+}
+
+/// Gives a layer's tar to `use_tar`, to its end, and then says whether it was the right one.
+fn consume<T>(
+    local: &Local,
+    stream: impl BufRead + Send,
+    blob: Blob,
+    diff_id: &Digest,
+    use_tar: impl FnOnce(&mut Unpacked<'_>) -> Result<T, LayerError>,
+) -> Result<T, Error> {
+    let digest = blob.digest.clone();
+    let failed = |source: LayerError| layer_error(&digest, &local.root, source);
+    let (verified, receipt) = Verified::new(stream, blob);
+    let mut tar = Unpacked::new(verified, receipt.clone(), local.config.layer_unpacked_bytes_max)
+        .map_err(|error| failed(LayerError::Read(error)))?;
+    let made = use_tar(&mut tar).map_err(failed)?;
+    let found = tar.digest();
+    let mismatch = |why: String| Error::Mismatch { what: "layer", expected: digest.clone(), why };
+    receipt.check().map_err(mismatch)?;
+    if found != *diff_id {
+        return Err(mismatch(format!("it unpacks to {found}, not to {diff_id} as the image says")));
+    }
+    Ok(made)
+}
+
+/// Takes an image, and takes it again when another process has removed one of its layers meanwhile.
+pub(super) async fn despite_removals<T, F>(take: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    for _ in 1..RACES_MAX {
+        match take().await {
+            Err(Error::LayerRemoved(_)) => {}
+            result => return result,
+        }
+    }
+    take().await
+}
