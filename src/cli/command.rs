@@ -78,11 +78,15 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Image {
-    /// Load archives made by `docker save`, `podman save` or as OCI layouts
+    /// Load archives made by `docker save`, `podman save` or as OCI layouts, packed with gzip or zstd or not
     Load {
         #[command(flatten)]
         place: Place,
-        #[arg(required = true)]
+        /// Name for images that the archive gives none, or only a tag; NAME or NAME:TAG
+        #[arg(long, value_name = "NAME")]
+        tag: Option<String>,
+        /// Archives; `-` is standard input
+        #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// List images
@@ -153,7 +157,9 @@ impl Command {
             Self::Run { place, network, image, command } => {
                 run::run(place, &run::Order { network, image, command })
             }
-            Self::Image { command: Image::Load { place, files } } => image::load(place, &files),
+            Self::Image { command: Image::Load { place, tag, files } } => {
+                image::load(place, tag.as_deref(), &files)
+            }
             Self::Image { command: Image::Ls { place } } => image::list(place),
             Self::Image { command: Image::Rm { place, references } } => image::remove(place, &references),
             Self::Config { command: Config::Default } => config::default(),

@@ -13,29 +13,61 @@ use super::{
 };
 use crate::{
     config::Config,
-    image::{Images, Progress},
+    image::{Images, Input, Loaded, LoadedImage, Progress},
+    telemetry::log::chain,
 };
 
 /// Hex digits of an id that are shown.
 const ID_SHOWN: usize = 12;
 
-/// `pintle image load`: straight into the store, whether a daemon runs or not.
-pub(super) fn load(place: Place, files: &[PathBuf]) -> Result<Exit, Exit> {
+/// `pintle image load`: straight into the store, whether a daemon runs or not. All files and all images in them
+/// are tried; a failure shows in the exit code.
+pub(super) fn load(place: Place, name: Option<&str>, files: &[PathBuf]) -> Result<Exit, Exit> {
+    if name.is_some() && files.len() > 1 {
+        eprintln!("pintle: --tag is for one file at a time: the images of the last would take the name");
+        return Err(Exit::USAGE);
+    }
     let config = place.load(None)?.config;
     let images = open(&config)?;
     let runtime = runtime()?;
+    let mut exit = Exit::OK;
     for file in files {
         let bar = Bar::new(file);
         let shown = bar.clone();
-        let loaded = runtime.block_on(images.load(file, move |progress| shown.show(&progress)));
+        let progress = move |progress| shown.show(&progress);
+        let name = name.map(ToOwned::to_owned);
+        let loading = async { images.load(Input::open(file)?, name, progress).await };
+        let loaded = runtime.block_on(loading);
         bar.0.finish_and_clear();
-        for image in loaded.map_err(|error| Exit::FAILED.because(&error))? {
-            let names =
-                if image.repo_tags.is_empty() { image.id.to_string() } else { image.repo_tags.join(" ") };
-            say(&format!("loaded {names}\n"))?;
+        match loaded {
+            Ok(loaded) => exit = report(file, &loaded)?.unwrap_or(exit),
+            Err(error) => exit = Exit::FAILED.because(&error),
         }
     }
-    Ok(Exit::OK)
+    Ok(exit)
+}
+
+/// Says what became of an archive; the exit code if not all is well.
+fn report(file: &Path, loaded: &Loaded) -> Result<Option<Exit>, Exit> {
+    for LoadedImage { image, bare_tag } in &loaded.images {
+        let text = match (image.repo_tags.as_slice(), bare_tag) {
+            ([], Some(tag)) => {
+                format!("{}, which the archive calls only {tag:?}: name it with --tag", image.id)
+            }
+            ([], None) => format!("{}, which has no name: name it with --tag", image.id),
+            (tags, _) => tags.join(" "),
+        };
+        say(&format!("loaded {text}\n"))?;
+    }
+    let file = file.display();
+    for (called, error) in &loaded.skipped {
+        eprintln!("pintle: {file}: skipped {called}: {}", chain(error));
+    }
+    for (called, error) in &loaded.failed {
+        eprintln!("pintle: {file}: could not load {called}: {}", chain(error));
+    }
+    let all_well = loaded.failed.is_empty() && !loaded.images.is_empty();
+    Ok((!all_well).then_some(Exit::FAILED))
 }
 
 /// `pintle image ls`: by the daemon, else from the store.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::document::Blob;
@@ -100,6 +100,101 @@ impl Receipt {
     }
 }
 
+/// First bytes that tell how something is packed.
+pub(super) const MAGIC_BYTES: usize = 6;
+
+/// Whether what starts so is packed, in a way that we know or not.
+pub(super) fn is_packed(start: &[u8]) -> bool {
+    !matches!(packing(start), Ok(Packing::None))
+}
+
+enum Packing {
+    None,
+    Gzip,
+    Zstd,
+}
+
+fn packing(start: &[u8]) -> io::Result<Packing> {
+    let unsupported = |what| Err(io::Error::new(io::ErrorKind::Unsupported, what));
+    match start {
+        [0x1f, 0x8b, ..] => Ok(Packing::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Packing::Zstd),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => unsupported("xz is not supported"),
+        [b'B', b'Z', b'h', ..] => unsupported("bzip2 is not supported"),
+        _ => Ok(Packing::None),
+    }
+}
+
+/// What is in a stream, whatever it was packed with; told by its first bytes, for media types and file names
+/// of real images are not to be relied on.
+pub(super) fn unpacked<'a>(mut source: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut start = Vec::with_capacity(MAGIC_BYTES);
+    // Not `fill_buf`: a pipe may give them one by one.
+    source.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut start)?;
+    let packing = packing(&start)?;
+    let source = io::Cursor::new(start).chain(source);
+    Ok(match packing {
+        Packing::None => Box::new(source),
+        Packing::Gzip => Box::new(Gzip::new(source)),
+        Packing::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+    })
+}
+
+/// What gzip(1) takes for one file: one member after the other, and zeros at the end, with which tapes and
+/// some builders fill their blocks. flate2 takes zeros for a bad header.
+struct Gzip<R> {
+    /// `None` once only zeros may follow.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Gzip<R> {
+    fn new(source: R) -> Self {
+        Self { member: Some(GzDecoder::new(source)) }
+    }
+
+    /// The next member, if there is one after a member's end.
+    fn next(mut source: R) -> io::Result<Option<GzDecoder<R>>> {
+        let mut zeros = false;
+        loop {
+            let held = source.fill_buf()?;
+            match held.iter().position(|byte| *byte != 0) {
+                _ if held.is_empty() => return Ok(None),
+                Some(0) if !zeros => return Ok(Some(GzDecoder::new(source))),
+                Some(_) => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "it goes on after its end"));
+                }
+                None => {
+                    zeros = true;
+                    let length = held.len();
+                    source.consume(length);
+                }
+            }
+        }
+    }
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        while let Some(member) = &mut self.member {
+            match member.read(into)? {
+                0 => {}
+                length => return Ok(length),
+            }
+            if let Some(ended) = self.member.take() {
+                self.member = Self::next(ended.into_inner())?;
+            }
+        }
+        Ok(0)
+    }
+}
+
 /// The layer's tar, whatever it was packed with, hashed and limited.
 pub(super) struct Unpacked<'a> {
     source: Box<dyn Read + Send + 'a>,
@@ -116,26 +211,12 @@ impl std::fmt::Debug for Unpacked<'_> {
 }
 
 impl<'a> Unpacked<'a> {
-    /// Tells the compression by the first bytes: media types of real images are not to be relied on.
     pub(super) fn new(
-        mut source: Verified<impl BufRead + Send + 'a>,
+        source: Verified<impl BufRead + Send + 'a>,
         compressed: Receipt,
         bytes_max: u64,
     ) -> io::Result<Self> {
-        let unsupported = |what| Err(io::Error::new(io::ErrorKind::Unsupported, what));
-        let start = source.fill_buf()?;
-        let source: Box<dyn Read + Send + 'a> = match start {
-            [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(source)),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                Box::new(decoder)
-            }
-            [0xfd, b'7', b'z', b'X', b'Z', ..] => return unsupported("xz layers are not supported"),
-            [b'B', b'Z', b'h', ..] => return unsupported("bzip2 layers are not supported"),
-            _ => Box::new(source),
-        };
-        Ok(Self { source, compressed, bytes: 0, bytes_max, hash: Sha256::new() })
+        Ok(Self { source: unpacked(source)?, compressed, bytes: 0, bytes_max, hash: Sha256::new() })
     }
 
     /// The digest of what was read: at the end of the stream, the layer's diff id.
@@ -254,9 +335,43 @@ mod tests {
     }
 
     #[test]
+    fn zeros_after_a_gzip_stream_are_nothing_and_other_bytes_an_error() {
+        let packed = gzip(b"a tar");
+        for zeros in [1, 8, 511, 100_000] {
+            let padded = [packed.clone(), vec![0; zeros]].concat();
+            let (bytes, _, check) = unpack(&padded, 1 << 20).unwrap();
+            assert_eq!((bytes.as_slice(), check), (b"a tar".as_slice(), Ok(())));
+        }
+        for tail in [b"x".as_slice(), b"\0x", b"\0\x1f\x8b"] {
+            assert!(unpack(&[packed.clone(), tail.to_vec()].concat(), 1 << 20).is_err(), "{tail:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_may_come_byte_by_byte_and_be_shorter_than_any_magic() {
+        struct Drops<'a>(&'a [u8]);
+        impl Read for Drops<'_> {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                let length = into.len().min(self.0.len()).min(1);
+                into[..length].copy_from_slice(&self.0[..length]);
+                self.0 = &self.0[length..];
+                Ok(length)
+            }
+        }
+        for plain in [b"".as_slice(), b"x", b"pretend this is a tar"] {
+            for packed in [plain.to_vec(), gzip(plain), zstd::encode_all(plain, 1).unwrap()] {
+                let mut bytes = Vec::new();
+                let source = io::BufReader::with_capacity(1, Drops(&packed));
+                unpacked(source).unwrap().read_to_end(&mut bytes).unwrap();
+                assert_eq!(bytes, plain);
+            }
+        }
+    }
+
+    #[test]
     fn other_compressions_are_named() {
         let error = unpack(b"\xfd7zXZ\0", 1 << 20).unwrap_err();
-        assert_eq!(error.to_string(), "xz layers are not supported");
+        assert_eq!(error.to_string(), "xz is not supported");
     }
 
     #[test]

@@ -393,13 +393,17 @@ pub(super) mod wire {
 
     use super::{BTreeMap, Deserialize, Platform};
 
-    pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    /// null is as good as absent: what Go writes for an empty list, map or text.
+    pub(in crate::image) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
         deserializer: D,
     ) -> Result<T, D::Error> {
         Option::deserialize(deserializer).map(Option::unwrap_or_default)
     }
 
-    fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    /// As [`or_default`], of the list and of each text in it.
+    pub(in crate::image) fn texts<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<String>, D::Error> {
         let texts: Option<Vec<Option<String>>> = Option::deserialize(deserializer)?;
         Ok(texts.unwrap_or_default().into_iter().map(Option::unwrap_or_default).collect())
     }

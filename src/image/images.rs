@@ -2,13 +2,12 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use super::{
-    Config, Credentials, Error,
-    ingest::despite_removals,
-    load::{self, Progress},
+    Config, Credentials, Error, Input,
+    load::{self, Loaded, Progress},
     local::Local,
     pulls::Pulls,
 };
@@ -97,23 +96,21 @@ impl Images {
         self.pulls.pull(reference, credentials).await
     }
 
-    /// Loads images from an OCI layout (folder or tar) or a Docker archive. Calls `progress` from another
-    /// thread. Layers that are here already are not unpacked again.
+    /// Loads images from an OCI layout or a Docker archive, packed or not. `name` is for those that the archive
+    /// gives none, or only a tag. Calls `progress` from another thread. Layers that are here already are not
+    /// unpacked again.
     ///
     /// # Errors
-    /// [`Error::BadArchive`] for what is neither, else as for pulls. Nothing is left behind.
+    /// [`Error::BadArchive`] for what is neither, [`Error::BadReference`] for the name. What is wrong with one
+    /// image is told in [`Loaded`] and leaves nothing behind.
     pub async fn load(
         &self,
-        path: &Path,
+        input: Input,
+        name: Option<String>,
         progress: impl Fn(Progress) + Send + 'static,
-    ) -> Result<Vec<Arc<Image>>, Error> {
-        let progress = Arc::new(Mutex::new(progress));
-        despite_removals(|| {
-            let (local, path, progress) = (self.local.clone(), path.to_path_buf(), progress.clone());
-            let tell = move |step| progress.lock().unwrap_or_else(PoisonError::into_inner)(step);
-            task::blocking("load images", move || load::load(&local, &path, &tell))
-        })
-        .await
+    ) -> Result<Loaded, Error> {
+        let local = self.local.clone();
+        task::blocking("load images", move || load::load(&local, input, name.as_deref(), &progress)).await
     }
 
     /// Removes the image with all its names; an unknown one is success. Layers that other images or

@@ -17,7 +17,7 @@ use super::{
 use crate::model::Digest;
 
 /// Times that an image is taken again because another process removed a layer under it.
-const RACES_MAX: usize = 3;
+pub(super) const RACES_MAX: usize = 3;
 
 /// Unpacks one layer from a stream and holds it against both its digests. Blocks. When it fails, or the
 /// stream ends early, nothing is left.

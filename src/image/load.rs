@@ -1,33 +1,22 @@
-//! Images from files: OCI layouts (folder or tar) and Docker archives (`docker save`).
+//! Loads the images of an archive into the store.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::{BufReader, Read, Seek as _, SeekFrom},
-    os::fd::AsFd as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io::BufReader, sync::Arc};
 
-use rustix::fs::{self as rfs, Mode, OFlags, ResolveFlags};
-use serde::Deserialize;
 use tracing::info;
 
 use super::{
     Error, Image,
-    document::{self, Blob, IndexWalk, Manifest, Step},
+    archive::{self, Found, Input, Source},
+    document::Blob,
     ingest,
     layers::Layer,
     local::{Draft, Local},
     reference::{Query, Reference, Target},
-    unpack::{Archive, Kind},
 };
 use crate::model::Digest;
 
-/// Files of an archive that are remembered; a layout has three per layer at most.
-const MEMBERS_MAX: usize = 100_000;
-/// Images in one archive.
-const IMAGES_MAX: usize = 1000;
+/// Read at once from a layer's file.
+const BUFFER_BYTES: usize = 128 << 10;
 
 /// How far a load has come.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,45 +27,115 @@ pub enum Progress {
     Image { id: Digest },
 }
 
-/// Loads every image of `path`. Blocks.
+/// What became of an archive.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// In the order of the archive, each once.
+    pub images: Vec<LoadedImage>,
+    /// Entries that are no container images, such as signatures and charts: what the archive calls each, and
+    /// what it is.
+    pub skipped: Vec<(String, Error)>,
+    /// Images that could not be loaded; nothing of them is left.
+    pub failed: Vec<(String, Error)>,
+}
+
+/// One image of an archive, in the store now.
+#[derive(Debug)]
+pub struct LoadedImage {
+    pub image: Arc<Image>,
+    /// The archive calls it by a tag of no repository, and the caller has given none: it has no name by it.
+    pub bare_tag: Option<String>,
+}
+
+/// Loads every image of `input`. Blocks.
+///
+/// `name` is for images that the archive gives no name or only a tag; and for the one image of an archive that
+/// has a single one. Without a tag of its own it takes the archive's.
 pub(super) fn load(
     local: &Local,
-    path: &Path,
+    input: Input,
+    name: Option<&str>,
     progress: &dyn Fn(Progress),
-) -> Result<Vec<Arc<Image>>, Error> {
-    let source = Source::open(path)?;
-    let found = if source.has("index.json") {
-        layout(&source)?
-    } else if source.has("manifest.json") {
-        docker(&source)?
-    } else {
-        return Err(
-            source.bad("it is neither an OCI layout (index.json) nor a Docker archive (manifest.json)")
-        );
-    };
-    if found.is_empty() {
-        return Err(source.bad("it holds no image for this machine"));
-    }
-    let mut ids = Vec::new();
-    for image in &found {
-        let image = publish(local, &source, image, progress)?;
-        // An archive lists an image once for each of its names.
-        if !ids.contains(&image.id) {
-            ids.push(image.id.clone());
+) -> Result<Loaded, Error> {
+    let name = name.map(GivenName::parse).transpose()?;
+    let source = Source::open(input, &local.layers.ingest)?;
+    let listed = archive::images(&source)?;
+    let alone = listed.iter().filter(|entry| entry.image.is_ok()).count() == 1;
+    let (mut loaded, mut ids) = (Loaded::default(), Vec::new());
+    let mut given = BTreeMap::new();
+    for entry in listed {
+        let image = entry.image.and_then(|mut found| {
+            if let Some(name) = &name {
+                name.give(&mut found, alone, &mut given)?;
+            }
+            let bare_tag = found.bare_tag.take_if(|_| found.names.is_empty());
+            let mut published = publish(local, &source, &found, progress);
+            for _ in 1..ingest::RACES_MAX {
+                if matches!(published, Err(Error::LayerRemoved(_))) {
+                    published = publish(local, &source, &found, progress);
+                }
+            }
+            Ok((published?, bare_tag))
+        });
+        match image {
+            // An archive lists an image once for each of its names.
+            Ok((image, bare_tag)) if !ids.iter().any(|(id, _)| *id == image.id) => {
+                ids.push((image.id.clone(), bare_tag));
+            }
+            Ok(_) => {}
+            Err(error @ Error::Unsupported { .. }) => loaded.skipped.push((entry.called, error)),
+            Err(error) => loaded.failed.push((entry.called, error)),
         }
     }
     let view = local.view()?;
-    ids.into_iter().filter_map(|id| view.resolve(&Query::Id(id)).transpose()).collect()
+    for (id, bare_tag) in ids {
+        if let Some(image) = view.resolve(&Query::Id(id))? {
+            loaded.images.push(LoadedImage { image, bare_tag });
+        }
+    }
+    Ok(loaded)
 }
 
-/// An image as an archive describes it.
-struct Found {
-    id: Digest,
-    config: document::Config,
-    /// (file, what it must be), bottom first. A Docker archive promises nothing about the file itself.
-    layers: Vec<(String, Option<Blob>)>,
-    repo_tags: Vec<String>,
-    repo_digests: Vec<String>,
+/// The name that the caller wants.
+struct GivenName {
+    reference: Reference,
+    has_tag: bool,
+}
+
+impl GivenName {
+    fn parse(text: &str) -> Result<Self, Error> {
+        let reference = Reference::parse(text)?;
+        if matches!(reference.target, Target::Digest(_)) {
+            let why = "an image is named by a tag; its digest is what it is";
+            return Err(Error::BadReference { reference: text.into(), why });
+        }
+        // A colon before the last slash is a port's.
+        let has_tag = text.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        Ok(Self { reference, has_tag })
+    }
+
+    /// Gives the name where it is wanted; `given` are those given to other images of the archive.
+    fn give(
+        &self,
+        found: &mut Found,
+        alone: bool,
+        given: &mut BTreeMap<String, Digest>,
+    ) -> Result<(), Error> {
+        if !found.names.is_empty() && !alone {
+            return Ok(());
+        }
+        let reference = match &found.bare_tag {
+            Some(tag) if !self.has_tag => Reference::parse(&format!("{}:{tag}", self.reference.name()))?,
+            _ => self.reference.clone(),
+        };
+        let id = given.entry(reference.to_string()).or_insert_with(|| found.id.clone());
+        if *id != found.id {
+            let why = "another image of the archive has that name already; give one without a tag";
+            return Err(Error::BadReference { reference: reference.to_string(), why });
+        }
+        found.names.push(reference);
+        Ok(())
+    }
 }
 
 fn publish(
@@ -96,8 +155,8 @@ fn publish(
     }
     let draft = Draft {
         id: found.id.clone(),
-        repo_tags: found.repo_tags.clone(),
-        repo_digests: found.repo_digests.clone(),
+        repo_tags: found.repo_tags(),
+        repo_digests: found.repo_digests(),
         config: found.config.process.clone(),
         layers,
     };
@@ -119,7 +178,7 @@ fn take(
         return Err(Error::Limit { what: "size of a layer", limit: local.config.layer_compressed_bytes_max });
     }
     match blob {
-        Some(blob) => ingest::take(local, BufReader::with_capacity(128 << 10, bytes), blob, diff_id),
+        Some(blob) => ingest::take(local, BufReader::with_capacity(BUFFER_BYTES, bytes), blob, diff_id),
         None => {
             // Only the diff id is promised: the file is read twice, first for a digest to report.
             let mut hash = sha2::Sha256::default();
@@ -127,7 +186,8 @@ fn take(
                 .map_err(|e| source.bad(&e.to_string()))?;
             let digest = Digest::from_bytes(sha2::Digest::finalize(hash).into());
             let (bytes, _) = source.open_member(file)?;
-            ingest::take(local, BufReader::with_capacity(128 << 10, bytes), Blob { digest, size }, diff_id)
+            let blob = Blob { digest, size };
+            ingest::take(local, BufReader::with_capacity(BUFFER_BYTES, bytes), blob, diff_id)
         }
     }
 }
@@ -145,251 +205,16 @@ impl std::io::Write for HashWriter<'_> {
     }
 }
 
-/// OCI image spec, "Image layout".
-fn layout(source: &Source) -> Result<Vec<Found>, Error> {
-    #[derive(Deserialize)]
-    struct Index {
-        manifests: Vec<document::wire::Descriptor>,
-    }
-    let bytes = source.read("index.json", document::MANIFEST_BYTES_MAX)?;
-    let index: Index = document::read("image layout", "index.json", &bytes)?;
-    if index.manifests.len() > IMAGES_MAX {
-        return Err(Error::Limit { what: "number of images in an archive", limit: IMAGES_MAX as u64 });
-    }
-    let mut found = Vec::new();
-    for entry in index.manifests.iter().filter(|entry| document::fits_host(entry)) {
-        let digest = document::digest("image layout", "index.json", &entry.digest)?;
-        let blob = Blob { digest: digest.clone(), size: entry.size };
-        let manifest = match manifest(source, &blob)? {
-            Some(manifest) => manifest,
-            None => continue,
-        };
-        let annotation = |key: &str| entry.annotations.get(key);
-        // The second is the tag alone; only the first says of which repository.
-        let name = annotation("io.containerd.image.name")
-            .or_else(|| annotation("org.opencontainers.image.ref.name"));
-        let name = name.filter(|name| name.contains([':', '/', '@']));
-        let (repo_tags, repo_digests) = names(name, Some(&digest))?;
-        let config = config(source, &blob_file(&manifest.config.digest), &manifest.config)?;
-        let layers = manifest.layers.into_iter().map(|blob| (blob_file(&blob.digest), Some(blob))).collect();
-        found.push(checked(Found { id: manifest.config.digest, config, layers, repo_tags, repo_digests })?);
-    }
-    Ok(found)
-}
-
-/// The manifest that `blob` is or leads to; `None` when it leads to nothing for this machine.
-fn manifest(source: &Source, blob: &Blob) -> Result<Option<Manifest>, Error> {
-    let (mut blob, mut walk) = (blob.clone(), IndexWalk::default());
-    loop {
-        let bytes =
-            source.read_blob(&blob_file(&blob.digest), &blob, "manifest", document::MANIFEST_BYTES_MAX)?;
-        match walk.step(&blob.digest.to_string(), &bytes) {
-            Ok(Step::Manifest(manifest)) => return Ok(Some(manifest)),
-            Ok(Step::Next(next)) => blob = next,
-            Err(Error::NoPlatform { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// `docker save`: a list of images that name their files.
-fn docker(source: &Source) -> Result<Vec<Found>, Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Saved {
-        config: String,
-        repo_tags: Option<Vec<String>>,
-        layers: Vec<String>,
-    }
-    let bytes = source.read("manifest.json", document::MANIFEST_BYTES_MAX)?;
-    let saved: Vec<Saved> = document::read("Docker archive", "manifest.json", &bytes)?;
-    if saved.len() > IMAGES_MAX {
-        return Err(Error::Limit { what: "number of images in an archive", limit: IMAGES_MAX as u64 });
-    }
-    let mut found = Vec::new();
-    for image in saved {
-        let bytes = source.read(&image.config, document::CONFIG_BYTES_MAX)?;
-        // An image's id is the digest of its config, whatever the file is called.
-        let id = document::digest_of(&bytes);
-        let config = document::Config::parse(&image.config, &bytes)?;
-        let mut repo_tags = BTreeSet::new();
-        for tag in image.repo_tags.unwrap_or_default() {
-            repo_tags.extend(names(Some(&tag), None)?.0);
-        }
-        let layers = image.layers.into_iter().map(|file| (file, None)).collect();
-        let repo_tags = repo_tags.into_iter().collect();
-        found.push(checked(Found { id, config, layers, repo_tags, repo_digests: Vec::new() })?);
-    }
-    Ok(found)
-}
-
-fn checked(found: Found) -> Result<Found, Error> {
-    if found.layers.len() == found.config.diff_ids.len() {
-        return Ok(found);
-    }
-    let why =
-        format!("it has {} layers and its manifest {}", found.config.diff_ids.len(), found.layers.len());
-    Err(Error::document("image config", &found.id, why))
-}
-
-fn config(source: &Source, file: &str, blob: &Blob) -> Result<document::Config, Error> {
-    let bytes = source.read_blob(file, blob, "image config", document::CONFIG_BYTES_MAX)?;
-    document::Config::parse(&blob.digest.to_string(), &bytes)
-}
-
-/// (repo tags, repo digests) that a name in an archive gives its image.
-fn names(name: Option<&String>, digest: Option<&Digest>) -> Result<(Vec<String>, Vec<String>), Error> {
-    let Some(name) = name else { return Ok((Vec::new(), Vec::new())) };
-    let reference = Reference::parse(name)?;
-    let digests = digest.map(|digest| reference.with_digest(digest)).into_iter().collect();
-    match &reference.target {
-        Target::Tag(_) => Ok((vec![reference.to_string()], digests)),
-        Target::Digest(_) => Ok((Vec::new(), digests)),
-    }
-}
-
-fn blob_file(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
-}
-
-/// The files of an archive, by name.
-struct Source {
-    path: std::path::PathBuf,
-    file: File,
-    /// Of a tar: where each member's bytes are, and how many. `None` for a folder.
-    members: Option<BTreeMap<String, (u64, u64)>>,
-}
-
-impl Source {
-    fn open(path: &Path) -> Result<Self, Error> {
-        let bad = |why: String| Error::BadArchive { path: path.into(), why };
-        let file = File::open(path).map_err(|error| bad(error.to_string()))?;
-        let is_folder = file.metadata().map_err(|error| bad(error.to_string()))?.is_dir();
-        let members = if is_folder { None } else { Some(members(&file).map_err(bad)?) };
-        Ok(Self { path: path.into(), file, members })
-    }
-
-    fn bad(&self, why: &str) -> Error {
-        Error::BadArchive { path: self.path.clone(), why: why.into() }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.open_member(name).is_ok()
-    }
-
-    /// A member's bytes and how many they are. In a folder, only regular files in it, through no link: an
-    /// archive must not name the host's files.
-    fn open_member(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64), Error> {
-        let missing = |why: &str| self.bad(&format!("{name:?}: {why}"));
-        match &self.members {
-            Some(members) => {
-                let (offset, size) =
-                    *members.get(name.trim_start_matches("./")).ok_or_else(|| missing("not in it"))?;
-                let mut file = File::open(&self.path).map_err(|error| missing(&error.to_string()))?;
-                file.seek(SeekFrom::Start(offset)).map_err(|error| missing(&error.to_string()))?;
-                Ok((Box::new(file.take(size)), size))
-            }
-            None => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-                let fd = rfs::openat2(self.file.as_fd(), name, flags, Mode::empty(), resolve);
-                let file = File::from(fd.map_err(|error| missing(&error.to_string()))?);
-                let metadata = file.metadata().map_err(|error| missing(&error.to_string()))?;
-                if !metadata.is_file() {
-                    return Err(missing("not a file"));
-                }
-                Ok((Box::new(file), metadata.len()))
-            }
-        }
-    }
-
-    fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, Error> {
-        let (bytes, size) = self.open_member(name)?;
-        if size > bytes_max {
-            return Err(Error::Limit { what: "a document in an archive", limit: bytes_max });
-        }
-        let mut content = Vec::new();
-        bytes.take(bytes_max).read_to_end(&mut content).map_err(|error| self.bad(&error.to_string()))?;
-        Ok(content)
-    }
-
-    fn read_blob(
-        &self,
-        name: &str,
-        blob: &Blob,
-        what: &'static str,
-        bytes_max: u64,
-    ) -> Result<Vec<u8>, Error> {
-        let content = self.read(name, bytes_max)?;
-        if content.len() as u64 == blob.size && document::digest_of(&content) == blob.digest {
-            return Ok(content);
-        }
-        Err(Error::Mismatch {
-            what,
-            expected: blob.digest.clone(),
-            why: format!("{name:?} is something else"),
-        })
-    }
-}
-
-/// Where the files of a tar are. Hard and symbolic links between its members (old `docker save`) are
-/// followed by name, within the tar.
-fn members(file: &File) -> Result<BTreeMap<String, (u64, u64)>, String> {
-    let mut members = BTreeMap::new();
-    let mut links = Vec::new();
-    let mut archive = Archive::new(file);
-    while let Some((entry, offset)) = archive.next_at().map_err(|error| words(&error))? {
-        if members.len() + links.len() == MEMBERS_MAX {
-            return Err(format!("it has more than {MEMBERS_MAX} files"));
-        }
-        let Ok(name) = String::from_utf8(entry.path) else { continue };
-        let name = name.trim_start_matches("./").to_string();
-        match entry.kind {
-            Kind::File { size } => drop(members.insert(name, (offset, size))),
-            Kind::Hardlink { target } => links.push((name, String::from_utf8_lossy(&target).into_owned())),
-            Kind::Symlink { target } => {
-                let target = String::from_utf8_lossy(&target).into_owned();
-                links.push((name.clone(), beside(&name, &target)));
-            }
-            _ => {}
-        }
-    }
-    for (name, target) in links {
-        if let Some(place) = members.get(target.trim_start_matches("./")).copied() {
-            members.insert(name, place);
-        }
-    }
-    Ok(members)
-}
-
-/// `a/b/c` with the link `../d/e` → `a/d/e`
-fn beside(name: &str, target: &str) -> String {
-    let mut parts: Vec<&str> = name.split('/').collect();
-    parts.pop();
-    for part in target.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
-}
-
-fn words(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{
+        io::Write as _,
+        path::{Path, PathBuf},
+    };
 
     use super::super::{
-        Config,
-        testregistry::{OCI_MANIFEST, TestImage, descriptor},
+        Config, document,
+        testregistry::{OCI_MANIFEST, TestImage, descriptor, gzip},
         unpack::testtar::TestTar,
     };
     use super::*;
@@ -406,8 +231,17 @@ mod tests {
             Self { folder, local }
         }
 
+        /// All of them, or the first thing that is wrong.
         fn load(&self, path: &Path) -> Result<Vec<Arc<Image>>, Error> {
-            load(&self.local, path, &|_| ())
+            let loaded = self.load_as(path, None)?;
+            match loaded.failed.into_iter().chain(loaded.skipped).next() {
+                Some((_, error)) => Err(error),
+                None => Ok(loaded.images.into_iter().map(|loaded| loaded.image).collect()),
+            }
+        }
+
+        fn load_as(&self, path: &Path, name: Option<&str>) -> Result<Loaded, Error> {
+            load(&self.local, Input::open(path)?, name, &|_| ())
         }
 
         fn tar(&self, files: &[(String, Vec<u8>)]) -> PathBuf {
@@ -415,9 +249,19 @@ mod tests {
             for (name, bytes) in files {
                 tar = tar.raw(name.as_bytes(), b'0', 0o644, b"", bytes.len() as u64, bytes);
             }
-            let path = self.folder.path().join("archive.tar");
-            std::fs::write(&path, tar.done()).unwrap();
+            self.file("archive.tar", &tar.done())
+        }
+
+        fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+            let path = self.folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
             path
+        }
+
+        /// What unfinished work is left.
+        fn ingest(&self) -> usize {
+            let own = std::fs::read_dir(self.folder.path().join("store/ingest")).unwrap().next().unwrap();
+            std::fs::read_dir(own.unwrap().path()).unwrap().count()
         }
 
         fn layers(&self) -> usize {
@@ -430,21 +274,47 @@ mod tests {
     }
 
     fn blob(bytes: &[u8]) -> (String, Vec<u8>) {
-        (blob_file(&document::digest_of(bytes)), bytes.to_vec())
+        (format!("blobs/sha256/{}", document::digest_of(bytes).hex()), bytes.to_vec())
+    }
+
+    /// The blobs of an image, and its entry in an index; `extra` are members of that.
+    fn parts_of(image: &TestImage, extra: &str) -> (String, Vec<(String, Vec<u8>)>) {
+        let manifest = image.manifest();
+        let entry = descriptor(OCI_MANIFEST, manifest.as_bytes());
+        let entry = format!("{}{extra}}}", entry.trim_end_matches('}'));
+        let mut files = vec![blob(manifest.as_bytes()), blob(image.config.as_bytes())];
+        files.extend(image.blobs.iter().map(|layer| blob(layer)));
+        (entry, files)
+    }
+
+    fn called(name: &str) -> String {
+        format!(r#","annotations":{{"org.opencontainers.image.ref.name":"{name}"}}"#)
+    }
+
+    fn index_of(entries: &[String]) -> (String, Vec<u8>) {
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+        ("index.json".into(), index.into_bytes())
     }
 
     /// The files of an OCI layout with one image called `name`.
     fn layout_of(image: &TestImage, name: &str) -> Vec<(String, Vec<u8>)> {
-        let manifest = image.manifest();
-        let entry = descriptor(OCI_MANIFEST, manifest.as_bytes());
-        let entry = entry.trim_end_matches('}');
-        let index = format!(
-            r#"{{"schemaVersion":2,"manifests":[{entry},"annotations":{{"org.opencontainers.image.ref.name":"{name}"}}}}]}}"#
-        );
-        let mut files = vec![("index.json".into(), index.into_bytes()), blob(manifest.as_bytes())];
-        files.push(blob(image.config.as_bytes()));
-        files.extend(image.blobs.iter().map(|layer| blob(layer)));
-        files
+        let (entry, blobs) = parts_of(image, &called(name));
+        [vec![index_of(&[entry])], blobs].concat()
+    }
+
+    /// The files of a Docker archive with that list of images, each of which has the one layer.
+    fn docker_of(manifest: &str) -> Vec<(String, Vec<u8>)> {
+        let layer = TestTar::new().file("a", "a");
+        let image = TestImage::new(std::slice::from_ref(&layer));
+        vec![
+            ("manifest.json".into(), manifest.as_bytes().to_vec()),
+            ("config.json".into(), image.config.into_bytes()),
+            ("layer.tar".into(), layer.done()),
+        ]
+    }
+
+    fn tags(loaded: &Loaded) -> Vec<&[String]> {
+        loaded.images.iter().map(|loaded| loaded.image.repo_tags.as_slice()).collect()
     }
 
     #[test]
@@ -454,7 +324,9 @@ mod tests {
         let files = layout_of(&image, "registry.test/app:v1");
         let path = node.tar(&files);
         let progress = std::cell::RefCell::new(Vec::new());
-        let made = load(&node.local, &path, &|step| progress.borrow_mut().push(step)).unwrap();
+        let input = Input::open(&path).unwrap();
+        let made = load(&node.local, input, None, &|step| progress.borrow_mut().push(step)).unwrap();
+        let made: Vec<_> = made.images.iter().map(|loaded| &loaded.image).collect();
         assert_eq!(made[0].repo_tags, ["registry.test/app:v1"]);
         let manifest = document::digest_of(image.manifest().as_bytes());
         assert_eq!(made[0].repo_digests, [format!("registry.test/app@{manifest}")]);
@@ -539,5 +411,170 @@ mod tests {
         let made = node.load(&node.tar(&layout_of(&TestImage::new(&[]), "scratch:v1"))).unwrap();
         assert_eq!(made[0].layers.lower.len(), 1);
         assert_eq!(std::fs::read_dir(&made[0].layers.lower[0]).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_archive_may_be_packed_or_come_through_a_pipe() {
+        let tar = {
+            let node = Node::new();
+            std::fs::read(node.tar(&layout_of(&image(), "app:v1"))).unwrap()
+        };
+        let zstd = zstd::encode_all(tar.as_slice(), 1).unwrap();
+        let padded = [gzip(&tar), vec![0; 10_000]].concat();
+        for (packing, bytes) in
+            [("none", &tar), ("gzip", &gzip(&tar)), ("gzip with zeros", &padded), ("zstd", &zstd)]
+        {
+            let node = Node::new();
+            let loaded = node.load_as(&node.file("archive", bytes), None).unwrap();
+            assert_eq!(tags(&loaded), [["docker.io/library/app:v1"]], "{packing}");
+            assert_eq!(node.ingest(), 0, "{packing}");
+
+            let node = Node::new();
+            let pipe = node.folder.path().join("pipe");
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &pipe,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::RUSR,
+                0,
+            )
+            .unwrap();
+            let (bytes, to) = (bytes.clone(), pipe.clone());
+            let writer = std::thread::spawn(move || {
+                std::fs::File::options().write(true).open(to).unwrap().write_all(&bytes).unwrap();
+            });
+            let loaded = node.load_as(&pipe, None).unwrap();
+            writer.join().unwrap();
+            assert_eq!(tags(&loaded), [["docker.io/library/app:v1"]], "{packing} through a pipe");
+            assert_eq!(node.ingest(), 0, "{packing} through a pipe");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_packed_archive_is_said_and_leaves_nothing() {
+        let node = Node::new();
+        let tar = std::fs::read(node.tar(&layout_of(&image(), "app:v1"))).unwrap();
+        let packed = gzip(&tar);
+        let mut flipped = packed.clone();
+        flipped[packed.len() / 2] ^= 0xff;
+        for (bytes, words) in [
+            (&packed[..packed.len() - 20], "archive: "),
+            (&flipped, "archive: "),
+            (b"\xfd7zXZ\0 and more", "xz is not supported"),
+            (b"BZh91AY", "bzip2 is not supported"),
+            (&gzip(b"no tar"), "archive: "),
+            (b"", "neither an OCI layout"),
+        ] {
+            let error = node.load_as(&node.file("archive", bytes), None).unwrap_err();
+            assert!(matches!(error, Error::BadArchive { .. }), "{error:?}");
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!((node.layers(), node.ingest()), (0, 0), "{error}");
+        }
+        assert!(node.load_as(Path::new("/not/there"), None).unwrap_err().to_string().contains("/not/there"));
+    }
+
+    #[test]
+    fn an_image_without_a_name_gets_the_one_that_is_given() {
+        let load = |files: &[(String, Vec<u8>)], name| {
+            let node = Node::new();
+            node.load_as(&node.tar(files), name)
+        };
+        let (unnamed, blobs) = parts_of(&image(), "");
+        let unnamed = [vec![index_of(&[unnamed])], blobs].concat();
+        let bare = layout_of(&image(), "v1");
+        let named = layout_of(&image(), "team/app:v1");
+        let docker = docker_of(r#"[{"Config":"config.json","RepoTags":null,"Layers":["layer.tar"]}]"#);
+        for (files, name, expected) in [
+            (&unnamed, None, &[][..]),
+            (&unnamed, Some("registry.test:5000/app"), &["registry.test:5000/app:latest"]),
+            (&unnamed, Some("registry.test/app:v7"), &["registry.test/app:v7"]),
+            (&bare, None, &[]),
+            (&bare, Some("app"), &["docker.io/library/app:v1"]),
+            (&bare, Some("app:v7"), &["docker.io/library/app:v7"]),
+            (&named, Some("app:v7"), &["docker.io/library/app:v7", "docker.io/team/app:v1"]),
+            (&docker, None, &[]),
+            (&docker, Some("app:v7"), &["docker.io/library/app:v7"]),
+        ] {
+            let loaded = load(files, name).unwrap();
+            assert_eq!(tags(&loaded), [expected], "{name:?}");
+            let unknown = expected.is_empty() && std::ptr::eq(files, &bare);
+            assert_eq!(loaded.images[0].bare_tag, unknown.then(|| "v1".into()), "{name:?}");
+        }
+        let digest = document::digest_of(image().manifest().as_bytes());
+        assert_eq!(
+            load(&bare, Some("app")).unwrap().images[0].image.repo_digests,
+            [format!("docker.io/library/app@{digest}")]
+        );
+        for bad in ["", "UPPER/case", &format!("app@{digest}")] {
+            assert!(matches!(load(&bare, Some(bad)), Err(Error::BadReference { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn several_images_share_a_given_name_by_their_tags() {
+        let other = TestImage::new(&[TestTar::new().file("other", "other")]);
+        let ((first, mut blobs), (second, more)) =
+            (parts_of(&image(), &called("v1")), parts_of(&other, &called("v2")));
+        blobs.extend(more);
+        let files = [vec![index_of(&[first, second])], blobs].concat();
+        let node = Node::new();
+        let loaded = node.load_as(&node.tar(&files), Some("app")).unwrap();
+        assert_eq!(tags(&loaded), [["docker.io/library/app:v1"], ["docker.io/library/app:v2"]]);
+        // One name for two images would be the last one's.
+        let node = Node::new();
+        let loaded = node.load_as(&node.tar(&files), Some("app:v9")).unwrap();
+        assert_eq!(tags(&loaded), [["docker.io/library/app:v9"]]);
+        let (called, error) = &loaded.failed[0];
+        assert!(called == "v2" && error.to_string().contains("another image"), "{called}: {error}");
+    }
+
+    #[test]
+    fn what_is_no_image_or_broken_costs_no_other() {
+        let chart = r#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#;
+        let chart_entry = descriptor(OCI_MANIFEST, chart.as_bytes());
+        let other = TestImage::new(&[TestTar::new().file("other", "other")]);
+        let (broken, mut blobs) = parts_of(&other, &called("broken:v1"));
+        blobs.pop(); // its layer
+        let (good, more) = parts_of(&image(), &called("good:v1"));
+        blobs.extend(more);
+        blobs.push(blob(chart.as_bytes()));
+        let elsewhere = r#"{"digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","size":1,"platform":{"os":"plan9","architecture":"vax"}}"#;
+        let entries =
+            [chart_entry, broken, "null".into(), r#"{"digest":7}"#.into(), elsewhere.into(), good].to_vec();
+        let node = Node::new();
+        let loaded = node.load_as(&node.tar(&[vec![index_of(&entries)], blobs].concat()), None).unwrap();
+        assert_eq!(tags(&loaded), [["docker.io/library/good:v1"]]);
+        assert_eq!(loaded.skipped.len(), 1);
+        assert!(loaded.skipped[0].1.to_string().contains("helm"), "{:?}", loaded.skipped);
+        let failed: Vec<_> = loaded.failed.iter().map(|(called, _)| called.as_str()).collect();
+        assert_eq!(failed, ["broken:v1", "entry 3 of index.json", "entry 4 of index.json"]);
+        assert_eq!((node.layers(), node.local.view().unwrap().images.len()), (2, 1));
+
+        let docker = docker_of(
+            r#"[null, {"Config":"config.json","RepoTags":["<none>:<none>",null,""],"Layers":["layer.tar"]},
+            {"Config":"absent.json","RepoTags":["broken:v1"],"Layers":null},
+            {"Config":"config.json","RepoTags":["good:v1"],"Layers":["layer.tar"]}]"#,
+        );
+        let node = Node::new();
+        let loaded = node.load_as(&node.tar(&docker), None).unwrap();
+        // Both entries are one image.
+        assert_eq!(tags(&loaded), [["docker.io/library/good:v1"]]);
+        let failed: Vec<_> = loaded.failed.iter().map(|(called, _)| called.as_str()).collect();
+        assert_eq!(failed, ["entry 1 of manifest.json", "broken:v1"]);
+    }
+
+    #[test]
+    fn an_archive_of_both_kinds_is_read_as_the_one_that_lists_images() {
+        let mut files =
+            docker_of(r#"[{"Config":"config.json","RepoTags":["app:v1"],"Layers":["layer.tar"]}]"#);
+        for index in [r#"{"manifests":null}"#, r#"{"schemaVersion":2,"manifests":[]}"#, "{}"] {
+            files.truncate(3);
+            files.push(("index.json".into(), index.into()));
+            let node = Node::new();
+            assert_eq!(tags(&node.load_as(&node.tar(&files), None).unwrap()), [["docker.io/library/app:v1"]]);
+        }
+        let node = Node::new();
+        let error = node.load_as(&node.tar(&docker_of("null")), None).unwrap_err();
+        assert!(error.to_string().contains("no image for this machine"), "{error}");
     }
 }

@@ -3,7 +3,8 @@
 //! - `reference`, `document`, `secret`: names, manifests and logins, parsed once and strictly. No I/O.
 //! - `registry`: HTTP. `content`: bytes on their way, hashed and limited. `unpack`: a tar becomes a layer.
 //! - `layers`: the shelf of layers. `catalog`: the records of images. `local`: both together.
-//! - `pulls`, `pull`, `load`: from registries, from a file. `ingest`: what both do with a layer. `writable`, `retained`: what containers have here.
+//! - `pulls`, `pull`: from registries. `archive`, `load`: from files. `ingest`: what both do with a layer.
+//! - `writable`, `retained`: what containers have here.
 //! - `folder`, `erase`: folders of our own; deleting trees that others filled.
 //!
 //! On disk, below the root, all 0700:
@@ -23,6 +24,7 @@
 //! Invariant: reads (`list`, `find`, `usage`) wait for no pull, no removal and no walk over the disk.
 //! Not here: mounting. Overlayfs is put together where containers are made.
 
+mod archive;
 mod catalog;
 mod config;
 mod content;
@@ -49,8 +51,9 @@ mod testregistry;
 mod unpack;
 mod writable;
 
+pub use archive::Input;
 pub use config::Config;
 pub use error::Error;
 pub use images::{FsCapacity, FsUsage, Image, Images};
-pub use load::Progress;
+pub use load::{Loaded, LoadedImage, Progress};
 pub use secret::Credentials;

@@ -15,6 +15,7 @@ tests![
     layers_are_laid_over_each_other_as_they_say,
     what_is_used_is_counted,
     images_outlive_the_daemon,
+    a_saved_and_packed_image_comes_through_a_pipe_and_runs,
 ];
 
 fn spec(image: &str) -> Option<v1::ImageSpec> {
@@ -168,4 +169,34 @@ fn images_outlive_the_daemon() {
         images
     };
     assert_eq!(by_id(images(&node)), by_id(before));
+}
+
+/// As `docker save | gzip` is loaded on a node without a registry.
+fn a_saved_and_packed_image_comes_through_a_pipe_and_runs() {
+    let node = Node::start();
+    node.pull(BUSYBOX);
+    let folder = node.path("saved");
+    std::fs::create_dir(&folder).unwrap();
+    let script = r#"
+        set -e
+        cd "$1"
+        tar -C "$2"/root/layers/*/fs -cf layer.tar .
+        sum=$(sha256sum layer.tar | cut -d' ' -f1)
+        echo '{"os":"linux","config":{"Env":null,"Cmd":["sleep","1000"]},"rootfs":{"type":"layers","diff_ids":["sha256:'$sum'"]}}' > config.json
+        echo '[{"Config":"config.json","RepoTags":["<none>:<none>"],"Layers":["layer.tar"]}]' > manifest.json
+        tar -c manifest.json config.json layer.tar | gzip > saved.tgz
+        cat saved.tgz | "$3" image load --config "$2"/config.toml --tag saved.test/busybox:old -
+        if echo no archive | "$3" image load --config "$2"/config.toml -; then exit 1; fi
+    "#;
+    let program = crate::harness::pintle();
+    let [folder, node_folder] = [folder, node.path("")].map(|path| path.to_string_lossy().into_owned());
+    let said = node.run("sh", ["-c", script, "sh", &folder, &node_folder, &program.to_string_lossy()]);
+    assert!(said.contains("loaded saved.test/busybox:old\n"), "{said}");
+
+    let image = find(&node, "saved.test/busybox:old").unwrap();
+    assert_eq!(image.repo_tags, ["saved.test/busybox:old"]);
+    let container = node.run_pod("web").create("main", "saved.test/busybox:old", []);
+    container.start();
+    assert_eq!(container.shell("echo runs"), "runs\n");
+    node.assert_clean();
 }
