@@ -9,6 +9,7 @@ use std::{
 };
 
 use rustix::fs::{FileType, Mode, OFlags};
+use tracing::warn;
 
 use super::{
     error::{Error, chain},
@@ -45,9 +46,25 @@ fn compile(profile: Option<&[u8]>, config: &ContainerConfig) -> Result<Arc<[u8]>
     match profile {
         None => Ok(spec::seccomp::default(capabilities)),
         Some(json) => {
-            spec::seccomp::from_json(json, capabilities).map_err(|error| Error::Invalid(chain(&error)))
+            let filter = spec::seccomp::from_json(json, capabilities, kernel_version());
+            let filter = filter.map_err(|error| Error::Invalid(chain(&error)))?;
+            if !filter.unknown_keys.is_empty() {
+                let (container, keys) = (&config.metadata.name, filter.unknown_keys.join(", "));
+                warn!(container, keys, "keys of a seccomp profile are not known and have no effect");
+            }
+            Ok(filter.program)
         }
     }
+}
+
+/// Major and minor version of the running kernel; 0.0 if it says none.
+fn kernel_version() -> (u32, u32) {
+    version_of(&rustix::system::uname().release().to_string_lossy())
+}
+
+fn version_of(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 async fn profile(path: &str) -> Result<Vec<u8>, Error> {
@@ -97,6 +114,20 @@ mod tests {
         {
             assert!(profile(&bad).await.is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_kernel_tells_its_version_in_its_own_way() {
+        for (release, version) in [
+            ("6.18.5", (6, 18)),
+            ("5.14.0-427.el9.x86_64", (5, 14)),
+            ("6.1-rc3+", (6, 1)),
+            ("odd", (0, 0)),
+            ("", (0, 0)),
+        ] {
+            assert_eq!(version_of(release), version, "{release}");
+        }
+        assert!(kernel_version() > (5, 0));
     }
 
     #[tokio::test]

@@ -47,8 +47,8 @@ pub(super) fn environment(
         image.env.iter().map(String::len).chain(asked)
     })?;
     for entry in &image.env {
-        // One without a value sets nothing; builders of old have left such.
-        if let Some((key, value)) = entry.split_once('=') {
+        // One without a value or a name sets nothing; builders of old have left such.
+        if let Some((key, value)) = entry.split_once('=').filter(|(key, _)| !key.is_empty()) {
             check(key, value.as_bytes())?;
             set(key, value.as_bytes());
         }
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn the_request_overrides_the_image_in_place() {
         check_env(
-            &["A=1", "PATH=/bin", "B=2=3", "no-value"],
+            &["A=1", "", "PATH=/bin", "=", "=x", "B=2=3", "no-value"],
             &[("B", b"\xff"), ("C", b""), ("A", b"4"), ("C", b"5")],
             false,
             &[b"A=4", b"PATH=/bin", b"B=\xff", b"HOSTNAME=web-0", b"C=5"],
@@ -221,11 +221,9 @@ mod tests {
             let refused = environment(&PodConfig::default(), &container, &ImageConfig::default());
             assert!(matches!(refused, Err(Error::Environment { key: named, .. }) if named == key), "{key:?}");
         }
-        for entry in ["=x", "A=x\0"] {
-            let image = ImageConfig { env: strings(&[entry]), ..Default::default() };
-            let refused = environment(&PodConfig::default(), &ContainerConfig::default(), &image);
-            assert!(matches!(refused, Err(Error::Environment { .. })), "{entry:?}");
-        }
+        let image = ImageConfig { env: strings(&["A=x\0"]), ..Default::default() };
+        let refused = environment(&PodConfig::default(), &ContainerConfig::default(), &image);
+        assert!(matches!(refused, Err(Error::Environment { .. })));
     }
 
     #[test]

@@ -109,7 +109,8 @@ fn envs(wire: Vec<wire::KeyValue>) -> Result<Vec<(String, Vec<u8>)>, Why> {
     if bytes > ENV_BYTES_MAX {
         return Err(format!("has {bytes} bytes, more than the {ENV_BYTES_MAX} allowed").into());
     }
-    wire.into_iter().map(env).collect()
+    // One of nothing at all sets nothing.
+    wire.into_iter().filter(|env| !(env.key.is_empty() && env.value.is_empty())).map(env).collect()
 }
 
 fn env(wire: wire::KeyValue) -> Result<(String, Vec<u8>), Why> {
@@ -197,7 +198,10 @@ pub(super) mod tests {
             command: vec!["sh".into()],
             args: vec!["-c".into(), String::new()],
             working_dir: "/srv".into(),
-            envs: vec![wire::KeyValue { key: "A".into(), value: b"\xff\n=".into() }],
+            envs: vec![
+                wire::KeyValue { key: "A".into(), value: b"\xff\n=".into() },
+                wire::KeyValue::default(),
+            ],
             mounts: vec![wire::Mount {
                 container_path: "/data".into(),
                 host_path: "/mnt/data".into(),
@@ -301,7 +305,7 @@ pub(super) mod tests {
             ("command and args", |c| c.args = vec![String::new(); ARGS_MAX]),
             ("working_dir", |c| c.working_dir = "srv".into()),
             ("working_dir", |c| c.working_dir = "/a\0".into()),
-            ("envs", |c| c.envs[0].key = String::new()),
+            ("envs", |c| c.envs[0].key = String::new()), // of a value
             ("envs", |c| c.envs[0].key = "A=B".into()),
             ("envs", |c| c.envs[0].key = "A\0".into()),
             ("envs", |c| c.envs[0].value = b"a\0b".into()),

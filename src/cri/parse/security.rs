@@ -202,22 +202,31 @@ fn policy(value: i32) -> Result<GroupsPolicy, Why> {
 fn capabilities(wire: wire::Capability) -> Result<Capabilities, Refusal> {
     Ok(Capabilities {
         add: capability_set(wire.add_capabilities).at("add_capabilities")?,
-        drop: capability_set(wire.drop_capabilities).at("drop_capabilities")?,
+        drop: dropped_set(wire.drop_capabilities).at("drop_capabilities")?,
         ambient: capability_set(wire.add_ambient_capabilities).at("add_ambient_capabilities")?,
     })
 }
 
 fn capability_set(names: Vec<String>) -> Result<BTreeSet<String>, Why> {
     count(CAPABILITIES_MAX, names.len())?;
-    let normal = |name: String| {
-        let upper = name.to_ascii_uppercase();
-        let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        if short == "ALL" || CAPABILITIES.contains(&short) {
-            return Ok(short.to_owned());
-        }
-        Err(Why::from(format!("has {}, which is no capability", quote(&name))))
+    let known = |name: String| {
+        capability(&name).ok_or_else(|| Why::from(format!("has {}, which is no capability", quote(&name))))
     };
-    names.into_iter().map(normal).collect()
+    names.into_iter().map(known).collect()
+}
+
+/// A capability that does not exist here is held by nobody, so to drop it is done: pods are written for many
+/// kernels and engines.
+fn dropped_set(names: Vec<String>) -> Result<BTreeSet<String>, Why> {
+    count(CAPABILITIES_MAX, names.len())?;
+    Ok(names.iter().filter_map(|name| capability(name)).collect())
+}
+
+/// In capitals and without `CAP_`; `None` if there is none of that name.
+fn capability(name: &str) -> Option<String> {
+    let upper = name.to_ascii_uppercase();
+    let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    (short == "ALL" || CAPABILITIES.contains(&short)).then(|| short.to_owned())
 }
 
 fn paths(values: Vec<String>) -> Result<Vec<String>, Why> {
@@ -304,7 +313,7 @@ mod tests {
             supplemental_groups_policy: 1,
             capabilities: Some(wire::Capability {
                 add_capabilities: vec!["CAP_NET_ADMIN".into(), "sys_time".into()],
-                drop_capabilities: vec!["ALL".into()],
+                drop_capabilities: vec!["ALL".into(), "OF_TOMORROW".into(), "".into()],
                 add_ambient_capabilities: vec!["KILL".into()],
             }),
             seccomp: profile(ProfileType::RuntimeDefault, ""),

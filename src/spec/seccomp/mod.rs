@@ -26,7 +26,10 @@ use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
-use self::{abi::NATIVE, profile::Profile};
+use self::{
+    abi::NATIVE,
+    profile::{Profile, Subject},
+};
 
 /// A profile's size in bytes at most. The longest in use are near 20 KiB.
 pub const PROFILE_BYTES_MAX: usize = 1 << 20;
@@ -38,17 +41,15 @@ const CACHE_ENTRIES_MAX: usize = 64;
 pub enum Error {
     #[error("seccomp profile has both architectures and archMap")]
     ArchitecturesTwice,
-    #[error("seccomp profile names no capability {name:?} that exists")]
-    Capability { name: String },
     #[error("seccomp profile has errno {number}, above the largest there is")]
     Errno { number: u32 },
     #[error("seccomp profile tests argument {index}, but a system call has arguments 0 to 5")]
     Index { index: u32 },
     #[error("seccomp profile is not valid")]
     Json(#[source] serde_json::Error),
-    #[error("seccomp profile asks for kernel {version:?}, which cannot be told here")]
+    #[error("seccomp profile asks for kernel {version:?}, which is no version")]
     Kernel { version: String },
-    #[error("seccomp profile has a rule that needs exactly one of name and names")]
+    #[error("seccomp profile has a rule with both name and names")]
     Names,
     #[error("seccomp profile uses SCMP_ACT_NOTIFY, which is not supported")]
     Notify,
@@ -82,19 +83,32 @@ pub fn default(capabilities: u64) -> Arc<[u8]> {
     filter
 }
 
-/// The filter that a profile in JSON asks for, for a process with these capabilities.
+/// What a profile came to.
+#[derive(Debug)]
+pub struct Filter {
+    /// Ready to load: `struct sock_filter` after `struct sock_filter`.
+    pub program: Arc<[u8]>,
+    /// Keys of the profile that are not known and have no effect; some, if there are many.
+    pub unknown_keys: Vec<String>,
+}
+
+/// The filter that a profile in JSON asks for, for a process with these capabilities on a kernel of that major and
+/// minor version.
 ///
-/// Names of calls that do not exist here are passed over: profiles are written for many machines.
+/// Names of calls and capabilities that do not exist here are passed over: profiles are written for many
+/// machines.
 ///
 /// # Errors
 /// [`Error`] if the profile is not valid, uses what is not supported or is too long.
-pub fn from_json(bytes: &[u8], capabilities: u64) -> Result<Arc<[u8]>, Error> {
+pub fn from_json(bytes: &[u8], capabilities: u64, kernel: (u32, u32)) -> Result<Filter, Error> {
     if bytes.len() > PROFILE_BYTES_MAX {
         return Err(Error::TooLarge { bytes: bytes.len() });
     }
     let profile: Profile = serde_json::from_slice(bytes).map_err(Error::Json)?;
-    let program = compile::compile(&profile.policy(NATIVE, capabilities)?)?;
-    Ok(bpf::bytes(&program).into())
+    let policy = profile.policy(Subject { machine: NATIVE, capabilities, kernel })?;
+    let program = bpf::bytes(&compile::compile(&policy)?).into();
+    let unknown_keys = profile.unknown_keys().into_iter().map(str::to_owned).collect();
+    Ok(Filter { program, unknown_keys })
 }
 
 #[cfg(test)]
@@ -113,14 +127,14 @@ mod tests {
     fn a_profile_over_the_limit_is_not_even_read() {
         let bytes = vec![b' '; PROFILE_BYTES_MAX + 1];
         assert!(
-            matches!(from_json(&bytes, 0), Err(Error::TooLarge { bytes }) if bytes == PROFILE_BYTES_MAX + 1)
+            matches!(from_json(&bytes, 0, (5, 14)), Err(Error::TooLarge { bytes }) if bytes == PROFILE_BYTES_MAX + 1)
         );
-        assert!(matches!(from_json(&bytes[1..], 0), Err(Error::Json(_))));
+        assert!(matches!(from_json(&bytes[1..], 0, (5, 14)), Err(Error::Json(_))));
     }
 
     #[test]
     fn a_deeply_nested_profile_is_an_error() {
         let bytes = "[".repeat(100_000);
-        assert!(matches!(from_json(bytes.as_bytes(), 0), Err(Error::Json(_))));
+        assert!(matches!(from_json(bytes.as_bytes(), 0, (5, 14)), Err(Error::Json(_))));
     }
 }

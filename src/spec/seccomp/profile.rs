@@ -1,7 +1,9 @@
 //! Seccomp profiles in JSON: the OCI runtime spec's `linux.seccomp`, with the conditions (`includes`,
 //! `excludes`, `archMap`) that profiles written for other engines use.
 
-use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use super::{
     Error,
@@ -14,12 +16,16 @@ use crate::spec::capability;
 const ARG_INDEX_MAX: u32 = 5;
 /// The kernel cuts larger numbers down to this (`MAX_ERRNO`, linux/err.h).
 const ERRNO_MAX: u32 = 4095;
-/// The oldest kernel that pintle runs on; a profile's `minKernel` up to here is always met.
-const KERNEL_FLOOR: (u32, u32) = (5, 14);
+/// Most unknown keys that are told of.
+const UNKNOWN_KEYS_MAX: usize = 8;
+
+/// Keys that nothing here reads: of a later version of the format, of another engine, or misspelt. They are
+/// passed over, as the engines do whose profiles these are, and told of.
+type Unknown = BTreeMap<String, IgnoredAny>;
 
 /// A whole profile.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Profile {
     default_action: ActionName,
     default_errno_ret: Option<u32>,
@@ -29,30 +35,31 @@ pub(super) struct Profile {
     architectures: Option<Vec<String>>,
     arch_map: Option<Vec<ArchMap>>,
     flags: Option<Vec<Flag>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     listener_path: String,
     #[serde(rename = "listenerMetadata")]
     _listener_metadata: Option<String>,
-    #[serde(default)]
     syscalls: Option<Vec<Syscalls>>,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 /// What a native architecture brings with it.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 struct ArchMap {
     architecture: String,
     sub_architectures: Option<Vec<String>>,
 }
 
-/// One rule.
+/// One rule. Without names it is about nothing.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 struct Syscalls {
     /// The older spelling of `names`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     names: Vec<String>,
     action: ActionName,
     errno_ret: Option<u32>,
@@ -63,26 +70,51 @@ struct Syscalls {
     _comment: Option<String>,
     includes: Option<Filter>,
     excludes: Option<Filter>,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 /// When a rule applies. An empty list asks for nothing.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 struct Filter {
     caps: Option<Vec<String>>,
     arches: Option<Vec<String>>,
     min_kernel: Option<String>,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
-/// A test of one argument.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// A test of one argument. Numbers that are absent or null are 0, as Go reads them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Arg {
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) index: u32,
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) value: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) value_two: u64,
     pub(super) op: Operator,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+/// null is as good as absent: what Go writes for an empty text or list.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// What a profile's conditions may ask for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) machine: &'a Machine,
+    /// Bit N is capability N.
+    pub(super) capabilities: u64,
+    /// Major and minor version of the running kernel.
+    pub(super) kernel: (u32, u32),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -139,11 +171,11 @@ enum Flag {
 }
 
 impl Profile {
-    /// What the profile says on this machine to a process with these capabilities.
+    /// What the profile says to a process on a machine.
     ///
     /// # Errors
     /// What is wrong with it, or beyond us.
-    pub(super) fn policy(&self, machine: &Machine, capabilities: u64) -> Result<Policy<'_>, Error> {
+    pub(super) fn policy(&self, subject: Subject<'_>) -> Result<Policy<'_>, Error> {
         if !self.listener_path.is_empty() {
             return Err(Error::Notify);
         }
@@ -151,12 +183,29 @@ impl Profile {
         let _ = &self.flags;
         let mut rules = Vec::new();
         for entry in self.syscalls.iter().flatten() {
-            if entry.applies(machine, capabilities)? {
+            if entry.applies(subject)? {
                 entry.rules(&mut rules)?;
             }
         }
         let default = self.default_action.action(self.default_errno_ret)?;
-        Ok(Policy { abis: self.abis(machine)?, default, rules })
+        Ok(Policy { abis: self.abis(subject.machine)?, default, rules })
+    }
+
+    /// Some of the keys that have no effect, each once.
+    pub(super) fn unknown_keys(&self) -> Vec<&str> {
+        let rules = self.syscalls.iter().flatten();
+        let of_rules = rules.flat_map(|rule| {
+            let filters =
+                [&rule.includes, &rule.excludes].into_iter().flatten().map(|filter| &filter.unknown);
+            let args = rule.args.iter().flatten().map(|arg| &arg.unknown);
+            std::iter::once(&rule.unknown).chain(filters).chain(args)
+        });
+        let keys: BTreeSet<&str> = std::iter::once(&self.unknown)
+            .chain(of_rules)
+            .flat_map(BTreeMap::keys)
+            .map(String::as_str)
+            .collect();
+        keys.into_iter().take(UNKNOWN_KEYS_MAX).collect()
     }
 
     /// The native ABI is always among them. Those of other machines are no concern of ours.
@@ -178,13 +227,13 @@ impl Profile {
 }
 
 impl Syscalls {
-    fn applies(&self, machine: &Machine, capabilities: u64) -> Result<bool, Error> {
+    fn applies(&self, subject: Subject<'_>) -> Result<bool, Error> {
         let included = match &self.includes {
-            Some(filter) => filter.all(machine, capabilities)?,
+            Some(filter) => filter.all(subject)?,
             None => true,
         };
         let excluded = match &self.excludes {
-            Some(filter) => filter.any(machine, capabilities)?,
+            Some(filter) => filter.any(subject)?,
             None => false,
         };
         Ok(included && !excluded)
@@ -195,8 +244,9 @@ impl Syscalls {
         let mut names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         match (self.name.as_str(), names.is_empty()) {
             ("", false) => {}
-            (name, true) if !name.is_empty() => names.push(name),
-            _ => return Err(Error::Names),
+            ("", true) => return Ok(()),
+            (name, true) => names.push(name),
+            (_, false) => return Err(Error::Names),
         }
         let args = self.args.as_deref().unwrap_or_default();
         let conditions = args.iter().map(|arg| arg.condition()).collect::<Result<Vec<_>, _>>()?;
@@ -215,36 +265,36 @@ impl Syscalls {
 
 impl Filter {
     /// For `includes`: every capability, one of the machines, the kernel.
-    fn all(&self, machine: &Machine, capabilities: u64) -> Result<bool, Error> {
-        let mut caps = self.caps.iter().flatten();
-        let caps = caps.try_fold(true, |all, name| Ok(all && capabilities & bit(name)? != 0))?;
+    fn all(&self, subject: Subject<'_>) -> Result<bool, Error> {
+        let caps = self.caps.iter().flatten().all(|name| subject.has(name));
         let arches = self.arches.as_deref().unwrap_or_default();
-        let arches = arches.is_empty() || arches.iter().any(|name| name == machine.name);
-        Ok(caps && arches && self.kernel()?.unwrap_or(true))
+        let arches = arches.is_empty() || arches.iter().any(|name| name == subject.machine.name);
+        Ok(caps && arches && self.kernel(subject)?.unwrap_or(true))
     }
 
     /// For `excludes`: any of them.
-    fn any(&self, machine: &Machine, capabilities: u64) -> Result<bool, Error> {
-        let mut caps = self.caps.iter().flatten();
-        let caps = caps.try_fold(false, |any, name| Ok(any || capabilities & bit(name)? != 0))?;
-        let arches = self.arches.iter().flatten().any(|name| name == machine.name);
-        Ok(caps || arches || self.kernel()?.unwrap_or(false))
+    fn any(&self, subject: Subject<'_>) -> Result<bool, Error> {
+        let caps = self.caps.iter().flatten().any(|name| subject.has(name));
+        let arches = self.arches.iter().flatten().any(|name| name == subject.machine.name);
+        Ok(caps || arches || self.kernel(subject)?.unwrap_or(false))
     }
 
-    /// Whether this kernel is at least the one asked for. One above our floor cannot be told without
-    /// asking the kernel, and either guess would be wrong somewhere.
-    fn kernel(&self) -> Result<Option<bool>, Error> {
+    /// Whether the kernel is at least the one asked for.
+    fn kernel(&self, subject: Subject<'_>) -> Result<Option<bool>, Error> {
         let Some(text) = self.min_kernel.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
         let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
         match (major.parse(), minor.parse()) {
-            (Ok(major), Ok(minor)) if (major, minor) <= KERNEL_FLOOR => Ok(Some(true)),
+            (Ok(major), Ok(minor)) => Ok(Some((major, minor) <= subject.kernel)),
             _ => Err(Error::Kernel { version: text.into() }),
         }
     }
 }
 
-fn bit(name: &str) -> Result<u64, Error> {
-    capability::bit(name).ok_or_else(|| Error::Capability { name: name.into() })
+impl Subject<'_> {
+    /// A capability that this release does not know is one that no process has.
+    fn has(&self, name: &str) -> bool {
+        capability::bit(name).is_some_and(|bit| self.capabilities & bit != 0)
+    }
 }
 
 impl ActionName {
@@ -298,11 +348,15 @@ mod tests {
         interpret::{Call, run},
     };
 
+    fn amd64(capabilities: u64) -> Subject<'static> {
+        Subject { machine: &AMD64, capabilities, kernel: (5, 14) }
+    }
+
     /// What a profile answers on amd64 to a call in the native ABI (or another, by `abi`).
     #[track_caller]
     fn answer(profile: &str, capabilities: u64, (abi, name, args): (Abi, &str, [u64; 2])) -> Action {
         let profile: Profile = serde_json::from_str(profile).unwrap();
-        let program = compile(&profile.policy(&AMD64, capabilities).unwrap()).unwrap();
+        let program = compile(&profile.policy(amd64(capabilities)).unwrap()).unwrap();
         let number = abi.number(name).unwrap();
         run(&program, &Call { audit: abi.audit(), number, args: [args[0], args[1], 0, 0, 0, 0] }).0
     }
@@ -310,7 +364,7 @@ mod tests {
     #[track_caller]
     fn refused(profile: &str) -> String {
         match serde_json::from_str::<Profile>(profile) {
-            Ok(profile) => match profile.policy(&AMD64, 0) {
+            Ok(profile) => match profile.policy(amd64(0)) {
                 Ok(policy) => compile(&policy).unwrap_err().to_string(),
                 Err(error) => error.to_string(),
             },
@@ -381,7 +435,10 @@ mod tests {
         assert_eq!(answer(map, 0, (Abi::X86, "read", [0, 0])), Action::ALLOW);
         assert_eq!(answer(map, 0, (Abi::X32, "read", [0, 0])), Action::KILL_PROCESS);
         let map: Profile = serde_json::from_str(map).unwrap();
-        assert_eq!(map.policy(&ARM64, 0).unwrap().abis, [Abi::Aarch64, Abi::Arm]);
+        assert_eq!(
+            map.policy(Subject { machine: &ARM64, ..amd64(0) }).unwrap().abis,
+            [Abi::Aarch64, Abi::Arm]
+        );
     }
 
     #[test]
@@ -426,6 +483,40 @@ mod tests {
     }
 
     #[test]
+    fn what_other_engines_read_is_read() {
+        let profile = r#"{"defaultAction": "SCMP_ACT_ERRNO", "listenerPath": null, "flags": null, "archMap": null,
+            "architectures": null, "defaultErrnoRet": null, "comment": "ours", "syscalls": [
+            {"names": [], "action": "SCMP_ACT_KILL"},
+            {"names": null, "name": null, "action": "SCMP_ACT_KILL"},
+            {"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": null, "priority": 7, "includes": {"distro": "x"}},
+            {"names": ["write"], "action": "SCMP_ACT_ALLOW", "errnoRet": null, "comment": null,
+                "args": [{"value": 1, "index": null, "valueTwo": null, "op": "SCMP_CMP_EQ", "why": "stdout"}]},
+            {"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_OF_TOMORROW"]}},
+            {"names": ["close"], "action": "SCMP_ACT_ALLOW", "excludes": {"caps": ["CAP_OF_TOMORROW"]}},
+            {"names": ["openat"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "5.14"}},
+            {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "9.1"}}
+        ]}"#;
+        for (name, args, allowed) in [
+            ("read", [0, 0], true),
+            ("write", [1, 0], true),
+            ("write", [2, 0], false),
+            ("mount", [0, 0], false),
+            ("close", [0, 0], true),
+            ("openat", [0, 0], true),
+            ("ptrace", [0, 0], false),
+            ("getpid", [0, 0], false),
+        ] {
+            let action = answer(profile, capability::ALL, (Abi::X86_64, name, args));
+            assert_eq!(action == Action::ALLOW, allowed, "{name} {args:?}");
+        }
+        let profile: Profile = serde_json::from_str(profile).unwrap();
+        assert_eq!(profile.unknown_keys(), ["comment", "distro", "priority", "why"]);
+        assert!(
+            serde_json::from_str::<Profile>(r#"{"defaultAction": "SCMP_ACT_LOG", "syscalls": null}"#).is_ok()
+        );
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused_and_named() {
         let rule = |inside: &str| {
             format!(
@@ -436,7 +527,6 @@ mod tests {
             (r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#.into(), "SCMP_ACT_NOTIFY"),
             (r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}"#.into(), "SCMP_ACT_NOTIFY"),
             (r#"{"defaultAction": "SCMP_ACT_SING"}"#.into(), "SCMP_ACT_SING"),
-            (r#"{"defaultAction": "SCMP_ACT_ALLOW", "defaultActoin": 1}"#.into(), "defaultActoin"),
             (r#"{"defaultAction": "SCMP_ACT_ALLOW", "defaultAction": "SCMP_ACT_LOG"}"#.into(), "duplicate"),
             (r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SPEED"]}"#.into(), "SPEED"),
             (
@@ -446,13 +536,11 @@ mod tests {
                 "archMap",
             ),
             ("{}".into(), "defaultAction"),
-            ("[".into(), "EOF"),
-            (rule(r#""names": []"#), "exactly one"),
-            (rule(r#""names": ["read"], "name": "write""#), "exactly one"),
+            ("[".into(), "sequence"),
+            (rule(r#""names": ["read"], "name": "write""#), "both name and names"),
             (rule(r#""names": ["read"], "errnoRet": 4096"#), "4096"),
             (rule(r#""names": ["read"], "errnoRet": -1"#), "-1"),
-            (rule(r#""names": ["read"], "includes": {"caps": ["CAP_FLY"]}"#), "CAP_FLY"),
-            (rule(r#""names": ["read"], "includes": {"minKernel": "9.1"}"#), "9.1"),
+            (rule(r#""names": ["read"], "includes": {"minKernel": "new"}"#), "new"),
             (
                 rule(r#""names": ["read"], "args": [{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]"#),
                 "argument 6",
@@ -476,7 +564,7 @@ mod tests {
             near in -2..3_i64,
             far in any::<u64>(),
         ) {
-            let arg = Arg { index: 0, value, value_two, op };
+            let arg = Arg { index: 0, value, value_two, op, unknown: Unknown::default() };
             for given in [value.wrapping_add_signed(near), far, value_two & value, 0, u64::MAX] {
                 let expected = match op {
                     Operator::Equal => given == value,
@@ -497,7 +585,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = super::super::from_json(&bytes, 0);
+            let _ = super::super::from_json(&bytes, 0, (5, 14));
         }
     }
 }
