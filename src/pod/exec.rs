@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,6 +30,13 @@ use crate::{
 
 /// Bytes of both streams together. The reply has to fit into the 16 MiB that the kubelet receives.
 pub(super) const EXEC_OUTPUT_BYTES_MAX: usize = (16 << 20) - (64 << 10);
+
+/// Bytes of output that all execs of the node hold together, beyond what each may hold in any case. Four commands
+/// that say all they may are kept whole; of more at once, each is cut where the others have left nothing.
+const OUTPUT_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of output that an exec may hold whatever the others do. No probe says more, and 512 of them are 32 MiB.
+const EXEC_OUTPUT_BYTES_SURE: usize = 64 << 10;
 
 /// How long a process in the background may hold the output open after the command has ended.
 const EXEC_DRAIN_MAX: Duration = Duration::from_secs(1);
@@ -52,9 +62,13 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
-/// How many execs are running where.
+/// How many execs are running where, and how much they have said.
 #[derive(Debug, Default)]
-pub(super) struct Execs(Mutex<Counts>);
+pub(super) struct Execs {
+    counts: Mutex<Counts>,
+    /// Bytes of output that are held beyond what is sure.
+    output_bytes: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -71,7 +85,7 @@ pub(super) struct Turn<'a> {
 
 impl Execs {
     pub(super) fn enter(&self, id: &ContainerId) -> Result<Turn<'_>, Error> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.all >= EXECS_MAX {
             return Err(Error::TooManyExecs { object: "all containers".into(), running: counts.all });
         }
@@ -85,9 +99,19 @@ impl Execs {
     }
 }
 
+impl Execs {
+    /// Takes as much of `wanted` as is left for all.
+    fn take_output(&self, wanted: usize) -> usize {
+        let left = |held: usize| OUTPUT_BYTES_MAX.saturating_sub(held).min(wanted);
+        let take = |held| Some(held + left(held));
+        let before = self.output_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        left(before.unwrap_or(OUTPUT_BYTES_MAX))
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut counts = self.execs.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.execs.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.all -= 1;
         if let Some(here) = counts.per_container.get_mut(&self.id) {
             *here -= 1;
@@ -138,7 +162,7 @@ async fn run(
 
     let (stdout, stdout_writer) = pipe_pair()?;
     let (stderr, stderr_writer) = pipe_pair()?;
-    let output = Output::default();
+    let output = Output::new(&node.execs);
     let run = client.exec(id, &plan, stdout_writer, stderr_writer, timeout);
     let drain = async { tokio::join!(output.drain(stdout, false), output.drain(stderr, true)) };
     tokio::pin!(run, drain);
@@ -193,11 +217,27 @@ fn pipe_pair() -> Result<(OwnedFd, OwnedFd), Error> {
         .map_err(|errno| Error::Io { doing: "make a pipe for the command".into(), source: errno.into() })
 }
 
-/// Both streams of a command, under one limit: first come, first kept.
-#[derive(Debug, Default)]
-struct Output(Mutex<[Vec<u8>; 2]>);
+/// Both streams of a command, under two limits: its own, and what is left of that of all. First come, first
+/// kept; what is over is dropped, as the peers do, and is no failure of the command.
+#[derive(Debug)]
+struct Output<'a> {
+    streams: Mutex<[Vec<u8>; 2]>,
+    execs: &'a Execs,
+    /// Of the bytes of all; given back at the end.
+    taken: AtomicUsize,
+}
 
-impl Output {
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        self.execs.output_bytes.fetch_sub(*self.taken.get_mut(), Ordering::Relaxed);
+    }
+}
+
+impl<'a> Output<'a> {
+    fn new(execs: &'a Execs) -> Self {
+        Self { streams: Mutex::default(), execs, taken: AtomicUsize::new(0) }
+    }
+
     /// Reads to the end of the stream. What is over the limit is read and dropped, so that the command never
     /// waits for a reader.
     async fn drain(&self, from: OwnedFd, second: bool) {
@@ -214,13 +254,22 @@ impl Output {
     }
 
     fn keep(&self, bytes: &[u8], second: bool) {
-        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = EXEC_OUTPUT_BYTES_MAX - streams[0].len() - streams[1].len();
-        streams[usize::from(second)].extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = streams[0].len() + streams[1].len();
+        let wanted = bytes.len().min(EXEC_OUTPUT_BYTES_MAX - held);
+        let sure = wanted.min(EXEC_OUTPUT_BYTES_SURE.saturating_sub(held));
+        let taken = self.execs.take_output(wanted - sure);
+        self.taken.fetch_add(taken, Ordering::Relaxed);
+        let stream = &mut streams[usize::from(second)];
+        // By a quarter, not to twice the size: what is not used counts for nobody and is there all the same.
+        if stream.capacity() < stream.len() + sure + taken {
+            stream.reserve_exact((sure + taken).max(stream.len() / 4));
+        }
+        stream.extend_from_slice(&bytes[..sure + taken]);
     }
 
     fn take(&self) -> (Vec<u8>, Vec<u8>) {
-        let [stdout, stderr] = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let [stdout, stderr] = &mut *self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         (std::mem::take(stdout), std::mem::take(stderr))
     }
 }
@@ -243,11 +292,37 @@ mod tests {
                 err.write_all(&mebibyte).unwrap();
             }
         });
-        let output = Output::default();
+        let execs = Execs::default();
+        let output = Output::new(&execs);
         tokio::join!(output.drain(out, false), output.drain(err, true));
         writer.join().unwrap();
         let (stdout, stderr) = output.take();
         assert_eq!(stdout.len() + stderr.len(), EXEC_OUTPUT_BYTES_MAX);
+    }
+
+    #[test]
+    fn all_outputs_share_one_limit_and_each_has_a_little_for_sure() {
+        let execs = Execs::default();
+        let mebibyte = vec![b'x'; 1 << 20];
+        let outputs: Vec<_> = (0..60).map(|_| Output::new(&execs)).collect();
+        for _ in 0..17 {
+            outputs.iter().for_each(|output| output.keep(&mebibyte, false));
+        }
+        let lengths: Vec<_> = outputs.iter().map(|output| output.take().0.len()).collect();
+        let all: usize = lengths.iter().sum();
+        assert_eq!(all, OUTPUT_BYTES_MAX + 60 * EXEC_OUTPUT_BYTES_SURE);
+        assert!(lengths.iter().all(|length| *length >= EXEC_OUTPUT_BYTES_SURE), "{lengths:?}");
+        // A probe that comes now still says what it has to say.
+        let probe = Output::new(&execs);
+        probe.keep(b"ok", false);
+        probe.keep(&mebibyte, true);
+        assert_eq!(probe.take().0, b"ok");
+        drop((outputs, probe));
+        let whole = Output::new(&execs);
+        (0..17).for_each(|_| whole.keep(&mebibyte, false));
+        assert_eq!(whole.take().0.len(), EXEC_OUTPUT_BYTES_MAX);
+        drop(whole);
+        assert_eq!(execs.output_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
@@ -256,7 +331,8 @@ mod tests {
         let (err, err_writer) = pipe_pair().unwrap();
         File::from(out_writer).write_all(b"to out").unwrap();
         File::from(err_writer).write_all(b"to err").unwrap();
-        let output = Output::default();
+        let execs = Execs::default();
+        let output = Output::new(&execs);
         tokio::join!(output.drain(out, false), output.drain(err, true));
         assert_eq!(output.take(), (b"to out".to_vec(), b"to err".to_vec()));
     }
@@ -274,6 +350,6 @@ mod tests {
         }
         assert!(matches!(execs.enter(&id(9)), Err(Error::TooManyExecs { running: 512, .. })));
         turns.clear();
-        assert!(execs.0.lock().unwrap().per_container.is_empty());
+        assert!(execs.counts.lock().unwrap().per_container.is_empty());
     }
 }

@@ -13,6 +13,7 @@ tests![
     a_child_that_holds_the_pipe_does_not_hold_the_answer,
     much_output_comes_whole,
     many_at_once_all_answer,
+    much_output_of_many_is_cut_and_not_held,
     nothing_runs_where_nothing_is,
     a_program_that_is_not_there_is_an_error,
 ];
@@ -86,6 +87,37 @@ fn many_at_once_all_answer() {
             scope.spawn(move || assert_eq!(container.shell(&format!("echo {nth}")), format!("{nth}\n")));
         }
     });
+    node.assert_clean();
+}
+
+/// More than the 16 MiB that one answer takes, from sixty at once: a gigabyte, were all of it kept.
+fn much_output_of_many_is_cut_and_not_held() {
+    const COMMANDS: usize = 60;
+    const OUTPUT_BYTES: usize = 17_000_000;
+    /// The daemon's own, the 64 MiB of all outputs, and answers that are being encoded and sent.
+    const DAEMON_KIB_MAX: u64 = 300 << 10;
+    let node = Node::start();
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+    let status = format!("/proc/{}/status", node.daemon_pid());
+    let script = format!("head -c {OUTPUT_BYTES} /dev/zero");
+
+    let lengths: Vec<usize> = std::thread::scope(|scope| {
+        let commands: Vec<_> = (0..COMMANDS)
+            .map(|_| scope.spawn(|| container.try_exec(["sh", "-c", &script], 300).unwrap()))
+            .collect();
+        let outputs = commands.into_iter().map(|command| command.join().unwrap());
+        outputs.inspect(|output| assert_eq!(output.code, 0)).map(|output| output.stdout.len()).collect()
+    });
+    assert!(lengths.iter().all(|length| (64 << 10..=16 << 20).contains(length)), "{lengths:?}");
+    let peak = std::fs::read_to_string(status).unwrap();
+    let peak = peak.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < DAEMON_KIB_MAX, "the daemon held {peak} KiB");
+    println!("much output of many: the daemon held {peak} KiB at most");
+
+    // What is left of the limit is there for the next.
+    let alone = container.try_exec(["sh", "-c", &script], 300).unwrap();
+    assert!(alone.stdout.len() > 16_000_000, "{}", alone.stdout.len());
     node.assert_clean();
 }
 
