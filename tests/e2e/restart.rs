@@ -21,6 +21,7 @@ tests![
     an_exit_while_the_daemon_is_away_is_not_missed,
     everything_is_told_as_before,
     no_line_is_lost_while_the_daemon_is_away,
+    daemons_share_the_copy_of_the_program_that_their_pods_run_from,
     an_idle_daemon_stops_when_asked_and_pods_go_on,
     no_point_of_death_loses_anything,
 ];
@@ -129,6 +130,27 @@ fn no_line_is_lost_while_the_daemon_is_away() {
 
     assert_eq!(container.wait(), 0);
     assert_eq!(container.log_texts(), numbers(400));
+    node.assert_clean();
+}
+
+/// Each copy is as large as the program, and held for as long as a pod of that daemon lives.
+fn daemons_share_the_copy_of_the_program_that_their_pods_run_from() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let node = Node::start();
+    node.run_pod("first");
+    for number in 0..3 {
+        node.restart_daemon();
+        node.run_pod(&format!("later-{number}"));
+    }
+    let copies: BTreeSet<u64> = fs::read_dir(node.namespaces().root().join("proc"))
+        .unwrap()
+        .flatten()
+        .map(|process| process.path().join("exe"))
+        .filter(|exe| fs::read_link(exe).is_ok_and(|target| target.starts_with("/memfd:pintle (deleted)")))
+        .map(|exe| fs::metadata(exe).unwrap().ino())
+        .collect();
+    assert_eq!(copies.len(), 1, "{copies:?}");
     node.assert_clean();
 }
 
