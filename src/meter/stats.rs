@@ -46,7 +46,7 @@ pub struct PodStats {
     /// Of the pod's cgroup, its supervisor included, and not the sum of its containers. `None`: the pod has
     /// ended.
     pub usage: Option<UsageStats>,
-    /// `None`: the pod is in the host's network, or has no process to ask about its own.
+    /// `None`: the pod is in the host's network, or its own cannot be reached any more.
     pub traffic: Option<TrafficStats>,
     pub containers: Vec<ContainerStats>,
 }
@@ -227,7 +227,8 @@ impl Meter {
     }
 }
 
-/// Of the first process that is in the pod's own network: the init of any container that lives.
+/// Of the first process that is in the pod's own network, the init of any container that lives; without one, of the
+/// namespace that the pod's supervisor holds.
 pub(super) fn traffic(pod: &PodView) -> Option<TrafficStats> {
     if pod.config.namespaces.network == NetworkMode::Node || !pod.ready {
         return None;
@@ -236,7 +237,8 @@ pub(super) fn traffic(pod: &PodView) -> Option<TrafficStats> {
     let interfaces = pod.containers.iter().find_map(|container| match container.state {
         ContainerState::Created { pid } | ContainerState::Running { pid, .. } => network::traffic_of(pid),
         ContainerState::Exited { .. } => None,
-    })?;
+    });
+    let interfaces = interfaces.or_else(|| network::traffic_held_by(pod.supervisor_pid))?;
     Some(TrafficStats { at, interfaces })
 }
 

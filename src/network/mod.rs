@@ -33,7 +33,7 @@ pub use error::Error;
 pub use subnet::Subnet;
 #[cfg(test)]
 pub(crate) use traffic::Counters;
-pub use traffic::{InterfaceTraffic, traffic_of};
+pub use traffic::{InterfaceTraffic, traffic_held_by, traffic_of};
 
 use crate::model::{PodId, PortMapping};
 

@@ -1,9 +1,21 @@
-//! What has gone through a pod's interfaces, read from `/proc/PID/net/dev` of a process in the pod.
+//! What has gone through a pod's interfaces, read from `/proc/PID/net/dev` of a process in the pod, or by a thread
+//! that enters the pod's namespace for it.
 //!
 //! A pod may have as many interfaces as it likes, under names of bytes that are no text: what is read of them
 //! is limited, and shown as text.
 
-use std::{fs::File, io::Read, os::unix::fs::MetadataExt as _};
+use std::{
+    fs::File,
+    io::Read,
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt, fs::MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+    thread,
+};
+
+use crate::sys::process;
 
 /// Most that is read of one `net/dev`; bytes. An interface takes some 130.
 const BYTES_MAX: u64 = 64 * 1024;
@@ -32,16 +44,43 @@ pub struct Counters {
 /// The interfaces, without loopback, of the network namespace that process `pid` is in. `None`: the process is
 /// gone, or is in the namespace of the caller, whose traffic is no pod's.
 pub fn traffic_of(pid: u32) -> Option<Vec<InterfaceTraffic>> {
-    let namespace = |of: &str| {
-        let metadata = std::fs::metadata(format!("/proc/{of}/ns/net")).ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    };
-    if namespace(&pid.to_string())? == namespace("thread-self")? {
+    if identity(format!("/proc/{pid}/ns/net"))? == own()? {
         return None;
     }
-    let file = File::open(format!("/proc/{pid}/net/dev")).ok()?;
+    read(&format!("/proc/{pid}/net/dev"))
+}
+
+/// As [`traffic_of`], of the network namespace that process `pid` holds open without being in it, as a supervisor
+/// does: the way to a pod in which no process lives.
+pub fn traffic_held_by(pid: u32) -> Option<Vec<InterfaceTraffic>> {
+    let host = own()?;
+    let held = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().map(|entry| entry.path());
+    let of_network = |path: &PathBuf| {
+        std::fs::read_link(path).is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"net:["))
+    };
+    let namespace = held.filter(of_network).find(|path| identity(path).is_some_and(|it| it != host))?;
+    let namespace = File::open(namespace).ok()?;
+    // A thread of its own, which ends there: no other may ever be in a pod's namespace.
+    let inside = move || {
+        process::enter(namespace.as_fd(), process::Namespaces::NETWORK).ok()?;
+        read("/proc/thread-self/net/dev")
+    };
+    thread::Builder::new().name("pod-traffic".into()).spawn(inside).ok()?.join().ok()?
+}
+
+/// What tells one namespace from another (namespaces(7)).
+fn identity(path: impl AsRef<Path>) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+fn own() -> Option<(u64, u64)> {
+    identity("/proc/thread-self/ns/net")
+}
+
+fn read(path: &str) -> Option<Vec<InterfaceTraffic>> {
     let mut bytes = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    File::open(path).ok()?.take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
     Some(parse(&String::from_utf8_lossy(&bytes)))
 }
 
@@ -103,5 +142,9 @@ mod tests {
     fn the_hosts_own_traffic_is_no_pods() {
         assert_eq!(traffic_of(std::process::id()), None);
         assert_eq!(traffic_of(u32::MAX), None);
+        // A namespace of the host's that is held open is the host's, too.
+        let _held = File::open("/proc/self/ns/net").unwrap();
+        assert_eq!(traffic_held_by(std::process::id()), None);
+        assert_eq!(traffic_held_by(u32::MAX), None);
     }
 }

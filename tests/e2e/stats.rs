@@ -22,6 +22,7 @@ tests![
     the_rate_of_cpu_use_is_held_down_by_a_quota,
     what_was_written_is_counted_without_links_and_given_back,
     traffic_is_told_by_interface_and_not_for_the_hosts_network,
+    traffic_of_a_pod_is_told_also_when_no_container_of_it_lives,
     lists_hold_what_passes_the_filter,
     what_has_ended_is_listed_without_figures,
     containers_that_come_and_go_fail_no_list,
@@ -237,6 +238,23 @@ fn traffic_is_told_by_interface_and_not_for_the_hosts_network() {
     host.run_in("main", ["sleep", "1000"]);
     let stats = pod_stats_of(&node, &host);
     assert!(stats.network.is_none() && stats.cpu.is_some(), "{stats:?}");
+    node.assert_clean();
+}
+
+fn traffic_of_a_pod_is_told_also_when_no_container_of_it_lives() {
+    let node = Node::start();
+    let (pod, other) = (node.run_pod("web"), node.run_pod("other"));
+    let interface = || pod_stats_of(&node, &pod).network.expect("traffic").default_interface.expect("eth0");
+    assert_eq!(interface().name, "eth0", "of a pod that is still empty");
+
+    let container = pod.run_in("main", ["sleep", "1000"]);
+    assert_eq!(container.exec(["ping", "-c", "5", "-i", "0.2", "-s", "1000", &other.ip()]).code, 0);
+    container.kill();
+    assert!(value(interface().tx_bytes) >= 5000, "{:?}", interface());
+    node.restart_daemon();
+    assert!(value(interface().tx_bytes) >= 5000, "{:?}", interface());
+    container.remove();
+    assert!(value(interface().tx_bytes) >= 5000, "{:?}", interface());
     node.assert_clean();
 }
 

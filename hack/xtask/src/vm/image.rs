@@ -4,13 +4,42 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    str::FromStr,
 };
 
 use super::debian::MIRROR;
 use crate::images::{self, Result, package::run};
 
-/// The release whose C library runs what a host of the same or an earlier release built.
-const RELEASE: &str = "trixie";
+/// Which Debian it is. Its C library runs what a host of the same or an earlier release built.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Release {
+    #[default]
+    Debian13,
+    /// With systemd 252, which knows no `PIDFDs`.
+    Debian12,
+}
+
+impl Release {
+    /// As its archive is called.
+    fn suite(self) -> &'static str {
+        match self {
+            Self::Debian13 => "trixie",
+            Self::Debian12 => "bookworm",
+        }
+    }
+}
+
+impl FromStr for Release {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "debian-13" => Ok(Self::Debian13),
+            "debian-12" => Ok(Self::Debian12),
+            other => Err(format!("--root is debian-13 or debian-12, not {other:?}")),
+        }
+    }
+}
 
 /// Largest the disk may grow; it takes what is written only.
 const DISK: &str = "6G";
@@ -28,8 +57,9 @@ const SOURCES: [&str; 5] = [
 ];
 
 /// Makes the image unless the cache has it, and answers with its file.
-pub(super) fn build() -> Result<PathBuf> {
-    let image = images::cache()?.join("vm").join(format!("root-{}.img", images::key_of(&SOURCES)));
+pub(super) fn build(release: Release) -> Result<PathBuf> {
+    let name = format!("root-{}-{}.img", release.suite(), images::key_of(&SOURCES));
+    let image = images::cache()?.join("vm").join(name);
     if image.exists() {
         return Ok(image);
     }
@@ -41,7 +71,7 @@ pub(super) fn build() -> Result<PathBuf> {
     eprintln!("xtask vm: making the root image, once");
     let work = tempfile::Builder::new().prefix("making-").tempdir_in(images::folder_of("vm")?)?;
     let (tree, disk) = (work.path().join("tree"), work.path().join("disk"));
-    debian(&tree)?;
+    debian(release, &tree)?;
     run(Command::new("truncate").args(["-s", DISK]).arg(&disk))?;
     let lazy = "lazy_itable_init=1,lazy_journal_init=1";
     run(Command::new("mkfs.ext4").args(["-q", "-E", lazy, "-d"]).arg(&tree).arg(&disk))?;
@@ -49,7 +79,7 @@ pub(super) fn build() -> Result<PathBuf> {
     Ok(image)
 }
 
-fn debian(tree: &Path) -> Result<()> {
+fn debian(release: Release, tree: &Path) -> Result<()> {
     let packages: Vec<&str> = PACKAGES.lines().collect();
     let customise = concat!(env!("CARGO_MANIFEST_DIR"), "/../vm/customise");
     let mut command = Command::new("mmdebstrap");
@@ -60,5 +90,5 @@ fn debian(tree: &Path) -> Result<()> {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{documents}/*"));
     }
     command.arg(format!("--customize-hook={customise} \"$1\""));
-    run(command.arg(RELEASE).arg(tree).arg(MIRROR))
+    run(command.arg(release.suite()).arg(tree).arg(MIRROR))
 }

@@ -16,6 +16,7 @@ mod prebuilt;
 
 use std::time::Duration;
 
+use image::Release;
 use kernel::{Choice, Kernel};
 use machine::Machine;
 
@@ -29,6 +30,7 @@ const RUN_MAX: Duration = Duration::from_secs(40 * 60);
 struct Order {
     kernel: Option<Choice>,
     driver: Option<String>,
+    root: Release,
     words: Vec<String>,
 }
 
@@ -39,7 +41,7 @@ pub(crate) fn command(mut arguments: impl Iterator<Item = String>) -> Result<()>
     match what.as_str() {
         "build" => {
             let kernel = kernel::find(order.kernel)?;
-            println!("{}\n{}", kernel.program.display(), image::build()?.display());
+            println!("{}\n{}", kernel.program.display(), image::build(order.root)?.display());
             Ok(())
         }
         "test" => run(&order, |order| job::stories(&order.driver, &order.words)),
@@ -51,7 +53,7 @@ pub(crate) fn command(mut arguments: impl Iterator<Item = String>) -> Result<()>
 /// Starts a machine, has it do its job, and ends it.
 fn run(order: &Order, job: impl FnOnce(&Order) -> Result<job::Job>) -> Result<()> {
     let kernel = kernel::find(order.kernel)?;
-    let image = image::build()?;
+    let image = image::build(order.root)?;
     let job = job(order)?;
     tell(&kernel);
     match (Machine { kernel: &kernel, image: &image, job: &job }).run(RUN_MAX)? {
@@ -74,6 +76,7 @@ impl Order {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "--kernel" => order.kernel = Some(value()?.parse()?),
+                "--root" => order.root = value()?.parse()?,
                 "--driver" => order.driver = Some(driver(value()?)?),
                 "--" => order.words.extend(arguments.by_ref()),
                 _ => order.words.push(argument),
@@ -102,7 +105,9 @@ mod tests {
     fn options_may_stand_anywhere_and_the_rest_is_the_stories() {
         let order = parse("pod:: --driver systemd exec:: --kernel debian-6.1").unwrap();
         let words = vec!["pod::".to_owned(), "exec::".to_owned()];
-        assert_eq!(order, Order { kernel: Some(Choice::Floor), driver: Some("systemd".into()), words });
+        let (kernel, driver) = (Some(Choice::Floor), Some("systemd".into()));
+        assert_eq!(order, Order { kernel, driver, root: Release::Debian13, words });
+        assert_eq!(parse("--root debian-12").unwrap().root, Release::Debian12);
     }
 
     #[test]
@@ -112,7 +117,7 @@ mod tests {
 
     #[test]
     fn an_unknown_driver_or_kernel_or_a_missing_value_is_refused() {
-        for words in ["--driver systemd2", "--kernel mine", "--driver"] {
+        for words in ["--driver systemd2", "--kernel mine", "--driver", "--root debian-11"] {
             assert!(parse(words).is_err(), "{words}");
         }
     }
