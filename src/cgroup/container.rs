@@ -16,6 +16,7 @@ use super::{
     devices::{self, Line, PROGRAM_NAME},
     error, file,
     group::{Group, Version},
+    kill::Killing,
     limits::Present,
     settle::{self, Changed},
     tree::{Visit, walk},
@@ -178,12 +179,13 @@ impl Container {
         self.group.kill()
     }
 
-    /// As [`Container::kill`]; `look` is called right before the first signal. On v1 all stand still by then.
+    /// As [`Container::kill`], for a caller that must not wait: what is returned has to be stepped to its end. `None`:
+    /// all have their signal already. `look` is called right before the first signal; on v1 all stand still by then.
     ///
     /// # Errors
-    /// As [`super::Handle::kill`]. Absent is success.
-    pub fn kill_after(&self, look: &mut dyn FnMut()) -> Result<(), Error> {
-        self.group.kill_after(look)
+    /// The kernel's refusal.
+    pub fn begin_kill(&self, look: &mut dyn FnMut()) -> Result<Option<Killing>, Error> {
+        self.group.begin_kill(look)
     }
 
     /// How many processes are in it and below.
@@ -211,6 +213,18 @@ impl Container {
         self.group.remove()?;
         failpoint!("cgroup.container-removed");
         Ok(())
+    }
+
+    /// One try to remove it, without waiting for killed processes to leave. `false`: they have not left yet.
+    ///
+    /// # Errors
+    /// As [`Container::remove`].
+    pub fn try_remove(&self) -> Result<bool, Error> {
+        let removed = self.group.try_remove()?;
+        if removed {
+            failpoint!("cgroup.container-removed");
+        }
+        Ok(removed)
     }
 
     /// A leaf for one exec: its own cgroup for killing, the container's limits. Makes nothing; create it with

@@ -173,6 +173,19 @@ impl Group {
         }
     }
 
+    /// As [`Group::remove`], trying once; `false` where processes have not left yet.
+    pub(super) fn try_remove(&self) -> Result<bool, Error> {
+        let mut result = Ok(true);
+        for tree in self.own() {
+            let removed = match tree::remove(&self.directory(tree), Instant::now()) {
+                Err(Error::File { source, .. }) if tree::is_busy(&source) => Ok(false),
+                removed => removed.map(|()| true),
+            };
+            result = result.and_then(|all| removed.map(|this| all && this));
+        }
+        result
+    }
+
     /// Removes the directories and all below them, in every tree even when one fails; the first error is told.
     pub(super) fn remove(&self) -> Result<(), Error> {
         let deadline = Instant::now() + REMOVE_WAIT;

@@ -477,7 +477,7 @@ fn a_step_of_a_killing_never_waits_for_the_freezer() {
     let mut init = run_in(&container, &format!("exec python3 -c '{script}'"));
     wait_until("both are there", || container.processes().unwrap() == 2);
     let mut looks = 0;
-    let mut killing = container.group().begin_kill(&mut || {}).unwrap().unwrap();
+    let mut killing = container.begin_kill(&mut || {}).unwrap().unwrap();
     let mut pauses = 0;
     while killing.step(&mut || looks += 1).unwrap().is_some() {
         pauses += 1;
@@ -683,7 +683,7 @@ fn a_look_before_a_kill_finds_everybody_alive() {
         let mut init = run_in(&container, "sleep 100 & wait");
         wait_until("both are there", || container.processes().unwrap() == 2);
         let mut seen = Vec::new();
-        container.kill_after(&mut || seen.push(container.processes().unwrap())).unwrap();
+        container.group().kill_after(&mut || seen.push(container.processes().unwrap())).unwrap();
         assert_eq!(seen, [2]);
         ends(&mut init);
         wait_until("nobody is left", || container.processes().unwrap() == 0);

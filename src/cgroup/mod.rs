@@ -53,6 +53,7 @@ pub use driver::{Driver, Manager};
 pub use error::Error;
 pub use figures::{DeviceIo, Pressure, Stall};
 pub use handle::Handle;
+pub use kill::Killing;
 pub use settle::Changed;
 pub use usage::{Memory, Swap, Usage};
 pub use watch::OomWatch;

@@ -208,6 +208,11 @@ pub(super) fn remove(top: &Path, deadline: Instant) -> Result<(), Error> {
     }
 }
 
+/// Whether a removal failed because of processes that are still there, or of cgroups with such below it.
+pub(super) fn is_busy(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::BUSY | Errno::NOTEMPTY))
+}
+
 /// Removes what it can below `top`; what is busy stays for the next try.
 fn remove_below(top: &Path) -> io::Result<()> {
     walk(top, &mut |visit| match visit {

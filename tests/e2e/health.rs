@@ -1,15 +1,18 @@
 //! Processes of ours that stop, hang or die: what waits for them is answered, and nobody else notices.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use tonic::{Code, Status};
 
-use crate::harness::{BUSYBOX, Container, ContainerState, Frozen, Node, runner::tests, v1, wait_until};
+use crate::harness::{
+    BUSYBOX, Container, ContainerState, Frozen, Node, freezer_of, runner::tests, v1, wait_until,
+};
 
 tests![
     a_supervisor_that_stands_still_costs_its_own_calls_a_deadline,
     an_exec_in_a_frozen_container_is_answered_when_its_time_is_up,
     an_exec_is_answered_while_the_disk_of_the_log_is_frozen,
+    a_helper_in_the_kernels_hands_takes_its_cgroup_along_when_it_ends,
     a_zygote_that_was_killed_is_replaced_before_it_is_needed,
     a_zygote_that_stands_still_is_replaced,
 ];
@@ -159,6 +162,57 @@ fn an_exec_is_answered_while_the_disk_of_the_log_is_frozen() {
 
     wait_until("every line is there", || log().lines().count() == 1000);
     assert_eq!(container.shell("echo back"), "back\n");
+    node.remove_pods();
+    drop(disk);
+    node.assert_clean();
+}
+
+/// A create hangs in the kernel and is given up; what it leaves does not wait for the end of the pod.
+fn a_helper_in_the_kernels_hands_takes_its_cgroup_along_when_it_ends() {
+    if Command::new("losetup").arg("--find").output().is_ok_and(|found| !found.status.success()) {
+        eprintln!("skipped: no loop device to be had");
+        return;
+    }
+    let node = Node::start();
+    let place = node.path("shared/disk").to_string_lossy().into_owned();
+    fs::create_dir(&place).unwrap();
+    let disk = FrozenDisk::mount(&node, &place);
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+    let supervisor = supervisor_of(&node, &container);
+    let hangs = || {
+        let children = node.read(&format!("/proc/{supervisor}/task/{supervisor}/children"));
+        let of = |pid: &str| node.read(&format!("/proc/{pid}/status"));
+        children.split_whitespace().any(|pid| of(pid).contains("State:\tD"))
+    };
+    let pod = freezer_of(&node, &container).parent().unwrap().to_owned();
+    let cgroups = || fs::read_dir(&pod).unwrap().flatten().filter(|entry| entry.path().is_dir()).count();
+    let before = cgroups();
+
+    disk.freeze();
+    std::thread::scope(|scope| {
+        let stuck = scope.spawn(|| {
+            let made = container.pod.try_create("stuck", BUSYBOX, ["sleep", "1000"], |config| {
+                config.mounts = vec![v1::Mount {
+                    container_path: "/data".into(),
+                    // Missing, so the helper makes it.
+                    host_path: format!("{place}/volume"),
+                    ..Default::default()
+                }];
+            });
+            made.map(drop)
+        });
+        wait_until("the helper hangs", hangs);
+        node.kill_daemon();
+        assert!(stuck.join().unwrap().is_err());
+    });
+    // As long as the supervisor tries at once, and without a daemon that could help.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(cgroups(), before + 1, "that of the helper, which cannot be killed");
+    disk.thaw();
+
+    wait_until("it is gone with the helper", || cgroups() == before);
+    node.start_daemon();
+    assert_eq!(container.shell("echo here"), "here\n");
     node.remove_pods();
     drop(disk);
     node.assert_clean();

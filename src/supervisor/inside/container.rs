@@ -175,17 +175,20 @@ impl Container {
         }
     }
 
-    /// SIGKILL to all of it; remembers what the kernel had done before.
-    pub(super) fn kill(&mut self) -> Result<(), cgroup::Error> {
+    /// SIGKILL to all of it, or the steps of that. With `explains` it remembers what the kernel had done before.
+    pub(super) fn begin_kill(&mut self, explains: bool) -> Result<Option<cgroup::Killing>, cgroup::Error> {
         let (cgroup, pid, killed) = (&self.cgroup, self.pid, &mut self.killed);
-        cgroup.kill_after(&mut || {
-            // Of several kills the first is the one that explains the end.
-            killed.get_or_insert_with(|| Killed {
-                oom: cgroup.oom_counts().unwrap_or_default(),
-                dying: process::is_dying(pid),
-                alone: cgroup.processes().is_ok_and(|processes| processes == 1),
-            });
-        })
+        cgroup.begin_kill(&mut || look_before_kill(cgroup, pid, killed, explains))
+    }
+
+    /// The next step; how long to wait before the one after it.
+    pub(super) fn kill_further(
+        &mut self,
+        steps: &mut cgroup::Killing,
+        explains: bool,
+    ) -> Result<Option<Duration>, cgroup::Error> {
+        let (cgroup, pid, killed) = (&self.cgroup, self.pid, &mut self.killed);
+        steps.step(&mut || look_before_kill(cgroup, pid, killed, explains))
     }
 
     /// The kernel has said that memory is short in it, or that it has killed.
@@ -231,5 +234,16 @@ impl Container {
     pub(super) fn set_oom_score(&self) {
         let path = format!("/proc/{}/oom_score_adj", self.pid);
         let _: io::Result<()> = std::fs::write(path, self.oom_score_adj.to_string());
+    }
+}
+
+fn look_before_kill(cgroup: &cgroup::Container, pid: u32, killed: &mut Option<Killed>, explains: bool) {
+    // Of several kills the first is the one that explains the end.
+    if explains && killed.is_none() {
+        *killed = Some(Killed {
+            oom: cgroup.oom_counts().unwrap_or_default(),
+            dying: process::is_dying(pid),
+            alone: cgroup.processes().is_ok_and(|processes| processes == 1),
+        });
     }
 }

@@ -15,6 +15,7 @@ use rustix::event::epoll;
 
 use super::{
     super::wire::v1,
+    chores::Chores,
     connection::{Connection, Waiter},
     container::{Container, Phase},
     exec::Exec,
@@ -83,6 +84,7 @@ pub(in crate::supervisor) struct Supervisor {
     pub(super) containers: BTreeMap<ContainerId, Container>,
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) next_exec: u64,
+    pub(super) chores: Chores,
     /// Counts what was forked, so that an end is not taken for that of a later process of the same number.
     launches: u64,
     unclaimed: Vec<Unclaimed>,
@@ -107,6 +109,7 @@ impl Supervisor {
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             next_exec: 1,
+            chores: Chores::default(),
             launches: 0,
             unclaimed: Vec::new(),
             shutdown: Vec::new(),
@@ -334,8 +337,10 @@ impl Supervisor {
         // Whatever is left of it ends with it, also where it shares its pid namespace. The counters say
         // what the kernel did before; this kill is not one that explains the end.
         if container.cgroup.populated().unwrap_or(true) {
-            let _ = container.cgroup.kill();
+            // What it does not reach goes with the removal.
+            let _killed: Result<(), cgroup::Error> = self.kill_container(id, false);
         }
+        let Some(container) = self.containers.get_mut(id) else { return };
         container.phase = Phase::Ended { ended, at, drain_until: Instant::now() + DRAIN_MAX };
         container.pidfd = None;
         self.settle_end(id);
@@ -350,11 +355,13 @@ impl Supervisor {
             Phase::Created | Phase::Starting { .. } | Phase::Running | Phase::Exited { .. } => None,
         });
         let looks = self.containers.values().filter_map(|container| Some(container.oom_look?.due));
-        containers.chain(looks).chain(self.execs.values().filter_map(|exec| exec.deadline)).min()
+        let execs = self.execs.values().filter_map(|exec| exec.deadline);
+        containers.chain(looks).chain(execs).chain(self.chores.next_due()).min()
     }
 
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
+        self.go_on_with_chores(now);
         for container in self.containers.values_mut() {
             container.look_again(now, self::now());
         }

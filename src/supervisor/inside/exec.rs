@@ -220,15 +220,18 @@ impl Supervisor {
         if exec.helper != 0 {
             end_helper(exec.helper);
         }
-        let _ = exec.leaf.kill();
+        let leaf = exec.leaf.clone();
+        let all_signalled = self.kill_cgroup(&leaf).unwrap_or(false);
+        let Some(exec) = self.execs.get_mut(&number) else { return };
         if let (Some(pid), None) = (exec.pid, exec.ended) {
             // A privileged one may have left its cgroup; it must go, or nobody is ever answered.
             let _ = crate::sys::process::kill(pid);
         }
         crate::failpoint!("supervisor.exec-killed");
         // A killed process needs some microseconds to be gone; only one in the kernel's hands needs long.
-        for _ in 0..GONE_LOOKS_MAX {
-            if !exec.leaf.populated().unwrap_or(false) {
+        // And what has not got its signal yet is not waited for here.
+        for _ in 0..if all_signalled { GONE_LOOKS_MAX } else { 0 } {
+            if !leaf.populated().unwrap_or(false) {
                 break;
             }
             std::thread::sleep(GONE_PAUSE);

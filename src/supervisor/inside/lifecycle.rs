@@ -18,6 +18,7 @@ use super::{
     requests::shared_namespaces,
 };
 use crate::{
+    cgroup,
     launcher::{Report, Reporter, Stdio},
     logs::{CriLog, Stream},
     model::{ContainerId, ContainerPlan, Failure, Stage},
@@ -251,7 +252,7 @@ impl Supervisor {
             Ok(()) => Ok(Answer::Started(v1::Started { at: at.0 })),
             Err(excess) => {
                 let text = format!("it was killed, for it has more than was planned: {excess}");
-                let _ = container.kill();
+                let _killed: Result<(), cgroup::Error> = self.kill_container(id, true);
                 Err(Failure::new(Stage::Privileges, id.as_str(), text))
             }
         };
@@ -267,11 +268,13 @@ impl Supervisor {
             let _ = rustix::process::pidfd_send_signal(&helper, rustix::process::Signal::KILL);
             process::wait_for_end(&helper, HELPER_DEATH_MAX);
         }
-        let _ = container.cgroup.kill();
-        let removed = container.cgroup.remove();
+        let cgroup = container.cgroup.clone();
+        let removed = self.kill_cgroup(&cgroup).and_then(|_| cgroup.remove());
         let failure = match removed {
             Ok(()) => failure,
             Err(error) => {
+                // A helper in the kernel's hands: its cgroup goes when it does.
+                self.chores.remove_later(cgroup);
                 let text = format!("{}; and {error}", failure.text);
                 Failure { text, ..failure }
             }
@@ -303,7 +306,7 @@ impl Supervisor {
     pub(super) fn settle_end(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Phase::Ended { ended, at, .. } = container.phase else { return };
-        if !container.outputs.is_empty() {
+        if !container.outputs.is_empty() || self.chores.are_killing(id) {
             return;
         }
         let exit = exit::decide(&container.end(ended, at));

@@ -5,6 +5,7 @@
 //! | `event_loop.rs` | the supervisor's state; what is ready is given to whom it concerns |
 //! | `connection.rs` | one daemon's connection, which is never waited for |
 //! | `dialogue.rs`, `requests.rs` | a daemon's frames, and what each request does |
+//! | `chores.rs` | what would make the loop wait, done little by little |
 //! | `container.rs`, `lifecycle.rs` | a container's state, from its create until it is forgotten |
 //! | `exec.rs` | processes run in a container |
 //! | `exit.rs` | why a container ended |
@@ -12,6 +13,7 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod chores;
 mod connection;
 mod container;
 mod dialogue;

@@ -19,7 +19,7 @@ use super::{
     event_loop::{Pod, Source, Supervisor},
 };
 use crate::{
-    launcher,
+    cgroup, launcher,
     model::{ContainerId, Failure, PidMode, Stage},
     sys::{self, signal},
 };
@@ -154,7 +154,8 @@ impl Supervisor {
                 Ok(())
             }
             Phase::Created | Phase::Starting { .. } | Phase::Running => {
-                container.kill().map_err(|error| error.failure(id))
+                let container = container.id.clone();
+                self.kill_container(&container, true).map_err(|error| error.failure(id))
             }
         }
     }
@@ -190,8 +191,9 @@ impl Supervisor {
             self.abandon(&id, killed_early(&id));
             return Ok(true);
         }
-        container.kill().map_err(|error| error.failure(id))?;
-        container.removers.push(waiter);
+        let container = container.id.clone();
+        self.kill_container(&container, true).map_err(|error| error.failure(id))?;
+        self.find(id)?.removers.push(waiter);
         Ok(false)
     }
 
@@ -202,8 +204,10 @@ impl Supervisor {
         for id in unfinished {
             self.abandon(&id, killed_early(&id));
         }
-        for container in self.containers.values_mut().filter(|container| container.exit().is_none()) {
-            let _ = container.kill();
+        let living = self.containers.values().filter(|container| container.exit().is_none());
+        for id in living.map(|container| container.id.clone()).collect::<Vec<_>>() {
+            // What stays is killed with the pod's cgroup.
+            let _killed: Result<(), cgroup::Error> = self.kill_container(&id, true);
         }
     }
 }

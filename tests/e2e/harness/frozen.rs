@@ -16,12 +16,12 @@ pub(crate) struct Frozen {
 impl Frozen {
     /// Freezes a container's cgroup.
     pub(crate) fn new(node: &Node, container: &Container<'_>) -> Self {
-        Self::freeze(&directory_of(node, container))
+        Self::freeze(&freezer_of(node, container))
     }
 
     /// Freezes the cgroup of a container's pod.
     pub(crate) fn with_its_pod(node: &Node, container: &Container<'_>) -> Self {
-        Self::freeze(directory_of(node, container).parent().unwrap())
+        Self::freeze(freezer_of(node, container).parent().unwrap())
     }
 
     fn freeze(directory: &Path) -> Self {
@@ -55,7 +55,7 @@ impl Drop for Frozen {
 }
 
 /// Where a container's processes can be frozen.
-fn directory_of(node: &Node, container: &Container<'_>) -> PathBuf {
+pub(crate) fn freezer_of(node: &Node, container: &Container<'_>) -> PathBuf {
     let groups = node.read(&format!("/proc/{}/cgroup", container.pid()));
     let (prefix, hierarchy) = if is_unified() { ("0::", "") } else { (":freezer:", "freezer") };
     let path = groups.lines().find_map(|line| line.split_once(prefix)).expect("a freezer").1;

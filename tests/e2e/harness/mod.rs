@@ -24,7 +24,7 @@ pub(crate) use cri::{
     Cri, Messages,
     v1::{self, ContainerState},
 };
-pub(crate) use frozen::Frozen;
+pub(crate) use frozen::{Frozen, freezer_of};
 pub(crate) use http::{ROLE as NODE_GET, node_get};
 pub(crate) use init::{ROLE as NODE_INIT, node_init};
 pub(crate) use node::{Node, Setup};
