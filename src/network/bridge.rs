@@ -116,6 +116,12 @@ impl Bridge {
         inside.add_default_route(self.config.gateway()).await
     }
 
+    pub(super) async fn attachment_of(&self, pod: &PodId) -> Result<Option<Attachment>, Error> {
+        let pod = pod.clone();
+        let addresses = self.with_leases(move |leases| leases.held_by(&pod)).await?;
+        Ok((!addresses.is_empty()).then(|| Attachment { interface: INTERFACE.into(), addresses }))
+    }
+
     pub(super) async fn detach(&self, pod: &PodId) -> Result<(), Error> {
         // The link goes first: an address must not be given out while it still answers.
         let deleted = unlink(&Netlink::here()?, pod).await?;

@@ -86,6 +86,22 @@ impl Leases {
         self.release_where(|holder| !holder.is_some_and(|pod| live.contains(pod)))
     }
 
+    /// The addresses of `pod`, of every network that ever was configured. A lease that cannot be read is nobody's.
+    pub(super) fn held_by(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
+        let list = |source| Error::Lease { operation: "list leases in", path: self.folder.clone(), source };
+        let mut held = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(list)? {
+            let entry = entry.map_err(list)?;
+            if entry.file_type().map_err(list)?.is_dir() {
+                let of_pod = |(address, path): (IpAddr, PathBuf)| {
+                    matches!(holder(&path), Ok(Some(holder)) if holder == *pod).then_some(address)
+                };
+                held.extend(addresses(&entry.path())?.into_iter().filter_map(of_pod));
+            }
+        }
+        Ok(held)
+    }
+
     /// Frees one address, whoever has it: the undo of [`Leases::reserve`].
     pub(super) fn give_back(&self, address: Ipv4Addr) -> Result<(), Error> {
         let folder = self.network_folder();

@@ -99,6 +99,16 @@ impl Network {
         }
     }
 
+    /// What an attached pod has, by its leases alone; `None` for one that has no address.
+    ///
+    /// # Errors
+    /// Leases that cannot be listed.
+    pub async fn attachment_of(&self, pod: &PodId) -> Result<Option<Attachment>, Error> {
+        match self {
+            Self::Bridge(bridge) => bridge.attachment_of(pod).await,
+        }
+    }
+
     /// Releases link and addresses; works without the namespace; a pod that was never attached is success.
     ///
     /// # Errors

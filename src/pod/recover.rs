@@ -11,7 +11,8 @@
 //! | Starting, or a container only intended | undone; the name is free |
 //! | Stopping | stopped further |
 //! | known on disk and not in `/run` | NotReady, Exited as kept or NodeReboot, network released once |
-//! | a damaged record | undone as far as it can be read |
+//! | a damaged record, its cgroup and supervisor prove that it runs | Ready, rebuilt from the disk and the leases |
+//! | a damaged record of a pod whose supervisor is gone | undone as far as it can be read |
 //! | a record of a later release | left alone, and reported |
 
 use std::{
@@ -37,7 +38,7 @@ use super::{
 };
 use crate::{
     cgroup,
-    model::{ContainerId, Exit, ExitReason, PodConfig, PodId, ResolvedUser},
+    model::{ContainerId, Exit, ExitReason, NetworkMode, PodConfig, PodId, ResolvedUser, Stage},
     store::{self, BadRecord, Durability},
     supervisor::Client,
     telemetry::task,
@@ -116,7 +117,7 @@ impl Survey {
                 self.foreign.insert(id);
             }
             Err(error @ (BadRecord::Absent | BadRecord::Io(_) | BadRecord::Damaged(_))) => {
-                error!(pod = %id, error = %chain(&error), "the pod's record cannot be used; the pod is removed");
+                error!(pod = %id, error = %chain(&error), "the pod's record cannot be used");
                 self.damaged.push(id);
             }
         }
@@ -140,7 +141,7 @@ impl Survey {
             }
             Ok(_) => self.damaged.push(id),
             Err(error @ (BadRecord::Absent | BadRecord::Io(_) | BadRecord::Damaged(_))) => {
-                error!(pod = %id, error = %chain(&error), "the pod's record cannot be used; the pod is removed");
+                error!(pod = %id, error = %chain(&error), "the pod's record cannot be used");
                 self.damaged.push(id);
             }
         }
@@ -233,6 +234,14 @@ pub(super) async fn recover(node: &Arc<Node>, survey: Survey) {
         }
     }
     for id in damaged {
+        match rebuild(node, &id).await {
+            Rebuilt::Running(found) => {
+                known.push(recover_pod(node, *found, Arc::clone(&turns)));
+                continue;
+            }
+            Rebuilt::Unknown => continue,
+            Rebuilt::Gone => {}
+        }
         let (node, turns) = (Arc::clone(node), Arc::clone(&turns));
         task::spawn("pod-undo", async move {
             let _turn = turns.acquire_owned().await;
@@ -242,6 +251,70 @@ pub(super) async fn recover(node: &Arc<Node>, survey: Survey) {
     if tokio::time::timeout(TRUTH_MAX, join_all(known)).await.is_err() {
         warn!("not every supervisor has answered yet; its containers are listed as recorded");
     }
+}
+
+/// What is known of a pod whose record is damaged or missing.
+enum Rebuilt {
+    /// Its cgroup and its supervisor prove that it runs.
+    Running(Box<Found>),
+    /// Something runs, and it cannot be told what: nothing of it is touched. The next start looks again.
+    Unknown,
+    Gone,
+}
+
+/// A pod that runs is not ended for the sake of its record. What the record said is in other places too: the config on
+/// disk, as of the pod's creation; the addresses in their leases; the rest is told by the supervisor.
+async fn rebuild(node: &Arc<Node>, id: &PodId) -> Rebuilt {
+    let (live, known) = (node.places.live(id), node.places.known(id));
+    let read = move || {
+        let record: Option<PodRecord> = store::get(&keep::pod_file(&known)).ok();
+        let found = record.map(|record| read_containers(&live, record));
+        // The last file that is made before a pod is ready, and told of.
+        Ok((found, live.join("hosts").exists()))
+    };
+    let Ok((Some(mut found), true)) = blocking(read).await else { return Rebuilt::Gone };
+    let record = &mut found.record;
+    if record.id != *id || record.boot_id != node.boot_id {
+        return Rebuilt::Gone;
+    }
+    let client = match Client::connect(id, &node.places.live(id)).await {
+        Ok((client, _)) => client,
+        Err(failure) if failure.stage == Stage::Connection => return Rebuilt::Gone,
+        Err(failure) => {
+            error!(pod = %id, error = %failure, "a pod without a usable record has a supervisor that does not answer; it is left alone");
+            return Rebuilt::Unknown;
+        }
+    };
+    let cgroup = found.cgroup.take().or_else(|| cgroup_by_name(node, id, &record.config));
+    if !cgroup.as_ref().is_some_and(|cgroup| is_in(cgroup, client.pid())) {
+        error!(pod = %id, pid = client.pid(), "the supervisor of a pod without a usable record is not in its cgroup; it is left alone");
+        return Rebuilt::Unknown;
+    }
+    if record.config.namespaces.network == NetworkMode::Pod {
+        match node.network.attachment_of(id).await {
+            Ok(attachment) => record.attachment = attachment,
+            Err(error) => {
+                warn!(pod = %id, error = %chain(&error), "could not look for the addresses of a pod")
+            }
+        }
+    }
+    record.state = PodPhase::Ready;
+    record.supervisor_pid = client.pid();
+    let written = keep::put(keep::pod_file(&node.places.live(id)), record.clone()).await;
+    if let Err(error) = written {
+        warn!(pod = %id, error = %chain(&error), "could not write the record of a pod again");
+    }
+    found.cgroup = cgroup;
+    warn!(pod = %id, "the pod runs, its record is rebuilt");
+    Rebuilt::Running(Box::new(found))
+}
+
+/// Whether process `pid` is in the pod's cgroup (proc_pid_cgroup(5), `hierarchy:controllers:path`).
+fn is_in(cgroup: &cgroup::Handle, pid: u32) -> bool {
+    let below = |line: &str| {
+        line.splitn(3, ':').nth(2).is_some_and(|path| Path::new(path).starts_with(cgroup.path()))
+    };
+    std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.lines().any(below))
 }
 
 /// Takes away what belongs to no pod. Before any request is served: a pod that is being made would look like

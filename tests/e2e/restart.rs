@@ -24,6 +24,7 @@ tests![
     daemons_share_the_copy_of_the_program_that_their_pods_run_from,
     an_idle_daemon_stops_when_asked_and_pods_go_on,
     no_point_of_death_loses_anything,
+    a_damaged_record_does_not_end_a_pod_that_runs,
 ];
 
 fn a_container_outlives_the_daemon() {
@@ -369,4 +370,34 @@ fn take(points: &Mutex<Vec<String>>) -> Option<String> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn a_damaged_record_does_not_end_a_pod_that_runs() {
+    let node = Node::start();
+    let (cut, missing, foreign) = (node.run_pod("cut"), node.run_pod("missing"), node.run_pod("foreign"));
+    let pods = [&cut, &missing, &foreign];
+    let containers = pods.map(|pod| pod.run_in("main", ["sleep", "1000"]));
+    let before: Vec<_> = pods.iter().map(|pod| (pod.ip(), pod.status().created_at)).collect();
+    let pids = containers.each_ref().map(|container| container.pid());
+    let record = |pod: &Pod<'_>| node.path("state/pods").join(&pod.id).join("pod.record");
+
+    node.kill_daemon();
+    let whole = fs::read(record(&cut)).unwrap();
+    fs::write(record(&cut), &whole[..whole.len() / 2]).unwrap();
+    fs::remove_file(record(&missing)).unwrap();
+    fs::write(record(&foreign), &whole).unwrap();
+    node.start_daemon();
+
+    for ((pod, container), (pid, (ip, created_at))) in
+        pods.iter().zip(&containers).zip(pids.iter().zip(&before))
+    {
+        assert_eq!(pod.status().state(), v1::PodSandboxState::SandboxReady);
+        assert_eq!((pod.ip(), pod.status().created_at), (ip.clone(), *created_at));
+        assert_eq!((container.state(), container.pid()), (ContainerState::ContainerRunning, *pid));
+        assert_eq!(container.shell("echo alive"), "alive\n");
+    }
+    // What was rebuilt is a record like any other.
+    node.restart_daemon();
+    assert_eq!(containers.each_ref().map(|container| container.pid()), pids);
+    node.assert_clean();
 }
