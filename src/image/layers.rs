@@ -75,9 +75,9 @@ impl Drop for Pin {
 }
 
 impl Layer {
-    fn below(&self) -> Result<merged::Below, Error> {
+    fn below(&self) -> Result<unpack::Below, Error> {
         let root = self.root.try_clone().map_err(|error| Error::store("open", &self.name, error))?;
-        Ok(merged::Below::new(root, &self.record.implied(), &self.record.links()))
+        Ok(unpack::Below::new(root, &self.record.implied(), &self.record.links()))
     }
 }
 

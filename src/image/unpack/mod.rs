@@ -5,7 +5,7 @@
 //! - `name` turns what the tar calls a file into components that cannot leave the layer, and tells whiteouts.
 //! - `tree` is the layer directory: every write goes by descriptor below it.
 //! - `layer` applies entry after entry.
-//! - `merged` looks at a stack of finished layers as overlayfs would.
+//! - `overlay` looks at a stack of finished layers as overlayfs would; `merged` makes what must be added to it.
 //!
 //! Invariant: nothing outside the layer directory is read, written or changed, whatever the tar says.
 //! Invariant: no file content is held in memory, and no list grows without a limit.
@@ -16,6 +16,7 @@ mod layer;
 pub(super) mod merged;
 mod name;
 mod number;
+mod overlay;
 mod tree;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub(super) mod testtar;
 pub(super) use archive::Archive;
 pub(super) use archive::Kind;
 pub(super) use layer::{Limits, Unpacked, unpack};
+pub(super) use overlay::Below;
 
 /// Largest tar header with all its extensions; bytes. Holds 4 KiB names and 64 KiB attributes with room.
 const METADATA_BYTES_MAX: u32 = 1 << 20;
