@@ -8,15 +8,16 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use std::error::Error;
+use std::{error::Error, io};
 
+use rustix::io::Errno;
 use tonic::{Code, Status};
 
 use super::parse::Refusal;
 use crate::{
     cgroup, event, image,
     model::{Failure, Stage},
-    network, pod,
+    network, pod, spec,
     telemetry::log,
 };
 
@@ -57,23 +58,82 @@ impl Coded for pod::Error {
     fn code(&self) -> Code {
         match self {
             Self::NoSuchPod(_) | Self::NoSuchContainer(_) | Self::NoSuchImage(_) => Code::NotFound,
-            Self::Ambiguous(_) | Self::UnknownHandler(_) | Self::Invalid(_) => Code::InvalidArgument,
+            Self::Ambiguous(_)
+            | Self::UnknownHandler(_)
+            | Self::EmptyCommand
+            | Self::PrivilegedContainer
+            | Self::Dns { .. }
+            | Self::TooManySettings { .. }
+            | Self::SeccompProfile { .. } => Code::InvalidArgument,
             Self::WrongState { .. } => Code::FailedPrecondition,
             Self::Busy { .. }
             | Self::OpenFiles { .. }
             | Self::TooManyExecs { .. }
             | Self::TooManyUpdates { .. } => Code::ResourceExhausted,
+            // It mends by itself.
+            Self::SeccompLate { .. } => Code::Unavailable,
+            Self::SeccompFile { source, .. } => shortage(source).unwrap_or(Code::FailedPrecondition),
             Self::Shared(error) => error.code(),
             Self::ExecTimeout(_) => Code::DeadlineExceeded,
             Self::Supervisor(failure) => failure.code(),
             Self::Image(error) => error.code(),
-            Self::Network(network::Error::Sysctl { .. }) => Code::InvalidArgument,
-            // The network may be there a moment later, and the kubelet tries again.
-            Self::Network(_) => Code::Unavailable,
-            // The request and the image together make no container.
-            Self::Spec(_) => Code::InvalidArgument,
+            Self::Network(error) => error.code(),
+            Self::Spec(error) => error.code(),
             Self::Cgroup(error) => error.code(),
-            Self::Io { .. } | Self::Record { .. } => Code::Internal,
+            Self::Io { source, .. } => of_io(source),
+            Self::Record { .. } | Self::Defect(_) => Code::Internal,
+        }
+    }
+}
+
+/// `ResourceExhausted` if the node has run out of something: disk, quota, descriptors, memory. The error's text names
+/// the path.
+fn shortage(error: &io::Error) -> Option<Code> {
+    let short = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| short.contains(&errno)).then_some(Code::ResourceExhausted)
+}
+
+/// A system call that failed without anybody having asked for what cannot be.
+fn of_io(error: &io::Error) -> Code {
+    shortage(error).unwrap_or(Code::Internal)
+}
+
+impl Coded for network::Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::HostPortsUnsupported { .. } | Self::Sysctl { .. } => Code::InvalidArgument,
+            // Only an operator can mend these.
+            Self::NotConfigured | Self::BadConfig { .. } | Self::NotABridge { .. } => {
+                Code::FailedPrecondition
+            }
+            Self::Exhausted { .. } => Code::ResourceExhausted,
+            // The kernel was busy: another try may do better.
+            Self::Deadline { .. } => Code::Unavailable,
+            Self::Lease { source, .. } | Self::Netlink { source, .. } | Self::Namespace { source, .. } => {
+                of_io(source)
+            }
+            Self::HostNamespace { .. } => Code::Internal,
+            Self::Sweep { first, .. } => first.code(),
+        }
+    }
+}
+
+impl Coded for spec::Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Capability { .. }
+            | Self::DevicePermissions { .. }
+            | Self::DuplicateMount { .. }
+            | Self::Environment { .. }
+            | Self::GroupWithoutUser
+            | Self::Limit { .. }
+            | Self::Mount { .. }
+            | Self::NoCommand
+            | Self::OomScore { .. }
+            | Self::Path { .. }
+            | Self::User { .. } => Code::InvalidArgument,
+            // Ours to mend.
+            Self::NoFilter | Self::Oci(_) => Code::Internal,
         }
     }
 }
@@ -87,18 +147,19 @@ impl Coded for cgroup::Error {
             | Self::BadDeviceRule { .. }
             | Self::DeviceRules { .. } => Code::InvalidArgument,
             // The same may be granted another time: to a smaller container, or under a larger parent.
-            Self::Write { .. } | Self::BelowUsage { .. } | Self::NotTaken { .. } => Code::FailedPrecondition,
+            Self::Write { .. }
+            | Self::BelowUsage { .. }
+            | Self::NotTaken { .. }
+            | Self::NoController { .. } => Code::FailedPrecondition,
             // systemd may be back a moment later, and the kubelet tries again.
             Self::NoBus { .. } | Self::BusLate { .. } | Self::Bus { .. } => Code::Unavailable,
-            Self::File { .. }
-            | Self::NotSetBack { .. }
+            Self::File { source, .. } | Self::DeviceFilter { source, .. } => of_io(source),
+            Self::NotSetBack { .. }
             | Self::NoCgroups { .. }
             | Self::NoSystemd { .. }
             | Self::ParentOfOther { .. }
             | Self::Refused { .. }
             | Self::Elsewhere { .. }
-            | Self::NoController { .. }
-            | Self::DeviceFilter { .. }
             | Self::Foreign { .. }
             | Self::Unkillable { .. }
             | Self::FrozenAbove { .. } => Code::Internal,
@@ -137,13 +198,16 @@ impl Coded for image::Error {
             | Self::Unsupported { .. }
             | Self::Mismatch { .. }
             | Self::Layer { .. } => Code::FailedPrecondition,
-            Self::RegistryRefused { .. } | Self::BadHosts { .. } | Self::Store { .. } => Code::Internal,
+            // Nor does it with these: the registry's mind, or an operator's file, must change first.
+            Self::RegistryRefused { .. } | Self::BadHosts { .. } => Code::FailedPrecondition,
+            Self::Store { source, .. } => of_io(source),
         }
     }
 }
 
 impl Coded for Failure {
     fn code(&self) -> Code {
+        let shortage = shortage(&io::Error::from_raw_os_error(self.errno));
         match self.stage {
             Stage::NotFound => Code::NotFound,
             Stage::WrongState => Code::FailedPrecondition,
@@ -160,7 +224,7 @@ impl Coded for Failure {
             | Stage::WorkingDir
             | Stage::Execve
             | Stage::Device
-            | Stage::Sysctl => Code::InvalidArgument,
+            | Stage::Sysctl => shortage.unwrap_or(Code::InvalidArgument),
             // The node could not do it.
             Stage::Internal
             | Stage::Namespace
@@ -169,7 +233,7 @@ impl Coded for Failure {
             | Stage::Launch
             | Stage::Privileges
             | Stage::Log
-            | Stage::Record => Code::Internal,
+            | Stage::Record => shortage.unwrap_or(Code::Internal),
         }
     }
 }
@@ -190,8 +254,6 @@ mod tests {
     use std::{io, time::Duration};
 
     use super::*;
-    use crate::network;
-
     const NO_NETWORK: &str =
         "no network is configured: the built-in bridge is switched off (network.enabled)";
 
@@ -217,7 +279,7 @@ mod tests {
                 Code::DeadlineExceeded,
                 "command timed out after 1s",
             ),
-            (network::Error::NotConfigured.into(), Code::Unavailable, NO_NETWORK),
+            (network::Error::NotConfigured.into(), Code::FailedPrecondition, NO_NETWORK),
             (failure(Stage::Deadline).into(), Code::DeadlineExceeded, "deadline exceeded: c1"),
             (failure(Stage::Connection).into(), Code::Unavailable, "lost connection to supervisor c1"),
             (failure(Stage::WrongState).into(), Code::FailedPrecondition, "wrong state c1"),
@@ -242,6 +304,68 @@ mod tests {
     }
 
     #[test]
+    fn what_never_mends_is_not_unavailable_and_what_is_ours_is_not_the_callers() {
+        let netlink = |errno| network::Error::Netlink {
+            operation: "make link",
+            object: "veth0".into(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        let profile = || "/p.json".to_owned();
+        let denied = io::ErrorKind::PermissionDenied.into();
+        for (error, code) in [
+            (network::Error::HostPortsUnsupported { port: 80 }.into(), Code::InvalidArgument),
+            (network::Error::NotABridge { name: "b".into() }.into(), Code::FailedPrecondition),
+            (netlink(libc_errno(Errno::BUSY)).into(), Code::Internal),
+            (netlink(libc_errno(Errno::NOMEM)).into(), Code::ResourceExhausted),
+            (spec::Error::NoCommand.into(), Code::InvalidArgument),
+            (spec::Error::NoFilter.into(), Code::Internal),
+            (pod::Error::Defect("no namespace"), Code::Internal),
+            (pod::Error::EmptyCommand, Code::InvalidArgument),
+            (pod::Error::SeccompProfile { profile: profile(), fault: "bad".into() }, Code::InvalidArgument),
+            (pod::Error::SeccompFile { profile: profile(), source: denied }, Code::FailedPrecondition),
+            (pod::Error::SeccompLate { profile: profile() }, Code::Unavailable),
+        ] {
+            assert_eq!((error.to_string(), error.code()), (error.to_string(), code));
+        }
+    }
+
+    fn libc_errno(errno: Errno) -> i32 {
+        errno.raw_os_error()
+    }
+
+    #[test]
+    fn a_node_that_has_run_out_of_something_says_of_what_and_where() {
+        let full = || io::Error::from(Errno::NOSPC);
+        let failed = Failure::io(Stage::MountTarget, "c1", "/data", &full());
+        let late = Failure { errno: libc_errno(Errno::NOSPC), ..failure(Stage::WrongState) };
+        for (status, code, text) in [
+            (
+                of(pod::Error::Io { doing: "write the records of a pod in /run/p".into(), source: full() }),
+                Code::ResourceExhausted,
+                "write the records of a pod in /run/p: No space left on device (os error 28)",
+            ),
+            (
+                of(cgroup::Error::File { doing: "make", path: "/sys/fs/cgroup/p".into(), source: full() }),
+                Code::ResourceExhausted,
+                "make /sys/fs/cgroup/p: No space left on device (os error 28)",
+            ),
+            (
+                of(network::Error::Lease { operation: "write", path: "/var/n/1".into(), source: full() }),
+                Code::ResourceExhausted,
+                "write /var/n/1: No space left on device (os error 28)",
+            ),
+            (
+                of(failed),
+                Code::ResourceExhausted,
+                "could not mount at c1 /data (No space left on device (os error 28))",
+            ),
+            (of(late), Code::FailedPrecondition, "wrong state c1 (No space left on device (os error 28))"),
+        ] {
+            assert_eq!((status.code(), status.message()), (code, text));
+        }
+    }
+
+    #[test]
     fn every_cause_is_told_once_and_in_order() {
         #[derive(Debug, thiserror::Error)]
         #[error("start container c1")]
@@ -253,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_to_what_a_header_takes() {
-        let status = of(pod::Error::Invalid("é".repeat(MESSAGE_BYTES_MAX)));
+        let status = of(pod::Error::NoSuchPod("é".repeat(MESSAGE_BYTES_MAX)));
         assert!(status.message().len() <= MESSAGE_BYTES_MAX, "{}", status.message().len());
         assert!(status.message().ends_with("é…"));
     }

@@ -51,6 +51,15 @@ impl Bridge {
         if self.config.enabled { Ok(()) } else { Err(Error::NotConfigured) }
     }
 
+    pub(super) fn admit(&self, ports: &[PortMapping]) -> Result<(), Error> {
+        self.ready()?;
+        // A pod whose port silently leads nowhere would be harder to understand than one that does not start.
+        match ports.iter().find(|mapping| mapping.host_port > 0) {
+            Some(mapping) => Err(Error::HostPortsUnsupported { port: mapping.host_port }),
+            None => Ok(()),
+        }
+    }
+
     pub(super) async fn attach(
         &self,
         pod: &PodId,
@@ -58,11 +67,7 @@ impl Bridge {
         ports: &[PortMapping],
         sysctls: &[(String, String)],
     ) -> Result<Attachment, Error> {
-        self.ready()?;
-        // A pod whose port silently leads nowhere would be harder to understand than one that does not start.
-        if let Some(mapping) = ports.iter().find(|mapping| mapping.host_port > 0) {
-            return Err(Error::HostPortsUnsupported { pod: pod.clone(), port: mapping.host_port });
-        }
+        self.admit(ports)?;
         let address = self.with_leases({
             let pod = pod.clone();
             move |leases| leases.reserve(&pod)

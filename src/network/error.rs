@@ -10,8 +10,8 @@ pub enum Error {
     NotConfigured,
     #[error("network.{field}: {reason}")]
     BadConfig { field: &'static str, reason: String },
-    #[error("cannot forward host port {port} to pod {pod}: host ports are not supported yet")]
-    HostPortsUnsupported { pod: PodId, port: u16 },
+    #[error("cannot forward host port {port}: host ports are not supported yet")]
+    HostPortsUnsupported { port: u16 },
     #[error("no free address in {subnet}: all are leased (see {})", folder.display())]
     Exhausted { subnet: Subnet, folder: PathBuf },
     /// A step on the files of leases.

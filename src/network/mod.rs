@@ -82,6 +82,16 @@ impl Network {
         }
     }
 
+    /// Whether a pod with these ports can be put on the network at all, before anything is made for it.
+    ///
+    /// # Errors
+    /// [`Error::NotConfigured`] and [`Error::HostPortsUnsupported`]: another try changes nothing.
+    pub fn admit(&self, ports: &[PortMapping]) -> Result<(), Error> {
+        match self {
+            Self::Bridge(bridge) => bridge.admit(ports),
+        }
+    }
+
     /// Gives the namespace an interface with an address and a default route. The pod must not be attached. `sysctls`
     /// (dotted names and values) are set when the interface is there and before it is up.
     ///

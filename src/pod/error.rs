@@ -20,8 +20,30 @@ pub enum Error {
     WrongState { object: String, state: &'static str, wanted: &'static str },
     #[error("unknown runtime handler {0:?}")]
     UnknownHandler(String),
-    #[error("{0}")]
-    Invalid(String),
+    #[error("the command is empty")]
+    EmptyCommand,
+    #[error("a privileged container needs a privileged pod")]
+    PrivilegedContainer,
+    /// What the pod's resolv.conf(5) was to say.
+    #[error("DNS {what}: {fault}")]
+    Dns { what: &'static str, fault: String },
+    /// More settings than one container may have, of all that it was given so far.
+    #[error("more than {settings} raw settings or {hugepages} sizes of huge pages")]
+    TooManySettings { settings: usize, hugepages: usize },
+    /// The profile says what no filter can do, or is none.
+    #[error("seccomp profile {profile}: {fault}")]
+    SeccompProfile { profile: String, fault: String },
+    #[error("read seccomp profile {profile}")]
+    SeccompFile {
+        profile: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the file system of seccomp profile {profile} does not answer")]
+    SeccompLate { profile: String },
+    /// A defect of ours: something that cannot happen did.
+    #[error("internal error: {0}")]
+    Defect(&'static str),
     #[error("{waiting} creates are waiting already")]
     Busy { waiting: usize },
     /// The daemon has too few descriptors left for anything new.

@@ -149,7 +149,7 @@ async fn run(
 ) -> Result<ExecOutput, Error> {
     let id = &container.id;
     if command.is_empty() {
-        return Err(Error::Invalid("the command is empty".into()));
+        return Err(Error::EmptyCommand);
     }
     let client = client_of(reach, container).await?;
     let _turn = node.execs.enter(id)?;

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     event::{self, Subscriber},
     image::Images,
-    model::{ContainerConfig, ContainerId, PodConfig, PodId, PodLimits, Resources, UnixNanos},
+    model::{ContainerConfig, ContainerId, NetworkMode, PodConfig, PodId, PodLimits, Resources, UnixNanos},
     network,
     supervisor::Zygote,
     sys::descriptors,
@@ -52,10 +52,13 @@ impl Pods {
     /// gets its id.
     ///
     /// # Errors
-    /// [`Error::UnknownHandler`] before anything is taken; after any other nothing is left, and the name is free.
+    /// [`Error::UnknownHandler`], and what the network can never do, before anything is taken; after any other nothing is left, and the name is free.
     pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
         if !self.node.config.accepts_handler(&config.runtime_handler) {
             return Err(Error::UnknownHandler(config.runtime_handler));
+        }
+        if config.namespaces.network == NetworkMode::Pod {
+            self.node.network.admit(&config.port_mappings)?;
         }
         let config = Arc::new(config);
         let id = PodId::from_bytes(random_bytes()?);

@@ -34,27 +34,23 @@ pub(super) async fn program(config: &ContainerConfig) -> Result<Option<Arc<[u8]>
     match &config.security.seccomp {
         _ if config.security.privileged => Ok(None),
         SeccompChoice::Unconfined => Ok(None),
-        SeccompChoice::RuntimeDefault => compile(None, config).map(Some),
-        SeccompChoice::Localhost(path) => compile(Some(&profile(path).await?), config).map(Some),
+        SeccompChoice::RuntimeDefault => Ok(Some(spec::seccomp::default(spec::capabilities(config)?))),
+        SeccompChoice::Localhost(path) => compile(path, &profile(path).await?, config).map(Some),
     }
 }
 
-/// The one place that knows how a profile becomes a program; `None` is pintle's own profile. Which calls a
-/// profile allows depends on the capabilities that the process will have.
-fn compile(profile: Option<&[u8]>, config: &ContainerConfig) -> Result<Arc<[u8]>, Error> {
-    let capabilities = spec::capabilities(config)?;
-    match profile {
-        None => Ok(spec::seccomp::default(capabilities)),
-        Some(json) => {
-            let filter = spec::seccomp::from_json(json, capabilities, kernel_version());
-            let filter = filter.map_err(|error| Error::Invalid(chain(&error)))?;
-            if !filter.unknown_keys.is_empty() {
-                let (container, keys) = (&config.metadata.name, filter.unknown_keys.join(", "));
-                warn!(container, keys, "keys of a seccomp profile are not known and have no effect");
-            }
-            Ok(filter.program)
-        }
+/// The one place that knows how a profile becomes a program. Which calls a profile allows depends on the
+/// capabilities that the process will have.
+fn compile(name: &str, json: &[u8], config: &ContainerConfig) -> Result<Arc<[u8]>, Error> {
+    let bad =
+        |error: &dyn std::error::Error| Error::SeccompProfile { profile: name.into(), fault: chain(error) };
+    let filter = spec::seccomp::from_json(json, spec::capabilities(config)?, kernel_version());
+    let filter = filter.map_err(|error| bad(&error))?;
+    if !filter.unknown_keys.is_empty() {
+        let (container, keys) = (&config.metadata.name, filter.unknown_keys.join(", "));
+        warn!(container, keys, "keys of a seccomp profile are not known and have no effect");
     }
+    Ok(filter.program)
 }
 
 /// Major and minor version of the running kernel; 0.0 if it says none.
@@ -68,17 +64,18 @@ fn version_of(release: &str) -> (u32, u32) {
 }
 
 async fn profile(path: &str) -> Result<Vec<u8>, Error> {
-    let bad = |what: &str| Error::Invalid(format!("seccomp profile {path}: {what}"));
+    let profile = || path.to_owned();
+    let bad = |fault: &str| Error::SeccompProfile { profile: profile(), fault: fault.into() };
     let owned = Path::new(path).to_owned();
     let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
     if !owned.is_absolute() || !owned.components().all(plain) {
         return Err(bad("the path must be absolute, without `..`"));
     }
-    let doing = Error::io("read seccomp profile", &owned);
     match tokio::time::timeout(PROFILE_TIMEOUT, blocking(move || read(&owned))).await {
-        Err(_) => Err(bad("its file system does not answer")),
+        Err(_) => Err(Error::SeccompLate { profile: profile() }),
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(doing(error)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Err(bad(&error.to_string())),
+        Ok(Err(source)) => Err(Error::SeccompFile { profile: profile(), source }),
     }
 }
 

@@ -40,17 +40,17 @@ pub(in crate::pod) fn hostname(config: &PodConfig) -> String {
 /// A resolv.conf(5) that says what `dns` says.
 ///
 /// # Errors
-/// [`Error::Invalid`] for an entry that would break out of its line, and for too many or too long ones.
+/// [`Error::Dns`] for an entry that would break out of its line, and for too many or too long ones.
 pub(in crate::pod) fn resolv_conf(dns: &Dns) -> Result<String, Error> {
     let mut text = String::new();
     let lines = [("name server", &dns.servers), ("search domain", &dns.searches), ("option", &dns.options)];
     for (what, entries) in lines {
         if entries.len() > DNS_ENTRIES_MAX {
-            let count = entries.len();
-            return Err(Error::Invalid(format!("{count} entries of DNS {what}: over {DNS_ENTRIES_MAX}")));
+            let fault = format!("{} entries are over the limit of {DNS_ENTRIES_MAX}", entries.len());
+            return Err(Error::Dns { what, fault });
         }
         if let Some(bad) = entries.iter().find(|entry| !fits_a_line(entry)) {
-            return Err(Error::Invalid(format!("DNS {what} {bad:?} is not one word")));
+            return Err(Error::Dns { what, fault: format!("{bad:?} is not one word") });
         }
     }
     if !dns.searches.is_empty() {
@@ -137,12 +137,12 @@ mod tests {
     fn an_entry_cannot_bring_a_line_of_its_own() {
         let long = "x".repeat(DNS_ENTRY_BYTES_MAX + 1);
         for bad in ["1.1.1.1\nnameserver 6.6.6.6", "a b", "", "a\0", &long] {
-            assert!(matches!(resolv_conf(&dns(&[bad], &[], &[])), Err(Error::Invalid(_))), "{bad:?}");
-            assert!(matches!(resolv_conf(&dns(&[], &[bad], &[])), Err(Error::Invalid(_))), "{bad:?}");
-            assert!(matches!(resolv_conf(&dns(&[], &[], &[bad])), Err(Error::Invalid(_))), "{bad:?}");
+            assert!(matches!(resolv_conf(&dns(&[bad], &[], &[])), Err(Error::Dns { .. })), "{bad:?}");
+            assert!(matches!(resolv_conf(&dns(&[], &[bad], &[])), Err(Error::Dns { .. })), "{bad:?}");
+            assert!(matches!(resolv_conf(&dns(&[], &[], &[bad])), Err(Error::Dns { .. })), "{bad:?}");
         }
         let many = vec!["a"; DNS_ENTRIES_MAX + 1];
-        assert!(matches!(resolv_conf(&dns(&[], &many, &[])), Err(Error::Invalid(_))));
+        assert!(matches!(resolv_conf(&dns(&[], &many, &[])), Err(Error::Dns { .. })));
     }
 
     #[test]

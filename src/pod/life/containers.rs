@@ -83,7 +83,7 @@ impl Ledger {
     /// What a container may not ask of its pod.
     fn fits(&self, config: &ContainerConfig) -> Result<(), Error> {
         if config.security.privileged && !self.pod.config.security.privileged {
-            return Err(Error::Invalid("a privileged container needs a privileged pod".into()));
+            return Err(Error::PrivilegedContainer);
         }
         let PidMode::Target(target) = &config.namespaces.pid else { return Ok(()) };
         let found = self.containers.iter().find(|container| container.id().as_str() == target);

@@ -149,11 +149,10 @@ impl<T: Clone> Changes<T> {
 }
 
 /// # Errors
-/// [`Error::Invalid`] for more than one object may gather.
+/// [`Error::TooManySettings`] for more than one object may gather.
 pub(super) fn bounded(after: &Resources) -> Result<(), Error> {
     if after.unified.len() > UNIFIED_MAX || after.hugepages.len() > HUGEPAGES_MAX {
-        let text = format!("more than {UNIFIED_MAX} raw settings or {HUGEPAGES_MAX} sizes of huge pages");
-        return Err(Error::Invalid(text));
+        return Err(Error::TooManySettings { settings: UNIFIED_MAX, hugepages: HUGEPAGES_MAX });
     }
     Ok(())
 }

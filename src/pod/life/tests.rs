@@ -331,7 +331,7 @@ fn a_pod_that_cannot_be_made_or_recorded_is_undone_and_everybody_hears_why() {
             supervisor_pid: PID,
             attachment: None,
         };
-        let made = if disk_full { Ok(Box::new(made())) } else { Err(Error::Invalid("no".into())) };
+        let made = if disk_full { Ok(Box::new(made())) } else { Err(Error::Defect("no")) };
         desk.finish(Outcome::PodMade(made));
         assert!(tickets.iter().all(|ticket| desk.waits(*ticket)), "not before it is undone");
         desk.finish(Outcome::PodUndone);
@@ -485,7 +485,7 @@ fn a_failed_release_fails_the_stop_twice_and_is_owed_the_third_time() {
     let mut desk = Desk::ready(&[]);
     for round in 1..=3 {
         let stop = desk.ask(Call::StopPod);
-        let error = Error::Invalid("plugin is down".into());
+        let error = Error::Defect("plugin is down");
         let failure = TearDownError { error, network_held: true, hopeless: false };
         desk.finish(Outcome::TornDown(Err(failure)));
         assert_eq!(desk.answer(stop).is_ok(), round == 3, "round {round}");
@@ -909,7 +909,7 @@ fn with_nth(desk: &mut Desk, at: u8, ask: impl FnOnce(&mut Desk, ContainerId)) {
 
 /// What comes of the work in this world.
 fn outcome(work: &Work, well: bool, world: &mut World) -> Input {
-    let bad = || Error::Invalid("bad luck".into());
+    let bad = || Error::Defect("bad luck");
     let done = |result: bool| if result { Ok(()) } else { Err(bad()) };
     Input::Done(match work {
         Work::MakePod if well => {

@@ -42,7 +42,7 @@ struct Failed {
 /// Waits for its turn and makes the pod.
 pub(super) async fn make(pod: Arc<Pod>, zygote: Option<Arc<Zygote>>) -> Report {
     let Some(zygote) = zygote else {
-        let error = Error::Invalid("there is no zygote to fork a supervisor from".into());
+        let error = Error::Defect("there is no zygote to fork a supervisor from");
         return Report::PodFailed(Leftovers::default(), error);
     };
     // The turn ends with the making, before anybody is told.
@@ -171,7 +171,7 @@ impl<'a> Supervised<'a> {
                 attached.map(Some).map_err(|error| (true, error.into()))
             }
             (NetworkMode::Pod, None) => {
-                Err((false, Error::Invalid("the supervisor made no network namespace".into())))
+                Err((false, Error::Defect("the supervisor made no network namespace")))
             }
         };
         match attachment {
