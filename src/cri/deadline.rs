@@ -14,6 +14,8 @@ use hyper::body::Frame;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body};
 
+use super::failure;
+
 const HEADER: &str = "grpc-timeout";
 
 /// Digits of a timeout.
@@ -52,7 +54,7 @@ impl Deadline {
     }
 
     fn passed(&self) -> Status {
-        tracing::debug!(rpc = self.rpc, timeout = ?self.timeout, "the caller's deadline has passed");
+        failure::log_deadline(&self.rpc, self.timeout);
         let Self { rpc, timeout, .. } = self;
         Status::deadline_exceeded(format!(
             "{rpc} was not done within the caller's {timeout:?}; what it began goes on"

@@ -74,7 +74,6 @@ impl ImageService {
         let credentials = parse::credentials(request.auth).map_err(code::of)?;
         let pulled = self.images.pull(&reference, credentials).await;
         let image = pulled.map_err(|error| code::of_pull(&reference, error))?;
-        tracing::info!(%reference, image = %image.id, "image pulled");
         Ok(wire::PullImageResponse { image_ref: image.id.to_string() })
     }
 
@@ -84,7 +83,6 @@ impl ImageService {
     ) -> Result<wire::RemoveImageResponse, Status> {
         let reference = parse::reference(request.image).map_err(code::of)?;
         self.images.remove(&reference).await.map_err(code::of)?;
-        tracing::info!(%reference, "image removed");
         Ok(wire::RemoveImageResponse {})
     }
 

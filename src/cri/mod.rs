@@ -5,11 +5,11 @@
 //!                              └── error ── code ──► gRPC status
 //! ```
 //!
-//! `runtime/` and `image.rs` are named as the RPCs are; `parse/` is the door, where every check of a request
-//! is made; `render/` shows views; `code.rs` gives each failure its code; `chunk.rs` cuts lists into
-//! messages; `wire.rs` is the generated
-//! protocol and its proof; `serve.rs` assembles the server and its limits, `deadline.rs` keeps each
-//! caller's deadline, `authority.rs` lets clients in that name the socket as their host. `docs/rpcs.md` lists what is built.
+//! `runtime/` and `image.rs` are named as the RPCs are; `parse/` is the door, where every check of a request is made;
+//! `render/` shows views; `code.rs` gives each failure its code, and `failure.rs` its log line, with the `subject.rs` of
+//! the request; `chunk.rs` cuts lists into messages; `wire.rs` is the generated protocol and its proof; `serve.rs`
+//! assembles the server and its limits, `deadline.rs` keeps each caller's deadline, `authority.rs` lets clients in that
+//! name the socket as their host. `docs/rpcs.md` lists what is built.
 //!
 //! Invariant: a handler is parse, call, render. When a caller hangs up, the wait ends and the work does not.
 //! Invariant: lists and statuses are read from published views and wait for nothing.
@@ -20,12 +20,14 @@ mod authority;
 mod chunk;
 mod code;
 mod deadline;
+mod failure;
 mod image;
 mod parse;
 mod render;
 mod runtime;
 mod serve;
 mod signal;
+mod subject;
 pub(crate) mod wire;
 
 use crate::cgroup;
@@ -64,8 +66,11 @@ macro_rules! rpcs {
                     &self,
                     request: tonic::Request<crate::cri::wire::$request>,
                 ) -> Result<tonic::Response<crate::cri::wire::$response>, tonic::Status> {
-                    let answer = <$service>::$method(self, request.into_inner()).await;
-                    crate::cri::log($name, answer).map(tonic::Response::new)
+                    let request = request.into_inner();
+                    let object = crate::cri::subject::Subject::subject(&request);
+                    let answer = <$service>::$method(self, request).await;
+                    let answer = answer.inspect_err(|status| crate::cri::failure::log($name, &object, status));
+                    answer.map(tonic::Response::new)
                 }
             )*
             $(
@@ -74,29 +79,17 @@ macro_rules! rpcs {
                     request: tonic::Request<crate::cri::wire::$asked>,
                 ) -> Result<tonic::Response<tonic::codegen::BoxStream<crate::cri::wire::$message>>, tonic::Status>
                 {
-                    let answer = <$service>::$streamed(self, request.into_inner()).await;
-                    crate::cri::log($stream, answer).map(tonic::Response::new)
+                    let request = request.into_inner();
+                    let object = crate::cri::subject::Subject::subject(&request);
+                    let answer = <$service>::$streamed(self, request).await;
+                    let answer = answer.inspect_err(|status| crate::cri::failure::log($stream, &object, status));
+                    answer.map(tonic::Response::new)
                 }
             )*
         }
     };
 }
 use rpcs;
-
-/// A failure is logged here, where it leaves the program. One that the caller brought about is not news.
-fn log<T>(rpc: &'static str, answer: Result<T, tonic::Status>) -> Result<T, tonic::Status> {
-    use tonic::Code::{FailedPrecondition, InvalidArgument, NotFound};
-    if let Err(status) = &answer {
-        let (code, error) = (status.code(), status.message());
-        match code {
-            NotFound | InvalidArgument | FailedPrecondition => {
-                tracing::debug!(rpc, ?code, error, "request refused");
-            }
-            _ => tracing::error!(rpc, ?code, error, "request failed"),
-        }
-    }
-    answer
-}
 
 #[cfg(test)]
 mod tests {

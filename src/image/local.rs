@@ -129,7 +129,7 @@ impl Local {
         }
         let rubbish = self.collect()?;
         drop(lock);
-        info!(image = %image.id, layers = rubbish.len(), "image removed");
+        info!(reference, image = %image.id, layers = rubbish.len(), "image removed");
         drop(rubbish); // deletes
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! - `log`: where lines go and in which form. Set up once, by the daemon.
 //! - `queue`: how they get there without anyone waiting; `journal`: the systemd journal as a place to go.
+//! - `repeat`: what was logged already, to be counted from then on.
 //! - `task`: the only way to spawn a task or to run what blocks; a panic is logged with the name of its task.
 //! - `failpoint`: named points at which a test may kill, delay or fail a process; empty in a release build.
 //!
@@ -14,6 +15,7 @@ pub mod failpoint;
 mod journal;
 pub mod log;
 mod queue;
+pub mod repeat;
 pub mod task;
 
 /// Reads `PINTLE_FAILPOINTS` and `PINTLE_FAILPOINT_TRACE`; called once, first thing in each process that was

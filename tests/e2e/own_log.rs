@@ -1,7 +1,7 @@
 //! What pintle says about itself, and that nobody has to listen.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead as _, BufReader, PipeReader, pipe},
     os::unix::net::UnixDatagram,
     sync::{Arc, mpsc},
@@ -10,10 +10,15 @@ use std::{
 };
 
 use serde_json::Value;
+use tonic::Code;
 
-use crate::harness::{Node, Setup, runner::tests, v1, wait_until};
+use crate::harness::{BUSYBOX, Node, Setup, runner::tests, v1, wait_until};
 
-tests![a_pipe_that_nobody_reads_stops_nothing, a_journal_that_does_not_read_stops_nothing];
+tests![
+    a_pipe_that_nobody_reads_stops_nothing,
+    a_journal_that_does_not_read_stops_nothing,
+    what_workloads_do_is_logged_once_and_is_no_error_of_ours,
+];
 
 /// Everything is said, so that a queue is soon full.
 const TALKATIVE: &str = "[log]\nlevel = \"trace\"\n";
@@ -88,5 +93,55 @@ fn a_journal_that_does_not_read_stops_nothing() {
         }
         false
     });
+    node.assert_clean();
+}
+
+/// The daemon's log so far.
+fn log(node: &Node) -> Vec<Value> {
+    let text = fs::read_to_string(node.path("daemon.log")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Level and message of each line about a call, or about what it did.
+fn about<'l>(log: &'l [Value], key: &str, value: &str) -> Vec<(&'l str, &'l str)> {
+    let lines = log.iter().filter(|line| line[key] == *value);
+    lines.map(|line| (line["level"].as_str().unwrap(), line["message"].as_str().unwrap())).collect()
+}
+
+fn what_workloads_do_is_logged_once_and_is_no_error_of_ours() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let main = pod.run_in("main", ["sleep", "1000"]);
+    for _ in 0..3 {
+        main.try_exec(["sleep", "1000"], 1).unwrap_err();
+        node.try_pull("registry.test/pintle/nothing-here:1").unwrap_err();
+        let with_port = |config: &mut v1::PodSandboxConfig| {
+            config.port_mappings =
+                vec![v1::PortMapping { container_port: 80, host_port: 80, ..Default::default() }];
+        };
+        let refused = node.try_run_pod("ported", with_port).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        let broken =
+            pod.try_create("broken", BUSYBOX, ["true"], |config| config.envs = vec![v1::KeyValue::default()]);
+        broken.unwrap_err();
+    }
+    let layers = "registry.test/pintle/layers:1";
+    node.pull(layers);
+    let image = Some(v1::ImageSpec { image: layers.into(), ..Default::default() });
+    node.cri().remove_image(v1::RemoveImageRequest { image }).unwrap();
+    main.remove();
+    pod.remove();
+
+    let log = log(&node);
+    let refused = [("INFO", "request refused")];
+    for rpc in ["ExecSync", "PullImage", "RunPodSandbox", "CreateContainer"] {
+        assert_eq!(about(&log, "rpc", rpc), refused, "{rpc}");
+    }
+    assert_eq!(about(&log, "object", &main.id), refused);
+    assert_eq!(about(&log, "reference", layers), [("INFO", "image pulled"), ("INFO", "image removed")]);
+    assert_eq!(about(&log, "message", "container removed").len(), 1);
+    assert_eq!(about(&log, "message", "pod removed").len(), 1);
+    let errors: Vec<_> = log.iter().filter(|line| line["level"] == "ERROR").collect();
+    assert!(errors.is_empty(), "{errors:#?}");
     node.assert_clean();
 }

@@ -170,7 +170,8 @@ impl Driver {
 
     /// Decide, write, do, show, answer.
     async fn apply(&mut self, input: Input) {
-        log::input(&self.pod.id, &input);
+        let answered = self.waiting.values().any(|reply| !reply.is_closed());
+        log::input(&self.pod.id, &input, answered);
         let orders = self.ledger.apply(input, Instant::now());
         self.carry_out(orders).await;
         self.settle();
@@ -218,6 +219,7 @@ impl Driver {
             }
             Order::Reply(ticket, answer) => {
                 if let Some(reply) = self.waiting.remove(&ticket) {
+                    // A caller that is gone has no more use for it.
                     let _ = reply.send(answer);
                 }
             }

@@ -1,6 +1,6 @@
 //! What the log says of a pod's life.
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::driver::Pod;
 use crate::{
@@ -12,24 +12,32 @@ use crate::{
     },
 };
 
-pub(super) fn input(pod: &PodId, input: &Input) {
+/// A failure: for the log, unless a caller is answered with it. That is logged where it leaves the program, once.
+macro_rules! failed {
+    ($answered:expr, $($line:tt)*) => {
+        if $answered { debug!($($line)*) } else { warn!($($line)*) }
+    };
+}
+
+/// `answered`: callers wait for what comes of it.
+pub(super) fn input(pod: &PodId, input: &Input, answered: bool) {
     let Input::Done(outcome) = input else { return };
     match outcome {
         Outcome::Reached(..) => info!(%pod, "reached the supervisor"),
         Outcome::Started(container, Err(failure), _) => {
-            warn!(%pod, %container, error = %failure, "container did not start");
+            failed!(answered, %pod, %container, error = %failure, "container did not start");
         }
         Outcome::Erased(container, Err(error)) => {
-            warn!(%pod, %container, error = %chain(error), "removal failed");
+            failed!(answered, %pod, %container, error = %chain(error), "removal failed");
         }
         Outcome::TornDown(Err(failure)) => {
-            warn!(%pod, error = %chain(&failure.error), "stop of the pod failed");
+            failed!(answered, %pod, error = %chain(&failure.error), "stop of the pod failed");
         }
         Outcome::PodErased(Err(error)) => {
-            warn!(%pod, error = %chain(error), "removal of the pod failed");
+            failed!(answered, %pod, error = %chain(error), "removal of the pod failed");
         }
         Outcome::PodMade(Err(error)) => {
-            warn!(%pod, error = %chain(error), "pod could not be made");
+            failed!(answered, %pod, error = %chain(error), "pod could not be made");
         }
         Outcome::EndsFound(ends) => {
             let alive = ends.iter().filter(|(_, end)| end.is_none()).count();
