@@ -12,6 +12,8 @@ mod config;
 
 mod cri;
 
+mod metrics;
+
 mod meter;
 mod streaming;
 

@@ -14,9 +14,9 @@ const VAGUE_NAMES: [&str; 5] = ["utils", "common", "helpers", "types", "manager"
 
 /// (crate, the only places that may name it)
 const FENCES: [(&str, &[&str]); 18] = [
-    ("http", &["cri/"]),
-    ("hyper", &["cri/"]),
-    ("hyper_util", &["cri/", "cli/client"]),
+    ("http", &["cri/", "metrics/"]),
+    ("hyper", &["cri/", "metrics/"]),
+    ("hyper_util", &["cri/", "cli/client", "metrics/"]),
     ("tonic", &["cri/", "cli/client"]),
     ("tonic_prost", &["cri/", "cli/client"]),
     ("prost", &["cri/", "cli/client", "supervisor/wire"]),

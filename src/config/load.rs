@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(
             problem("\nrooot = '/a'"),
             "config.toml:2: rooot: unknown field `rooot`, expected one of \
-             `root`, `state`, `listen`, `log`, `cgroup`, `image`, `network`, `pod`"
+             `root`, `state`, `listen`, `log`, `cgroup`, `image`, `network`, `pod`, `metrics`"
         );
         assert_eq!(
             problem("root = '/a'\n\n[log]\nlevel = 'info'\ncolour = 1"),
@@ -272,6 +272,12 @@ mod tests {
         assert_eq!(
             problem("listen = 'tcp://0.0.0.0:1'"),
             "config.toml:1: listen: \"tcp://0.0.0.0:1\" is not unix:///an/absolute/path"
+        );
+        let problem_of_metrics = problem("[metrics]\nlisten = '0.0.0.0:9880'");
+        assert!(
+            problem_of_metrics
+                .starts_with("config.toml:2: metrics.listen: \"0.0.0.0:9880\" is neither unix://"),
+            "{problem_of_metrics}"
         );
         assert_eq!(problem("root = '/a'\nroot = '/b'"), "config.toml:2: duplicate key");
     }

@@ -12,11 +12,12 @@ mod tests {
     use super::DEFAULT;
 
     /// (table, the source that holds its struct `Config`)
-    const PARTS: [(&str, &str); 6] = [
+    const PARTS: [(&str, &str); 7] = [
         ("", "config/settings.rs"),
         ("cgroup", "cgroup"),
         ("image", "image"),
         ("log", "telemetry/log.rs"),
+        ("metrics", "metrics"),
         ("network", "network"),
         ("pod", "pod"),
     ];

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::Listen;
-use crate::{cgroup, image, network, pod, telemetry::log};
+use crate::{cgroup, image, metrics, network, pod, telemetry::log};
 
 /// The whole configuration: where pintle lives, then each room's own part.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,6 +20,7 @@ pub struct Config {
     pub image: image::Config,
     pub network: network::Config,
     pub pod: pod::Config,
+    pub metrics: metrics::Config,
 }
 
 impl Default for Config {
@@ -33,6 +34,7 @@ impl Default for Config {
             image: image::Config::default(),
             network: network::Config::default(),
             pod: pod::Config::default(),
+            metrics: metrics::Config::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! - `process`: what the daemon sets on itself: umask, open files, OOM score.
 //! - `wire`: every room, made in order from its own configuration.
 //! - `socket`: the CRI socket.
+//! - `metrics`: the page of metrics, if it is configured.
 //! - `notify`: states of the daemon for systemd.
 //! - `serve`: the life between the first signal handler and the last reply.
 //!
@@ -12,6 +13,7 @@
 //! Invariant: the CRI socket exists only while requests are answered on it.
 //! Not here: any decision about pods; that is `pod`.
 
+mod metrics;
 mod notify;
 mod process;
 mod roots;

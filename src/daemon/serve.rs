@@ -1,4 +1,4 @@
-use std::{io, pin::pin};
+use std::{io, pin::pin, sync::Arc};
 
 use sd_notify::NotifyState;
 use tokio::{
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
+    metrics,
     notify::ServiceManager,
     process,
     roots::{self, Roots},
@@ -88,6 +89,9 @@ impl Daemon {
         let stop = CancellationToken::new();
         let image = cri::ImageService::new(rooms.pods.images().clone());
         let pods = rooms.pods.clone();
+        if let Some(address) = &self.config.metrics.listen {
+            metrics::start(address.clone(), pods.clone(), Arc::clone(&rooms.meter), stop.clone());
+        }
         let runtime = cri::RuntimeService::new(rooms.pods, rooms.meter, rooms.node);
         let mut serving = pin!(cri::serve(listener, runtime, image, stop.clone().cancelled_owned()));
         let systemd = ServiceManager::find();

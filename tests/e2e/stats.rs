@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write as _,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -11,7 +12,7 @@ use std::{
 use tonic::Code;
 
 use crate::{
-    harness::{BUSYBOX, Container, Node, Pod, is_unified, runner::tests, v1, wait_until},
+    harness::{BUSYBOX, Container, Node, Pod, Setup, is_unified, runner::tests, v1, wait_until},
     update::cgroup_file,
 };
 
@@ -28,6 +29,7 @@ tests![
     containers_that_come_and_go_fail_no_list,
     counters_go_on_after_a_restart_of_the_daemon,
     every_metric_has_a_value_with_the_labels_it_is_described_by,
+    prometheus_can_scrape_what_the_kubelet_is_given,
 ];
 
 const MIB: u64 = 1024 * 1024;
@@ -464,5 +466,64 @@ fn every_metric_has_a_value_with_the_labels_it_is_described_by() {
     pod.stop();
     let metrics = node.cri().list_pod_sandbox_metrics(v1::ListPodSandboxMetricsRequest {}).unwrap();
     assert_eq!(metrics.pod_metrics, []);
+    node.assert_clean();
+}
+
+/// Each series of a page, without its value: `name{labels}`.
+fn series(page: &str) -> BTreeSet<String> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.rsplit_once(' ').expect("a value").0.to_owned()).collect()
+}
+
+/// The same of what the kubelet is given.
+fn series_for_the_kubelet(node: &Node) -> BTreeSet<String> {
+    let described =
+        node.cri().list_metric_descriptors(v1::ListMetricDescriptorsRequest {}).unwrap().descriptors;
+    let keys: BTreeMap<String, Vec<String>> =
+        described.into_iter().map(|one| (one.name, one.label_keys)).collect();
+    let pods = node.cri().list_pod_sandbox_metrics(v1::ListPodSandboxMetricsRequest {}).unwrap().pod_metrics;
+    let all = pods.into_iter().flat_map(|pod| {
+        pod.metrics.into_iter().chain(pod.container_metrics.into_iter().flat_map(|one| one.metrics))
+    });
+    let written = |metric: v1::Metric| {
+        let labels = keys[&metric.name].iter().zip(&metric.label_values);
+        let labels: Vec<_> = labels.map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        format!("{}{{{}}}", metric.name, labels.join(","))
+    };
+    all.map(written).collect()
+}
+
+fn prometheus_can_scrape_what_the_kubelet_is_given() {
+    let place = "127.0.0.1:9880/metrics";
+    let config = "[metrics]\nlisten = \"127.0.0.1:9880\"\n".into();
+    let node = Node::start_with(&Setup { config, ..Setup::default() });
+    let (web, batch) = (node.run_pod("web"), node.run_pod("batch"));
+    web.run_in("main", ["sleep", "1000"]);
+    batch.run_in("side", ["sh", "-c", "while :; do :; done"]);
+
+    let answer = node.http_get(place);
+    let (head, page) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+    assert!(head.starts_with("HTTP/1.0 200 OK"), "{head}");
+    assert_eq!(series(page), series_for_the_kubelet(&node));
+    let cpu = |page: &str| -> f64 {
+        let line = page.lines().find(|line| {
+            line.starts_with("container_cpu_usage_seconds_total") && line.contains("container=\"side\"")
+        });
+        line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    let first = cpu(page);
+    wait_until("a fraction of a second is counted", || {
+        let now = cpu(&node.http_get(place));
+        now > first && now.fract() > 0.0
+    });
+
+    let mut promtool = std::process::Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
+    let mut check =
+        promtool.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    check.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let checked = check.wait_with_output().unwrap();
+    let said = [checked.stdout, checked.stderr].concat();
+    assert!(checked.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
     node.assert_clean();
 }

@@ -4,6 +4,7 @@
 //! - `kernel`, `process`, `storage`, `cgroup`, `network`: the attempts. Each does what a pod's start does, where it can
 //!   with the very function.
 //! - `policy`: settings of the host. There is nothing to try about a setting: it is read.
+//! - `monitoring`: what is configured for metrics, since what a kubelet shows depends on it.
 //! - `host`: where settings come from; tests put a folder in the place of `/`.
 //!
 //! Invariant: nothing is left changed. What is tried is tried in namespaces of its own; a cgroup and a folder, which
@@ -13,6 +14,7 @@
 mod cgroup;
 mod host;
 mod kernel;
+mod monitoring;
 mod network;
 mod policy;
 mod process;
@@ -82,6 +84,7 @@ pub(super) fn check(place: Place) -> Result<Exit, Exit> {
             cgroup::questions(&host, &config.cgroup),
             network::questions(&host, &config.network),
             policy::questions(&host),
+            monitoring::questions(&config.metrics),
         ]
         .concat()
     } else {

@@ -12,13 +12,14 @@ pub(crate) const ROLE: &str = "node-get";
 
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// Prints the answer of `http://<address>/`; nothing if there is none.
-pub(crate) fn node_get(address: &str) -> ExitCode {
+/// Prints the answer of `http://<place>`, an address that may be followed by a path; nothing if there is none.
+pub(crate) fn node_get(place: &str) -> ExitCode {
+    let (address, path) = place.split_once('/').unwrap_or((place, ""));
     let Ok(address) = address.parse::<SocketAddr>() else { return ExitCode::FAILURE };
     let fetch = || {
         let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
         stream.set_read_timeout(Some(ANSWER_MAX))?;
-        stream.write_all(b"GET / HTTP/1.0\r\nHost: node\r\n\r\n")?;
+        stream.write_all(format!("GET /{path} HTTP/1.0\r\nHost: node\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         std::io::Result::Ok(answer)
