@@ -1,7 +1,7 @@
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::Arc,
@@ -141,7 +141,11 @@ impl Bridge {
     }
 
     /// Goes on after a failure, so that one stuck leftover does not keep the others.
-    pub(super) async fn sweep(&self, live: &HashSet<PodId>) -> Result<(), Error> {
+    pub(super) async fn sweep(
+        &self,
+        live: &HashSet<PodId>,
+        held: &HashMap<IpAddr, PodId>,
+    ) -> Result<(), Error> {
         let mut failures = Vec::new();
         let host = Netlink::here()?;
         let bridge = host.link(&self.config.bridge_name).await?.map(|bridge| bridge.index);
@@ -151,8 +155,8 @@ impl Bridge {
                 Err(error) => failures.push(error),
             }
         }
-        let live = live.clone();
-        match self.with_leases(move |leases| leases.release_dead(&live)).await {
+        let (live, held) = (live.clone(), held.clone());
+        match self.with_leases(move |leases| leases.release_dead(&live, &held)).await {
             Ok(released) if released.is_empty() => {}
             Ok(released) => info!(addresses = ?released, "released addresses of pods that are gone"),
             Err(error) => failures.push(error),
@@ -261,7 +265,7 @@ mod tests {
     use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
     use std::{
         fs::File,
-        net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+        net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
         thread,
         time::Duration,
     };
@@ -565,7 +569,7 @@ mod tests {
                 .await
                 .unwrap();
             assert_eq!(node.traces().await.len(), 5);
-            node.bridge().sweep(&[pod(1)].into()).await.unwrap();
+            node.bridge().sweep(&[pod(1)].into(), &HashMap::new()).await.unwrap();
             assert_eq!(node.traces().await, ["10.88.0.2", "pt01010101010"]);
             assert_reaches(&own_netns(), &living, address);
         });

@@ -5,7 +5,7 @@
 //! Nothing is synced: after a power cut [`Leases::release_dead`] removes what the pods do not know.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr},
@@ -76,14 +76,29 @@ impl Leases {
         Ok(address)
     }
 
-    /// Frees all addresses of `pod`, of every network that ever was configured. None is success.
+    /// Frees all addresses of `pod`, of every network that ever was configured. None is success. A lease that
+    /// cannot be read is nobody's business but its own.
     pub(super) fn release(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
-        self.release_where(|holder| holder == Some(pod))
+        self.release_where(|_, holder| match holder {
+            Ok(Some(holder)) if holder == *pod => Fate::Free,
+            Ok(_) | Err(_) => Fate::Stay,
+        })
     }
 
-    /// Frees all addresses that no pod of `live` holds, with those whose file a crash has spoilt.
-    pub(super) fn release_dead(&self, live: &HashSet<PodId>) -> Result<Vec<IpAddr>, Error> {
-        self.release_where(|holder| !holder.is_some_and(|pod| live.contains(pod)))
+    /// Frees all addresses that no pod of `live` holds, with those whose file a crash has spoilt: unless a pod is
+    /// known to hold that address, which is then written down again.
+    pub(super) fn release_dead(
+        &self,
+        live: &HashSet<PodId>,
+        held: &HashMap<IpAddr, PodId>,
+    ) -> Result<Vec<IpAddr>, Error> {
+        self.release_where(|address, holder| match (holder, held.get(&address)) {
+            (Ok(Some(holder)), _) if live.contains(&holder) => Fate::Stay,
+            (Ok(None), Some(pod)) if live.contains(pod) => Fate::Belongs(pod.clone()),
+            (Ok(_), _) => Fate::Free,
+            // It may be somebody's.
+            (Err(_), _) => Fate::Stay,
+        })
     }
 
     /// The addresses of `pod`, of every network that ever was configured. A lease that cannot be read is nobody's.
@@ -109,7 +124,10 @@ impl Leases {
         remove(&folder.join(address.to_string()))
     }
 
-    fn release_where(&self, dead: impl Fn(Option<&PodId>) -> bool) -> Result<Vec<IpAddr>, Error> {
+    fn release_where(
+        &self,
+        fate: impl Fn(IpAddr, io::Result<Option<PodId>>) -> Fate,
+    ) -> Result<Vec<IpAddr>, Error> {
         let list = |source| Error::Lease { operation: "list leases in", path: self.folder.clone(), source };
         let mut released = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(list)? {
@@ -118,16 +136,38 @@ impl Leases {
                 let folder = entry.path();
                 let _lock = lock(&folder)?;
                 for (address, path) in addresses(&folder)? {
-                    let read = |source| Error::Lease { operation: "read lease", path: path.clone(), source };
-                    if dead(holder(&path).map_err(read)?.as_ref()) {
-                        remove(&path)?;
-                        released.push(address);
+                    let holder = holder(&path).inspect_err(|error| {
+                        tracing::warn!(path = %path.display(), %error, "cannot read a lease; it is left alone");
+                    });
+                    match fate(address, holder) {
+                        Fate::Stay => {}
+                        Fate::Free => {
+                            remove(&path)?;
+                            released.push(address);
+                        }
+                        Fate::Belongs(pod) => repair(&path, &pod)?,
                     }
                 }
             }
         }
         Ok(released)
     }
+}
+
+/// What is to become of a lease.
+enum Fate {
+    Stay,
+    Free,
+    /// It is this pod's, whatever the file says.
+    Belongs(PodId),
+}
+
+/// Writes a spoilt lease anew.
+fn repair(path: &Path, pod: &PodId) -> Result<(), Error> {
+    tracing::warn!(path = %path.display(), %pod, "a lease was damaged; its pod is known and has it again");
+    let write = |source| Error::Lease { operation: "write lease", path: path.into(), source };
+    fs::remove_file(path).map_err(write)?;
+    write_lease(path, pod).map_err(write)
 }
 
 /// Holds the folder's lock until dropped.
@@ -259,7 +299,7 @@ mod tests {
         place("pods0", "10.9.8.78", "\0\0\0\0");
         place("pods0", "notes.txt", "an operator's");
         place("before", "10.1.1.5", &format!("{}\r\neth0", pod(2))); // from a bridge of another name
-        let released = leases.release_dead(&[pod(1), pod(3)].into()).unwrap();
+        let released = leases.release_dead(&[pod(1), pod(3)].into(), &HashMap::new()).unwrap();
         let expected = ["10.1.1.5", "10.9.8.3", "10.9.8.77", "10.9.8.78"].map(|text| text.parse().unwrap());
         assert_eq!(HashSet::from_iter(released), HashSet::from(expected) as HashSet<IpAddr>);
         assert_eq!(files(folder.path()), ["10.9.8.2", "10.9.8.4", "last_reserved_ip.0", "lock", "notes.txt"]);
@@ -291,5 +331,31 @@ mod tests {
             assert_eq!(leases.reserve(&pod(1)).unwrap(), Ipv4Addr::new(10, 9, 8, 2), "{text:?}");
             leases.release(&pod(1)).unwrap();
         }
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_read_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(folder.path(), "10.9.0.0/24");
+        let (mine, other) = (leases.reserve(&pod(1)).unwrap(), leases.reserve(&pod(2)).unwrap());
+        let path = leases.network_folder().join(other.to_string());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(leases.release(&pod(1)).unwrap(), [IpAddr::from(mine)]);
+        assert!(leases.release_dead(&HashSet::new(), &HashMap::new()).unwrap().is_empty());
+        assert!(path.exists(), "it may be somebody's");
+    }
+
+    #[test]
+    fn a_lease_that_was_cut_short_is_written_again_for_the_pod_that_has_the_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(folder.path(), "10.9.0.0/24");
+        let [held, free] = [1, 2].map(|digit| leases.reserve(&pod(digit)).unwrap());
+        for address in [held, free] {
+            fs::write(leases.network_folder().join(address.to_string()), "00").unwrap();
+        }
+        let known = HashMap::from([(held.into(), pod(1))]);
+        assert_eq!(leases.release_dead(&[pod(1)].into(), &known).unwrap(), [IpAddr::from(free)]);
+        assert_eq!(leases.release(&pod(1)).unwrap(), [IpAddr::from(held)]);
     }
 }

@@ -14,7 +14,12 @@
 //! Invariant: no thread of the runtime ever enters a pod's namespace.
 //! Not here: making the namespace (`supervisor`). Not yet: CNI, host ports, masquerade, IPv6.
 
-use std::{collections::HashSet, net::IpAddr, os::fd::OwnedFd, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    os::fd::OwnedFd,
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -129,13 +134,14 @@ impl Network {
         }
     }
 
-    /// Releases what belongs to no pod of `live`, which must name every pod that is being attached too.
+    /// Releases what belongs to no pod of `live`, which must name every pod that is being attached too. `held`: the
+    /// addresses that pods are known to have, whatever the leases say.
     ///
     /// # Errors
     /// [`Error::Sweep`] after everything was tried.
-    pub async fn sweep(&self, live: &HashSet<PodId>) -> Result<(), Error> {
+    pub async fn sweep(&self, live: &HashSet<PodId>, held: &HashMap<IpAddr, PodId>) -> Result<(), Error> {
         match self {
-            Self::Bridge(bridge) => bridge.sweep(live).await,
+            Self::Bridge(bridge) => bridge.sweep(live, held).await,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! One task drives one pod (`drive`). Calls and events come to it; the pod's ledger (`life`) says, purely, what
 //! follows from them; the driver writes the decision, has it done, writes what came of it and tells. Readers see
 //! immutable views that are replaced as a whole, and wait for nobody. `keep` has what is left on disk;
-//! `recover.rs` makes pods of it again.
+//! `recover.rs` makes pods of it again, `reconcile.rs` retries what could not be taken away.
 //!
 //! ```text
 //! /run/pintle/pods/                  tmpfs: gone after a reboot; nothing here is synced
@@ -18,7 +18,7 @@
 //!   pods/POD/pod.record              the pod as of its creation
 //!   pods/POD/CONTAINER.record        a container as of its creation
 //!   pods/POD/CONTAINER.end           how it ended, once it has
-//!   owed/POD                         a network that could not be released yet
+//!   owed/POD                         what could not be taken away of a pod yet
 //! ```
 //! A record on disk is written after the one on tmpfs and removed before it, so that what only the disk knows
 //! was ended by a reboot. `docs/formats/state.md` has the fields.

@@ -8,7 +8,13 @@ use std::{
 };
 
 use super::{
-    admission::Admission, config::Config, exec::Execs, keep::Places, life::Event, names::Names, reach::Reach,
+    admission::Admission,
+    config::Config,
+    exec::Execs,
+    keep::{Places, owed::Debts},
+    life::Event,
+    names::Names,
+    reach::Reach,
     view::Board,
 };
 use crate::{cgroup, event::Journal, image::Images, model::UnixNanos, network::Network, supervisor::Zygote};
@@ -42,6 +48,8 @@ pub(super) struct Node {
     pub(super) config: Config,
     pub(super) creates: Admission,
     pub(super) execs: Execs,
+    /// What is to be taken away and could not be yet.
+    pub(super) debts: Debts,
     pub(super) board: Arc<Board>,
     pub(super) events: Journal<Event>,
     names: Mutex<Names<Reach>>,
@@ -74,6 +82,7 @@ impl Node {
             creates: Admission::new(config.creates_running(), config.creates_waiting_max),
             config,
             execs: Execs::default(),
+            debts: Debts::default(),
             board: Arc::default(),
             events: Journal::default(),
             names: Mutex::default(),

@@ -1,40 +1,85 @@
-//! Retrying what could not be taken away, for as long as the daemon lives.
+//! The reconciler: retries what could not be taken away of a pod that nobody drives any more, for as long as the
+//! daemon lives, and from its start on.
 
 use std::{sync::Arc, time::Duration};
 
 use tracing::{info, warn};
 
 use super::{
+    drive::clear,
     error::chain,
-    keep::{blocking, owed},
+    keep::{
+        blocking,
+        owed::{self, Debt},
+    },
     node::Node,
 };
-use crate::model::PodId;
 
-/// Between two rounds of retries: a plugin that is down stays down for minutes, and an address is not urgent.
-const PAUSE: Duration = Duration::from_secs(60);
+/// Between two rounds of retries: short at first, then as long as what is down stays down.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Releases the networks that are owed.
+/// Pays what is owed, for ever.
 pub(super) async fn run(node: Arc<Node>) {
+    let mut pause = PAUSE_MIN;
     loop {
-        let places = node.places.clone();
-        for pod in blocking(move || Ok(owed::list(&places))).await.unwrap_or_default() {
-            release(&node, &pod).await;
+        for debt in node.debts.all() {
+            pay(&node, debt).await;
         }
-        tokio::time::sleep(PAUSE).await;
+        let waits = !node.debts.all().is_empty();
+        tokio::select! {
+            () = node.debts.grown() => pause = PAUSE_MIN,
+            () = tokio::time::sleep(pause), if waits => pause = (pause * 2).min(PAUSE_MAX),
+        }
     }
 }
 
-async fn release(node: &Node, pod: &PodId) {
-    match node.network.detach(pod).await {
-        Ok(()) => {
-            if let Err(error) = owed::strike_out(&node.places, pod).await {
-                warn!(%pod, %error, "could not strike out a released network");
-            }
-            info!(%pod, "released the network of a stopped pod at last");
+/// One try at everything that is owed of a pod; its records go last, for they name the rest.
+async fn pay(node: &Node, debt: Debt) {
+    let pod = debt.pod.clone();
+    let mut left = debt.clone();
+    if debt.network {
+        match node.network.detach(&pod).await {
+            Ok(()) => left.network = false,
+            Err(error) => warn!(%pod, error = %chain(&error), "the pod's network is still not released"),
         }
-        Err(error) => {
-            warn!(%pod, error = %chain(&error), "the network of a stopped pod is still not released");
+    }
+    if let Some(cgroup) = debt.cgroup {
+        match clear(cgroup).await {
+            Ok(()) => left.cgroup = None,
+            Err(error) => warn!(%pod, error = %chain(&error), "the pod's cgroup is still not removed"),
         }
+    }
+    if debt.records && !left.network && left.cgroup.is_none() {
+        let (places, owned) = (node.places.clone(), pod.clone());
+        match blocking(move || owed::remove_folders(&places, &owned)).await {
+            Ok(()) => left.records = false,
+            Err(error) => warn!(%pod, %error, "the pod's records are still not removed"),
+        }
+    }
+    if left.is_paid() {
+        info!(%pod, "took away at last what was left of a pod");
+    }
+    node.debts.pay(&node.places, left).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cgroup, model::PodId, pod::keep};
+
+    #[tokio::test]
+    async fn records_stay_until_nothing_else_is_owed() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::fake(folder.path());
+        let pod = PodId::from_bytes([7; 32]);
+        for folder in [node.places.live(&pod), node.places.known(&pod)] {
+            keep::make_folder(&folder).unwrap();
+        }
+        let cgroup = Some(cgroup::Handle::fake(&pod));
+        node.debts.add(&node.places, Debt { pod: pod.clone(), network: false, cgroup, records: true }).await;
+        pay(&node, node.debts.all().remove(0)).await;
+        assert!(node.debts.all().is_empty() && !node.places.live(&pod).exists());
+        assert!(!node.places.known(&pod).exists());
     }
 }

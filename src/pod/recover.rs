@@ -10,10 +10,13 @@
 //! | Ready, its supervisor does not answer | as recorded, until it answers or is gone |
 //! | Starting, or a container only intended | undone; the name is free |
 //! | Stopping | stopped further |
-//! | known on disk and not in `/run` | NotReady, Exited as kept or NodeReboot, network released once |
+//! | known on disk and not in `/run`, after a reboot | NotReady, Exited as kept or NodeReboot, network released once |
+//! | known on disk and not in `/run`, in one boot | stopped: killed by its cgroup, Exited once the kernel says so |
 //! | a damaged record, its cgroup and supervisor prove that it runs | Ready, rebuilt from the disk and the leases |
 //! | a damaged record of a pod whose supervisor is gone | undone as far as it can be read |
 //! | a record of a later release | left alone, and reported |
+//!
+//! Long: the survey, what follows from it and the undo; three files once what follows is decided purely.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -30,7 +33,7 @@ use tracing::{error, info, warn};
 use super::{
     drive::{Driver, Pod, end_pod, erase_pod_files},
     error::{Error, chain},
-    keep::{self, ContainerRecord, EndRecord, Made, PodRecord, blocking, owed},
+    keep::{self, ContainerRecord, EndRecord, Made, PodRecord, blocking, owed::Debt},
     life::{PodPhase, Recovered, Remembered},
     node::Node,
     reach::SupervisorAccess,
@@ -111,7 +114,14 @@ impl Survey {
             Ok(record) if record.boot_id != node.boot_id => {
                 logged("removing the folder of an earlier boot", keep::remove_folder(&folder));
             }
-            Ok(record) => self.pods.push(read_containers(&folder, record)),
+            Ok(record) => {
+                let mut found = read_containers(&folder, record);
+                let (record, cgroup) = (&found.record, found.cgroup.take());
+                found.cgroup = cgroup
+                    .or_else(|| record.cgroup.clone())
+                    .or_else(|| cgroup_by_name(node, &record.id, &record.config));
+                self.pods.push(found);
+            }
             Err(BadRecord::UnknownVersion(version)) => {
                 error!(pod = %id, version, "the pod belongs to a later release and is left alone");
                 self.foreign.insert(id);
@@ -178,25 +188,30 @@ fn read_containers(folder: &Path, record: PodRecord) -> Found {
     found
 }
 
-/// What the disk knows is as of creation. Nothing of it lives; its network is still to be released.
+/// What the disk knows is as of creation; the pod is to be stopped, and its network released. After a reboot
+/// nothing of it lives. Within one boot somebody has emptied the state directory under it, or another one is
+/// configured: then only the kernel knows what lives, and nothing has ended before it was asked.
 fn end_by_reboot(node: &Node, mut found: Found) -> Found {
     let rebooted = found.record.boot_id != node.boot_id;
     found.record.boot_id.clone_from(&node.boot_id);
     found.record.state = PodPhase::Stopping;
     found.record.supervisor_pid = 0;
-    found.cgroup = None;
+    found.cgroup = match rebooted {
+        true => None,
+        false => cgroup_by_name(node, &found.record.id, &found.record.config),
+    };
     let folder = node.places.known(&found.record.id);
     for container in &mut found.containers {
-        let end = store::get::<EndRecord>(&keep::end_file(&folder, &container.id)).unwrap_or_else(|_| {
-            let (reason, why) = match rebooted {
-                true => (ExitReason::NodeReboot, "the machine was restarted"),
-                false => (ExitReason::Unknown, "the state directory was emptied under it"),
-            };
-            found.ended.insert(container.id.clone());
-            EndRecord { started_at: None, exit: exit(255, reason, why.into()) }
-        });
-        let EndRecord { started_at, exit } = end;
-        let state = ContainerState::Exited { started_at, exit };
+        let state = match store::get::<EndRecord>(&keep::end_file(&folder, &container.id)) {
+            Ok(EndRecord { started_at, exit }) => ContainerState::Exited { started_at, exit },
+            Err(_) if rebooted => {
+                found.ended.insert(container.id.clone());
+                let exit = exit(255, ExitReason::NodeReboot, "the machine was restarted".into());
+                ContainerState::Exited { started_at: None, exit }
+            }
+            // No process has this pid: it is found and killed by its cgroup.
+            Err(_) => ContainerState::Running { pid: 0, started_at: container.created_at },
+        };
         container.made = Some(Made { state, user: ResolvedUser::default(), starting: false });
     }
     found
@@ -323,7 +338,13 @@ async fn sweep(node: &Arc<Node>, survey: &Survey) {
     let mut live: HashSet<PodId> = survey.pods.iter().map(|found| found.record.id.clone()).collect();
     live.extend(survey.damaged.iter().chain(&survey.foreign).cloned());
     let reader = Arc::clone(node);
-    live.extend(blocking(move || Ok(owed::list(&reader.places))).await.unwrap_or_default());
+    task::blocking("read debts", move || reader.debts.load(&reader.places)).await;
+    live.extend(node.debts.pods());
+    let attachments =
+        survey.pods.iter().filter_map(|found| Some((&found.record.id, found.record.attachment.as_ref()?)));
+    let held = attachments
+        .flat_map(|(id, attachment)| attachment.addresses.iter().map(|address| (*address, id.clone())));
+    let held = held.collect();
     let reader = Arc::clone(node);
     let keep = move || Ok(reader.images.keep_only(&recorded_containers(&reader)?));
     match blocking(keep).await {
@@ -331,7 +352,7 @@ async fn sweep(node: &Arc<Node>, survey: &Survey) {
         Ok(Err(error)) => warn!(error = %chain(&error), "could not remove writable layers of no container"),
         Err(error) => warn!(%error, "could not list the containers; no writable layer is removed"),
     }
-    match tokio::time::timeout(SWEEP_MAX, node.network.sweep(&live)).await {
+    match tokio::time::timeout(SWEEP_MAX, node.network.sweep(&live, &held)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(error = %chain(&error), "could not release networks of no pod"),
         Err(_) => warn!("releasing networks of no pod took too long; the next start goes on with it"),
@@ -432,12 +453,10 @@ async fn undo(pod: &Arc<Pod>) {
     let client = Client::connect(&pod.id, &pod.folder).await.ok().map(|(client, _)| client);
     if let Err(failure) = end_pod(pod, client.as_ref()).await {
         warn!(pod = %pod.id, error = %chain(&failure.error), "could not undo all of a pod");
-        if failure.network_held {
-            owed::note(&pod.node.places, &pod.id).await;
-        } else {
-            // The records stay: the next start tries again.
-            return;
-        }
+        let cgroup = pod.cgroup.clone().filter(|_| failure.cgroup_held);
+        // Its records stay until the rest is paid.
+        let debt = Debt { pod: pod.id.clone(), network: failure.network_held, cgroup, records: true };
+        return pod.node.debts.add(&pod.node.places, debt).await;
     }
     if let Err(error) = erase_pod_files(pod).await {
         warn!(pod = %pod.id, error = %chain(&error), "could not remove the records of an undone pod");
@@ -448,11 +467,12 @@ async fn undo(pod: &Arc<Pod>) {
 /// A pod whose record on tmpfs is damaged or missing. The one on disk, and the file of its cgroup, may help.
 async fn undo_damaged(node: &Arc<Node>, id: PodId) {
     let (live, known) = (node.places.live(&id), node.places.known(&id));
+    // Each of these may be what is damaged: it costs the others nothing.
     let read = move || {
         let cgroup: Option<cgroup::Handle> = store::get(&keep::cgroup_file(&live)).ok();
         let record: Option<PodRecord> = store::get(&keep::pod_file(&known)).ok();
-        let mut containers = keep::containers_in(&live)?;
-        containers.extend(keep::containers_in(&known)?);
+        let mut containers = keep::containers_in(&live).unwrap_or_default();
+        containers.extend(keep::containers_in(&known).unwrap_or_default());
         Ok((cgroup, record, containers))
     };
     let (mut cgroup, record, containers) = blocking(read).await.unwrap_or_default();
@@ -473,6 +493,10 @@ async fn undo_damaged(node: &Arc<Node>, id: PodId) {
     });
     // Its containers end with it; what images keep for them goes too.
     for container in containers {
+        let path = keep::container_file(&node.places.known(&pod.id), &container);
+        if let Ok(record) = keep::get::<ContainerRecord>(path).await {
+            node.images.release(&record.image_id, container.as_str());
+        }
         if let Err(error) = node.images.remove_writable(container.as_str()).await {
             warn!(%container, error = %chain(&error), "could not remove a writable layer");
         }
@@ -515,6 +539,7 @@ mod tests {
             // No process has this pid.
             supervisor_pid: i32::MAX.cast_unsigned(),
             limits: None,
+            cgroup: None,
         }
     }
 
@@ -623,6 +648,49 @@ mod tests {
         let later = Node::fake(folder.path());
         start(&later).await;
         assert_eq!((later.board.view().pods[0].ready, exits(&later)), (false, expected.to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_state_folder_that_was_emptied_ends_nothing_before_the_kernel_was_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::fake(folder.path());
+        let record = pod(1, "this boot", PodPhase::Starting);
+        put(&node, &record, &[intent(&record, 1)]);
+        fs::remove_dir_all(node.places.live_pods()).unwrap();
+        let survey = survey(&node).unwrap();
+        assert!(survey.pods[0].cgroup.is_some(), "it is found by its name");
+        let made = survey.pods[0].containers[0].made.clone().unwrap();
+        assert!(matches!(made.state, ContainerState::Running { .. }), "{made:?}");
+        recover(&node, survey).await;
+        wait_until("its cgroup is found empty", || exits(&node) == [(137, ExitReason::SupervisorDied)]).await;
+        let stored = keep::pod_file(&node.places.live(&record.id));
+        let state = || store::get::<PodRecord>(&stored).ok().map(|record| record.state);
+        wait_until("it is torn down", || state() == Some(PodPhase::NotReady)).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_in_the_place_of_a_pods_folder_costs_that_pod_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::fake(folder.path());
+        let (bad, good) = (pod(1, "this boot", PodPhase::Ready), pod(2, "this boot", PodPhase::NotReady));
+        put(&node, &bad, &[running(&bad, 1)]);
+        put(&node, &good, &[]);
+        fs::remove_dir_all(node.places.live(&bad.id)).unwrap();
+        fs::write(node.places.live(&bad.id), "").unwrap();
+        start(&node).await;
+        wait_until("nothing of it is left", || folders(&node) == 2).await;
+        assert_eq!(node.board.view().pods.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_pod_whose_record_of_its_cgroup_is_damaged_has_its_cgroup() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::fake(folder.path());
+        let record = pod(1, "this boot", PodPhase::Ready);
+        put(&node, &record, &[]);
+        fs::write(keep::cgroup_file(&node.places.live(&record.id)), "x").unwrap();
+        let expected = cgroup::Handle::fake(&record.id);
+        assert_eq!(survey(&node).unwrap().pods[0].cgroup, Some(expected));
     }
 
     #[tokio::test]

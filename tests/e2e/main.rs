@@ -16,6 +16,7 @@ mod crictl;
 mod descriptors;
 mod event;
 mod exec;
+mod faults;
 mod gauntlet;
 mod harness;
 mod health;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     runner::name_panics();
     let files = [
         restart::TESTS,
+        faults::TESTS,
         health::TESTS,
         churn::TESTS,
         conformance::TESTS,

@@ -12,4 +12,4 @@ mod records;
 mod work;
 
 pub(super) use driver::{Driver, Pod};
-pub(super) use work::{end_pod, erase_pod_files};
+pub(super) use work::{clear, end_pod, erase_pod_files};

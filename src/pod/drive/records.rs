@@ -7,7 +7,7 @@ use tracing::error;
 use super::driver::Pod;
 use crate::pod::{
     error::{Error, chain},
-    keep::{self, ContainerRecord, Made, PodRecord, owed},
+    keep::{self, ContainerRecord, Made, PodRecord, owed::Debt},
     life::{PodRecordReason, RecordReason, Write},
     view::ContainerView,
 };
@@ -28,6 +28,7 @@ pub(super) async fn write_record(pod: &Pod, write: Write) -> Result<(), Error> {
                 attachment,
                 supervisor_pid,
                 limits: Some(*limits),
+                cgroup: pod.cgroup.clone(),
             };
             let result = keep::put(keep::pod_file(&pod.folder), record).await;
             if let Err(error) = &result {
@@ -43,8 +44,10 @@ pub(super) async fn write_record(pod: &Pod, write: Write) -> Result<(), Error> {
             result
         }
         Write::Container { reason, view, starting } => write_container(pod, reason, &view, starting).await,
-        Write::OwedNetwork => {
-            owed::note(&pod.node.places, &pod.id).await;
+        Write::Owed { network, cgroup } => {
+            let cgroup = pod.cgroup.clone().filter(|_| cgroup);
+            let debt = Debt { pod: pod.id.clone(), network, cgroup, records: false };
+            pod.node.debts.add(&pod.node.places, debt).await;
             Ok(())
         }
     }

@@ -90,6 +90,8 @@ pub(in crate::pod) fn make_folder(folder: &Path) -> io::Result<()> {
 /// Absent is success.
 pub(in crate::pod) fn remove_folder(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
+        // Something else lies in its place.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(folder),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -104,7 +106,10 @@ pub(in crate::pod) fn pods_in(folder: &Path) -> io::Result<Vec<PodId>> {
 /// The containers that have a record in `folder`, readable or not.
 pub(in crate::pod) fn containers_in(folder: &Path) -> io::Result<Vec<ContainerId>> {
     let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // Also where something else lies in the folder's place.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         entries => entries?,
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

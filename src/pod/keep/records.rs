@@ -5,6 +5,7 @@ use std::{io, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    cgroup,
     model::{
         ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, PodLimits, ResolvedUser, Resources,
         UnixNanos,
@@ -35,6 +36,9 @@ pub(in crate::pod) struct PodRecord {
     /// As they were last changed; `None`: as configured.
     #[serde(default)]
     pub(in crate::pod) limits: Option<PodLimits>,
+    /// As `cgroup.record` has it, once it is made: either may be damaged.
+    #[serde(default)]
+    pub(in crate::pod) cgroup: Option<cgroup::Handle>,
 }
 
 /// A container. `made` is `None` while it is only intended.

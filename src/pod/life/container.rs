@@ -8,7 +8,7 @@ use std::{
 use super::{
     announce::Change,
     limits::Changes,
-    order::{Init, Ticket},
+    order::{Init, RecordReason, Ticket},
     pod::Link,
     stop::Ending,
 };
@@ -138,8 +138,8 @@ pub(super) struct Container {
     /// As readers are to see it: `life` and what does not change.
     shown: Arc<ContainerView>,
     life: Life,
-    /// Its record is older than it: it could not be written.
-    pub(super) unwritten: bool,
+    /// Its record is older than it: a write for this reason failed.
+    pub(super) unwritten: Option<RecordReason>,
     pub(super) limits: Changes<Resources>,
     /// What followers were told of it last.
     pub(super) announced: Change,
@@ -248,7 +248,7 @@ impl Container {
             life: Life::of(&view.state),
             announced: Change::reached(&view.state),
             shown: Arc::new(view),
-            unwritten: false,
+            unwritten: None,
             limits: Changes::default(),
         }
     }

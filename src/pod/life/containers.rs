@@ -273,7 +273,7 @@ impl Ledger {
             return self.change(at, ContainerInput::Exited(exit));
         }
         // A repetition: the supervisor has not heard that its word is on the disk, or it is not.
-        if self.containers[at].unwritten {
+        if self.containers[at].unwritten.is_some() {
             self.write(at, RecordReason::Exited);
         } else {
             self.acknowledge(at);
@@ -332,6 +332,15 @@ impl Ledger {
         }
     }
 
+    /// Writes again what could not be written.
+    pub(super) fn write_unwritten(&mut self) {
+        for at in 0..self.containers.len() {
+            if let Some(reason) = self.containers[at].unwritten {
+                self.write(at, reason);
+            }
+        }
+    }
+
     pub(super) fn write(&mut self, at: usize, reason: RecordReason) {
         let container = &self.containers[at];
         let (view, starting) = (Arc::clone(container.shown()), container.may_have_started());
@@ -343,6 +352,7 @@ impl Ledger {
         id: &ContainerId,
         reason: RecordReason,
         result: Result<(), Error>,
+        now: Instant,
     ) {
         if self.pending.iter().any(|pending| pending.id == *id) {
             return self.created(id, result);
@@ -352,12 +362,11 @@ impl Ledger {
             RecordReason::Created => {}
             RecordReason::Starting => self.start_written(at, result),
             RecordReason::Limits => self.limits_written(at, result),
-            RecordReason::Started | RecordReason::StartFailed => {
-                self.containers[at].unwritten = result.is_err()
-            }
-            RecordReason::Exited => {
-                self.containers[at].unwritten = result.is_err();
-                if result.is_ok() {
+            RecordReason::Started | RecordReason::StartFailed | RecordReason::Exited => {
+                self.containers[at].unwritten = result.is_err().then_some(reason);
+                if result.is_err() {
+                    self.rewrite.failed(now);
+                } else if reason == RecordReason::Exited {
                     self.acknowledge(at);
                 }
             }

@@ -3,7 +3,11 @@
 //! This file takes the inputs apart. What is decided for the pod as a whole is in `sandbox.rs`, for one of its
 //! containers in `containers.rs`, `stop.rs` and `limits.rs`.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     container::{Container, PendingContainer, PendingState, Remembered},
@@ -32,8 +36,41 @@ pub(in crate::pod) struct Ledger {
     pub(super) foreign: HashSet<ContainerId>,
     /// After a start of the daemon: it is not known yet whether the supervisor answers.
     pub(super) finding_out: bool,
+    /// When what could not be written is written again.
+    pub(super) rewrite: Rewrite,
+    /// The pod's own record is older than it: a write for this reason failed.
+    unwritten: Option<PodRecordReason>,
     /// Given since the input that is being applied.
     pub(super) orders: Vec<Order>,
+}
+
+/// When records that could not be written are tried again: soon, then less and less often.
+#[derive(Debug)]
+pub(super) struct Rewrite {
+    at: Option<Instant>,
+    pause: Duration,
+}
+
+impl Rewrite {
+    const PAUSE_MIN: Duration = Duration::from_secs(1);
+    const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+    pub(super) fn failed(&mut self, now: Instant) {
+        if self.at.is_none() {
+            self.at = Some(now + self.pause);
+            self.pause = (self.pause * 2).min(Self::PAUSE_MAX);
+        }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        self.at.take_if(|at| *at <= now).is_some()
+    }
+}
+
+impl Default for Rewrite {
+    fn default() -> Self {
+        Self { at: None, pause: Self::PAUSE_MIN }
+    }
 }
 
 /// What the records of an earlier daemon say of a pod.
@@ -67,6 +104,8 @@ impl Ledger {
             containers: Vec::new(),
             foreign: HashSet::new(),
             finding_out: false,
+            rewrite: Rewrite::default(),
+            unwritten: None,
             orders: Vec::new(),
         }
     }
@@ -111,8 +150,14 @@ impl Ledger {
             Input::SupervisorLost => self.supervisor_lost(),
             Input::SupervisorEnded => self.supervisor_ended(now),
             Input::Done(outcome) => self.done(outcome, now),
-            Input::Written(written, result) => self.written(written, result),
+            Input::Written(written, result) => self.written(written, result, now),
             Input::Time => {}
+        }
+        if self.rewrite.is_due(now) {
+            self.write_unwritten();
+            if let Some(reason) = self.unwritten {
+                self.write_pod(reason, self.limits.clone());
+            }
         }
         self.kill_due(now);
         self.advance(now);
@@ -121,7 +166,8 @@ impl Ledger {
 
     /// When [`Input::Time`] is wanted next.
     pub(in crate::pod) fn wake_at(&self) -> Option<Instant> {
-        self.containers.iter().filter_map(|container| container.ending()?.kill_at()).min()
+        let kills = self.containers.iter().filter_map(|container| container.ending()?.kill_at());
+        kills.chain(self.rewrite.at).min()
     }
 
     /// No call can be decided yet: whether the supervisor of an earlier daemon answers is being found out.
@@ -184,13 +230,19 @@ impl Ledger {
         }
     }
 
-    /// A state that cannot be written is still true: it is shown, and recovery finds it again by the facts.
-    pub(super) fn written(&mut self, written: Written, result: Result<(), Error>) {
+    /// A state that cannot be written is still true: it is shown, and written when that can be done again.
+    pub(super) fn written(&mut self, written: Written, result: Result<(), Error>, now: Instant) {
         match written {
             Written::Pod(PodRecordReason::Ready) => self.ready_written(result),
             Written::Pod(PodRecordReason::Limits) => self.pod_limits_written(result),
-            Written::Container(id, reason) => self.container_written(&id, reason, result),
-            Written::Pod(PodRecordReason::Stopping | PodRecordReason::NotReady) | Written::OwedNetwork => {}
+            Written::Container(id, reason) => self.container_written(&id, reason, result, now),
+            Written::Pod(reason @ (PodRecordReason::Stopping | PodRecordReason::NotReady)) => {
+                self.unwritten = result.is_err().then_some(reason);
+                if result.is_err() {
+                    self.rewrite.failed(now);
+                }
+            }
+            Written::Owed => {}
         }
     }
 

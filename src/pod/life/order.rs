@@ -123,6 +123,8 @@ pub(in crate::pod) struct TearDownError {
     pub(in crate::pod) error: Error,
     /// Its link and addresses are still taken.
     pub(in crate::pod) network_held: bool,
+    /// Its cgroup is still there.
+    pub(in crate::pod) cgroup_held: bool,
     /// Trying again at once would change nothing.
     pub(in crate::pod) hopeless: bool,
 }
@@ -160,8 +162,8 @@ pub(in crate::pod) enum Write {
         /// An answer to its start is waited for.
         starting: bool,
     },
-    /// The pod's network is not released: to be retried also when the pod is gone.
-    OwedNetwork,
+    /// What could not be taken away: to be retried also when the pod is gone.
+    Owed { network: bool, cgroup: bool },
 }
 
 /// Which write it was.
@@ -169,7 +171,7 @@ pub(in crate::pod) enum Write {
 pub(in crate::pod) enum Written {
     Pod(PodRecordReason),
     Container(ContainerId, RecordReason),
-    OwedNetwork,
+    Owed,
 }
 
 impl Write {
@@ -177,7 +179,7 @@ impl Write {
         match self {
             Self::Pod { reason, .. } => Written::Pod(*reason),
             Self::Container { reason, view, .. } => Written::Container(view.id.clone(), *reason),
-            Self::OwedNetwork => Written::OwedNetwork,
+            Self::Owed { .. } => Written::Owed,
         }
     }
 }

@@ -136,9 +136,8 @@ impl Ledger {
             if stopping.failed_releases < RELEASES_MAX && !failure.hopeless {
                 return self.fail_pod_calls(failure.error);
             }
-            if failure.network_held {
-                self.orders.push(Order::Write(Write::OwedNetwork));
-            }
+            let (network, cgroup) = (failure.network_held, failure.cgroup_held);
+            self.orders.push(Order::Write(Write::Owed { network, cgroup }));
         }
         let over = self.after(PodInput::TornDown) == Some(PodPhase::NotReady);
         let (PodState::Stopping(stopping), true) = (&mut self.state, over) else { return };

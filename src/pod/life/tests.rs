@@ -60,7 +60,7 @@ struct Desk {
     records: BTreeMap<ContainerId, (ContainerState, Resources, bool)>,
     phases: Vec<PodPhase>,
     pod_limits: Option<PodLimits>,
-    network_owed: bool,
+    owed: Option<(bool, bool)>,
     disk_full: bool,
     withdrawn: bool,
     notices: Vec<Notice>,
@@ -79,7 +79,7 @@ impl Desk {
             records: BTreeMap::new(),
             phases: Vec::new(),
             pod_limits: None,
-            network_owed: false,
+            owed: None,
             disk_full: false,
             withdrawn: false,
             notices: Vec::new(),
@@ -182,7 +182,7 @@ impl Desk {
                 let record = (view.state.clone(), view.resources.clone(), starting);
                 self.records.insert(view.id.clone(), record);
             }
-            Write::OwedNetwork => self.network_owed = true,
+            Write::Owed { network, cgroup } => self.owed = Some((network, cgroup)),
         }
         Ok(())
     }
@@ -486,11 +486,11 @@ fn a_failed_release_fails_the_stop_twice_and_is_owed_the_third_time() {
     for round in 1..=3 {
         let stop = desk.ask(Call::StopPod);
         let error = Error::Defect("plugin is down");
-        let failure = TearDownError { error, network_held: true, hopeless: false };
+        let failure = TearDownError { error, network_held: true, cgroup_held: false, hopeless: false };
         desk.finish(Outcome::TornDown(Err(failure)));
         assert_eq!(desk.answer(stop).is_ok(), round == 3, "round {round}");
     }
-    assert!(desk.ledger.phase() == Some(PodPhase::NotReady) && desk.network_owed);
+    assert_eq!((desk.ledger.phase(), desk.owed), (Some(PodPhase::NotReady), Some((true, false))));
 }
 
 #[test]
@@ -611,6 +611,31 @@ fn an_exit_is_acknowledged_once_it_is_on_the_disk() {
     let orders = desk.ledger.apply(Input::Exited(id(1), exited(5)), desk.now);
     assert!(matches!(&orders[..], [Order::Work(Work::Acknowledge(_))]), "{orders:?}");
     assert!(desk.records[&id(1)].0.is_exited());
+}
+
+#[test]
+fn what_could_not_be_written_is_written_when_space_returns() {
+    let mut desk = Desk::ready(&[(1, RUNNING), (2, RUNNING)]);
+    let start = desk.now;
+    desk.disk_full = true;
+    desk.apply(Input::Exited(id(1), exited(5)));
+    desk.apply(Input::Exited(id(2), exited(6)));
+    desk.ask(Call::StopPod);
+    assert!(desk.records.is_empty() && desk.phases.is_empty());
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let wake = desk.ledger.wake_at().expect("it is tried again");
+        pauses.push((wake - desk.now).as_secs());
+        desk.now = wake;
+        desk.apply(Input::Time);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+    desk.disk_full = false;
+    desk.now = desk.ledger.wake_at().unwrap();
+    desk.apply(Input::Time);
+    assert!(desk.records[&id(1)].0.is_exited() && desk.records[&id(2)].0.is_exited());
+    assert_eq!((desk.phases.as_slice(), desk.ledger.wake_at()), (&[PodPhase::Stopping][..], None));
+    assert!(desk.now > start);
 }
 
 // ---- limits ----
@@ -1004,7 +1029,8 @@ fn outcome(work: &Work, well: bool, world: &mut World) -> Input {
             // What is being made dies with it.
             world.made.values_mut().for_each(|lives| *lives = false);
             (world.supervisor, world.connected) = (false, false);
-            let failure = TearDownError { error: bad(), network_held: true, hopeless: false };
+            let failure =
+                TearDownError { error: bad(), network_held: true, cgroup_held: false, hopeless: false };
             Outcome::TornDown(if well { Ok(()) } else { Err(failure) })
         }
         Work::ErasePod => {

@@ -86,7 +86,11 @@ pub(in crate::pod) async fn erase_pod_files(pod: &Arc<Pod>) -> Result<(), Error>
     let (live, known) = (pod.folder.clone(), pod.node.places.known(&pod.id));
     let remove = move || {
         keep::remove_folder(&known)?;
-        store::remove(&keep::pod_file(&live), Durability::Process)?;
+        match store::remove(&keep::pod_file(&live), Durability::Process) {
+            // A file lies in the folder's place: it goes next.
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {}
+            removed => removed?,
+        }
         crate::failpoint!("pod.record-removed");
         keep::remove_folder(&live)?;
         crate::failpoint!("pod.dir-removed");

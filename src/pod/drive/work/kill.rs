@@ -19,9 +19,10 @@ use crate::{
     model::{ContainerId, Exit, ExitReason},
     pod::{
         error::chain,
-        keep::blocking,
+        keep::{self, EndRecord, blocking},
         life::{Init, Outcome},
     },
+    store,
     supervisor::{self, Client},
     sys::descriptors,
 };
@@ -77,9 +78,12 @@ async fn look(pod: &Arc<Pod>, id: &ContainerId) -> Look {
     let _reserve = descriptors::lend_reserve();
     let (folder, leaf, id) =
         (pod.folder.clone(), pod.cgroup.as_ref().map(|handle| handle.container(id)), id.clone());
+    let end = keep::end_file(&pod.node.places.known(&pod.id), &id);
     let look = move || {
         let empty = leaf.is_none_or(|leaf| matches!(leaf.populated(), Ok(false)));
-        Ok((supervisor::recorded_exit(&folder, &id), empty))
+        // What was told once holds: the disk may know what the supervisor cannot say any more.
+        let kept = || store::get::<EndRecord>(&end).ok().map(|end| end.exit);
+        Ok((supervisor::recorded_exit(&folder, &id).or_else(kept), empty))
     };
     match blocking(look).await {
         Ok((Some(exit), _)) => Look::Recorded(exit),

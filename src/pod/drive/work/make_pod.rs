@@ -16,7 +16,10 @@ use crate::{
     network::{self, Attachment},
     pod::{
         error::{Error, chain},
-        keep::{self, PodRecord, blocking, files, owed},
+        keep::{
+            self, PodRecord, blocking, files,
+            owed::{self, Debt},
+        },
         life::{MadePod, Outcome, PodPhase},
     },
     store::{self, Durability},
@@ -79,6 +82,7 @@ impl<'a> Intended<'a> {
             attachment: None,
             supervisor_pid: 0,
             limits: None,
+            cgroup: None,
         };
         let write = move || {
             keep::make_folder(&live)?;
@@ -211,8 +215,8 @@ impl Attached<'_> {
 }
 
 /// Takes away what there is of a pod that could not be made: the last thing first, all of it, whatever fails.
-/// After a failure the records stay, and the next start of the daemon tries again. Without `leftovers` all of
-/// its parts are there.
+/// What cannot be taken away is owed, and the records stay until that is paid. Without `leftovers` all of its parts
+/// are there.
 pub(super) async fn undo(pod: Arc<Pod>, client: Option<Client>, leftovers: Option<Leftovers>) -> Report {
     let _reserve = descriptors::lend_reserve();
     let whole = || Leftovers {
@@ -221,38 +225,31 @@ pub(super) async fn undo(pod: Arc<Pod>, client: Option<Client>, leftovers: Optio
         network: pod.config.namespaces.network == NetworkMode::Pod,
     };
     let Leftovers { cgroup, supervisor, network } = leftovers.unwrap_or_else(whole);
-    let mut clean = true;
-    let mut tried = |result: Result<(), Error>| {
-        if let Err(error) = result {
-            clean = false;
-            warn!(pod = %pod.id, error = %chain(&error), "could not undo a failed start of a pod");
-        }
-    };
-    if network {
-        let released = pod.node.network.detach(&pod.id).await;
-        if released.is_err() {
-            owed::note(&pod.node.places, &pod.id).await;
-        }
-        tried(released.map_err(Error::from));
+    let log =
+        |error: &Error| warn!(pod = %pod.id, error = %chain(error), "could not undo a failed start of a pod");
+    let mut debt = Debt { pod: pod.id.clone(), network: false, cgroup: None, records: false };
+    if network && let Err(error) = pod.node.network.detach(&pod.id).await {
+        log(&error.into());
+        debt.network = true;
     }
     if let Some(client) = supervisor {
         // Its cgroup is killed next; this only lets it end in order.
         let _ = client.shutdown().await;
     }
-    if let Some(cgroup) = cgroup {
-        tried(clear(cgroup).await);
+    if let Some(cgroup) = cgroup
+        && let Err(error) = clear(cgroup.clone()).await
+    {
+        log(&error);
+        debt.cgroup = Some(cgroup);
     }
-    if clean {
-        let (live, known) = (pod.folder.clone(), pod.node.places.known(&pod.id));
-        let remove = move || {
-            keep::remove_folder(&known)?;
-            keep::remove_folder(&live)
-        };
-        let doing = Error::io("remove the records of a pod in", &pod.folder);
-        if let Err(error) = blocking(remove).await.map_err(doing) {
-            warn!(pod = %pod.id, error = %chain(&error), "could not undo a failed start of a pod");
-        }
+    let (places, id) = (pod.node.places.clone(), pod.id.clone());
+    let removed =
+        if debt.is_paid() { blocking(move || owed::remove_folders(&places, &id)).await } else { Ok(()) };
+    if let Err(error) = &removed {
+        warn!(pod = %pod.id, %error, "could not remove the records of a pod that was undone");
     }
+    debt.records = removed.is_err() || !debt.is_paid();
+    pod.node.debts.add(&pod.node.places, debt).await;
     Report::Outcome(Outcome::PodUndone)
 }
 

@@ -26,7 +26,7 @@ use crate::{
 
 pub(in crate::pod) use erase::erase_pod_files;
 pub(super) use make_pod::Leftovers;
-pub(in crate::pod) use tear_down::end_pod;
+pub(in crate::pod) use tear_down::{clear, end_pod};
 
 /// How long a supervisor may take for a signal or a kill before the daemon does it itself.
 const SUPERVISOR_ANSWER_MAX: Duration = Duration::from_secs(2);

@@ -58,17 +58,13 @@ pub(in crate::pod) async fn end_pod(pod: &Arc<Pod>, client: Option<&Client>) -> 
         None => Ok(()),
     };
     crate::failpoint!("pod.cgroup-removed");
-    match (network, cgroup) {
-        (Ok(()), Ok(())) => Ok(()),
-        (Ok(()), Err(error)) => Err(TearDownError { error, network_held: false, hopeless: false }),
-        (Err(error), cgroup) => {
-            if let Err(error) = cgroup {
-                warn!(pod = %pod.id, error = %chain(&error), "could not remove the pod's cgroup");
-            }
-            let hopeless = matches!(error, network::Error::NotConfigured);
-            Err(TearDownError { error: error.into(), network_held: true, hopeless })
-        }
+    let (network_held, cgroup_held) = (network.is_err(), cgroup.is_err());
+    let hopeless = matches!(network, Err(network::Error::NotConfigured));
+    if let (Err(_), Err(error)) = (&network, &cgroup) {
+        warn!(pod = %pod.id, error = %chain(error), "could not remove the pod's cgroup");
     }
+    let result = network.map_err(Error::from).and(cgroup);
+    result.map_err(|error| TearDownError { error, network_held, cgroup_held, hopeless })
 }
 
 /// SIGKILL to everything in the pod's cgroup, the supervisor too.
@@ -80,7 +76,7 @@ pub(super) async fn kill_pod(pod: &Arc<Pod>) {
 }
 
 /// A cgroup that can be emptied and removed: a pod's or a container's.
-pub(super) trait Cgroup: Clone + Send + 'static {
+pub(in crate::pod) trait Cgroup: Clone + Send + 'static {
     fn kill(&self) -> Result<(), cgroup::Error>;
     fn populated(&self) -> Result<bool, cgroup::Error>;
     fn remove(&self) -> Result<(), cgroup::Error>;
@@ -104,7 +100,7 @@ macro_rules! cgroups {
 cgroups!(cgroup::Handle, cgroup::Container);
 
 /// Kills all that is in the cgroup, waits until it is empty and removes it.
-pub(super) async fn clear<C: Cgroup>(group: C) -> Result<(), Error> {
+pub(in crate::pod) async fn clear<C: Cgroup>(group: C) -> Result<(), Error> {
     let run = |work: fn(&C) -> Result<bool, cgroup::Error>| {
         let group = group.clone();
         async move {
