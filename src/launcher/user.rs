@@ -30,8 +30,9 @@ pub(super) fn resolve(root: &OwnedFd, choice: &UserChoice, image_user: &str) -> 
 
 struct Account<'a> {
     name: &'a str,
-    uid: u32,
-    gid: u32,
+    /// Both as they are written.
+    uid: &'a str,
+    gid: &'a str,
     home: &'a str,
 }
 
@@ -39,13 +40,14 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     passwd.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
-        Some(Account { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
+        Some(Account { name, uid, gid, home })
     })
 }
 
 struct Group<'a> {
     name: &'a str,
-    gid: u32,
+    /// As it is written.
+    gid: &'a str,
     members: &'a str,
 }
 
@@ -53,7 +55,7 @@ fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
     group.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, gid, members, ..] = fields[..] else { return None };
-        Some(Group { name, gid: gid.parse().ok()?, members })
+        Some(Group { name, gid, members })
     })
 }
 
@@ -66,22 +68,26 @@ fn lookup(passwd: &str, group: &str, choice: &UserChoice, image_user: &str) -> R
     };
     let number = if wanted.is_empty() { Some(0) } else { number(&wanted) };
     let account = accounts(passwd).find(|account| match number {
-        Some(uid) => account.uid == uid,
+        Some(uid) => self::number(account.uid) == Some(uid),
         None => account.name == wanted,
     });
     let uid = match (number, &account) {
         (Some(uid), _) => uid,
-        (None, Some(account)) => account.uid,
+        (None, Some(account)) => id("user", account.name, account.uid, "/etc/passwd")?,
         (None, None) => return Err(unknown("user", &wanted, "/etc/passwd")),
     };
     let gid = match (choice.gid, group_wanted) {
         (Some(gid), _) => gid,
-        (None, "") => account.as_ref().map_or(0, |account| account.gid),
+        (None, "") => match &account {
+            Some(account) => id("group", account.name, account.gid, "/etc/passwd")?,
+            None => 0,
+        },
         (None, name) => match self::number(name) {
             Some(gid) => gid,
             None => {
                 let found = groups(group).find(|group| group.name == name);
-                found.ok_or_else(|| unknown("group", name, "/etc/group"))?.gid
+                let found = found.ok_or_else(|| unknown("group", name, "/etc/group"))?;
+                id("group", found.name, found.gid, "/etc/group")?
             }
         },
     };
@@ -91,7 +97,10 @@ fn lookup(passwd: &str, group: &str, choice: &UserChoice, image_user: &str) -> R
     all.extend(&choice.supplemental_groups);
     if let (GroupsPolicy::Merge, Some(account)) = (choice.groups_policy, &account) {
         let mine = |group: &Group<'_>| group.members.split(',').any(|member| member == account.name);
-        all.extend(groups(group).filter(mine).map(|group| group.gid));
+        for group in groups(group).filter(mine) {
+            // One that is left out may be one that files deny something.
+            all.push(id("group", group.name, group.gid, "/etc/group")?);
+        }
     }
     let mut seen = std::collections::HashSet::new();
     all.retain(|gid| seen.insert(*gid));
@@ -109,6 +118,14 @@ fn lookup(passwd: &str, group: &str, choice: &UserChoice, image_user: &str) -> R
 fn number(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|number| digits && *number != u32::MAX)
+}
+
+/// The id that a file of the image gives `name`.
+fn id(kind: &str, name: &str, text: &str, file: &str) -> Result<u32, Failure> {
+    number(text).ok_or_else(|| {
+        let text = format!("the image's {file} gives it the {kind} id {text:?}, which is none");
+        Failure::new(Stage::User, format!("{name:?}"), text)
+    })
 }
 
 fn unknown(kind: &str, name: &str, file: &str) -> Failure {
@@ -167,5 +184,30 @@ mod tests {
         }
         let no_group = "could not resolve user \"ghosts\": the image's /etc/group has no such group";
         check(nobody(), "root:ghosts", Err(no_group));
+    }
+
+    #[test]
+    fn the_id_that_means_no_change_is_none_in_any_file() {
+        const PASSWD: &str =
+            "max:x:4294967295:1::/:\nin:x:7:4294967295::/:\nfar:x:4294967296:-1::/:\nok:x:8:8::/:\n";
+        const GROUP: &str = "top:x:4294967295:ok\n";
+        let resolve = |user: &str, policy| {
+            let choice = UserChoice { groups_policy: policy, ..UserChoice::default() };
+            lookup(PASSWD, GROUP, &choice, user).map_err(|failure| failure.to_string())
+        };
+        for (user, kind, id, of, file) in [
+            ("max", "user", "4294967295", "max", "passwd"),
+            ("in", "group", "4294967295", "in", "passwd"),
+            ("far", "user", "4294967296", "far", "passwd"),
+            ("ok", "group", "4294967295", "top", "group"),
+            ("8:top", "group", "4294967295", "top", "group"),
+        ] {
+            let said = format!(
+                "could not resolve user {of:?}: the image's /etc/{file} gives it the {kind} id {id:?}, which is none"
+            );
+            assert_eq!(resolve(user, GroupsPolicy::Merge), Err(said), "{user}");
+        }
+        assert_eq!(resolve("ok", GroupsPolicy::Strict).unwrap().user.groups, [8]);
+        assert!(resolve("4294967295", GroupsPolicy::Strict).is_err());
     }
 }

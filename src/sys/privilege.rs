@@ -82,8 +82,11 @@ pub fn raise_ambient(set: u64) -> io::Result<()> {
 /// Becomes another user; the permitted capabilities stay until execve (`PR_SET_KEEPCAPS`).
 ///
 /// # Errors
-/// As setgroups(2), setresgid(2), setresuid(2).
+/// As setgroups(2), setresgid(2), setresuid(2); `EINVAL` for the id −1, which means "no change" to the latter two.
 pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    if uid == u32::MAX || gid == u32::MAX || groups.contains(&u32::MAX) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     // SAFETY: pointer and length describe a live array; the rest are integers.
     unsafe {
         check(libc::setgroups(groups.len(), groups.as_ptr()).into())?;
