@@ -70,9 +70,52 @@ pub fn ignore(signal: i32, ignored: bool) -> io::Result<()> {
 /// # Errors
 /// As sigprocmask(2).
 pub fn reset_all() -> io::Result<()> {
-    for signal in 1..=64 {
-        // KILL, STOP and glibc's own two refuse; that is fine.
-        let _ = ignore(signal, false);
+    for number in 1..=64 {
+        // KILL and STOP refuse: nobody can have ignored them.
+        let _kept: io::Result<()> = set(number, libc::SIG_DFL);
     }
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
+}
+
+/// Sets a disposition by the system call: libc keeps signals 32 and 33 for itself and changes nothing about them.
+fn set(number: i32, disposition: libc::sighandler_t) -> io::Result<()> {
+    const MASK_BYTES: usize = 8;
+    // `struct sigaction` of the kernel: handler, flags, restorer, mask.
+    let action = [disposition, 0, 0, 0];
+    let before = std::ptr::null_mut::<usize>();
+    // SAFETY: the structure is as large as the kernel's; the handler is no function but one of the two words for
+    // none; what was before is not asked for.
+    let result =
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), before, MASK_BYTES) };
+    super::process::check(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the process whose signals are reset: they are its own for all threads.
+    const RESET_HERE: &str = "PINTLE_TEST_RESET_SIGNALS";
+
+    #[test]
+    fn no_signal_stays_ignored_or_blocked_not_even_those_of_libc() {
+        if std::env::var_os(RESET_HERE).is_none() {
+            let this = "sys::signal::tests::no_signal_stays_ignored_or_blocked_not_even_those_of_libc";
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "--test-threads=1", this]).env(RESET_HERE, "1");
+            assert!(child.status().unwrap().success());
+            return;
+        }
+        for number in (1..=64).filter(|number| ![9, 11, 19].contains(number)) {
+            set(number, libc::SIG_IGN).unwrap();
+        }
+        block_child_ended().unwrap();
+        reset_all().unwrap();
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        for name in ["SigIgn", "SigBlk"] {
+            assert_eq!(super::super::process::field(&status, name), Some("0000000000000000"), "{name}");
+        }
+    }
 }
