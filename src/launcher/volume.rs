@@ -139,7 +139,8 @@ pub(super) fn attach_all(root: BorrowedFd<'_>, trees: &[Tree]) -> Result<(), Fai
         if by_link && path::is_in_proc(target.as_fd()).map_err(|error| failed(&error))? {
             return Err(failed(&io::Error::other("a link leads it into /proc")));
         }
-        mount::attach(tree.fd.as_fd(), target.as_fd()).map_err(|error| failed(&error))?;
+        mount::attach(tree.fd.as_fd(), target.as_fd())
+            .map_err(|error| failed(&unlike(target.as_fd(), tree.kind).unwrap_or(error)))?;
     }
     for tree in trees.iter().filter(|tree| tree.read_only_last) {
         let change = Change { read_only: true, ..Change::default() };
@@ -147,6 +148,17 @@ pub(super) fn attach_all(root: BorrowedFd<'_>, trees: &[Tree]) -> Result<(), Fai
             .map_err(|error| Failure::io(Stage::MountTarget, "", &tree.target, &error))?;
     }
     Ok(())
+}
+
+/// What is wrong when a directory is to cover a file, or a file a directory, which no mount can.
+fn unlike(target: BorrowedFd<'_>, source: Make) -> Option<io::Error> {
+    let found = FileType::from_raw_mode(rustix::fs::fstat(target).ok()?.st_mode);
+    let text = match (source, found == FileType::Directory) {
+        (Make::Directory, false) => "the source is a directory, but the container has a file there",
+        (Make::File, true) => "the source is a file, but the container has a directory there",
+        (Make::Directory, true) | (Make::File, false) => return None,
+    };
+    Some(io::Error::other(text))
 }
 
 /// Fails unless the mount that holds `source` is shared: BIDIRECTIONAL on a private one would silently
