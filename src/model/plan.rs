@@ -143,6 +143,8 @@ pub struct DeviceRule {
 /// What the supervisor of a new pod makes before the first container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodPlan {
+    /// `namespace/name`, which ps(1) shows beside the id.
+    pub name: String,
     pub network: NetworkMode,
     pub ipc: IpcMode,
     /// Not used with the host's network, which goes with the host's name.

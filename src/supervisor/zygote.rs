@@ -19,7 +19,7 @@ use crate::{
     sys::{
         descriptors, privilege,
         process::{self, Fork},
-        signal,
+        signal, title,
     },
 };
 
@@ -45,6 +45,8 @@ fn serve() -> io::Result<()> {
     // Supervisors and helpers make what workloads walk through and read: mount points, working directories,
     // cgroups, logs. The daemon's own umask (`daemon/process.rs`) would close all of that to them.
     rustix::process::umask(UMASK_OF_WORKLOADS);
+    title::claim()?;
+    title::set("pintle: zygote", "pintle:zygote")?;
     // A service manager's sockets, say: a supervisor must not hold open what the daemon was given.
     process::close_all_but(&mut [])?;
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
@@ -91,7 +93,10 @@ fn supervise(pod: &str, connection: OwnedFd) {
         // A helper holds one for each volume and layer.
         descriptors::raise_limit()?;
         rustix::process::setsid()?;
-        process::set_name(&format!("pintle:{}", pod.get(..8).unwrap_or(pod)))?;
+        title::set(
+            &format!("pintle: supervisor of pod {pod}"),
+            &format!("pintle:{}", pod.get(..8).unwrap_or(pod)),
+        )?;
         // Its containers set their own before they start.
         process::set_oom_score(-998);
         Supervisor::new(connection)

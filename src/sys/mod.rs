@@ -15,3 +15,4 @@ pub mod process;
 pub mod ready;
 pub mod signal;
 pub mod sysctl;
+pub mod title;

@@ -150,16 +150,6 @@ macro_rules! bitflags_lite {
         }
     };
 }
-/// Names this process's only thread, as `ps` shows it (at most 15 bytes).
-///
-/// # Errors
-/// As prctl(2).
-pub fn set_name(name: &str) -> io::Result<()> {
-    let name = std::ffi::CString::new(name)?;
-    // SAFETY: a live, NUL-terminated string; the kernel reads at most 16 bytes of it.
-    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }.into()).map(drop)
-}
-
 /// SIGKILL to a child that has not been reaped; its pid cannot have been reused.
 ///
 /// # Errors

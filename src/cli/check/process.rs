@@ -65,6 +65,7 @@ fn oom_score() -> Finding {
 /// As every pod's supervisor makes them.
 fn namespaces() -> Finding {
     let plan = PodPlan {
+        name: "pintle/check".into(),
         network: NetworkMode::Pod,
         ipc: IpcMode::Pod,
         hostname: "check".into(),

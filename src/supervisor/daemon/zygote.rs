@@ -33,7 +33,7 @@ use super::{
 use crate::{
     cgroup,
     model::{Failure, PodId, PodPlan, Stage},
-    sys::memfd,
+    sys::{memfd, title},
     telemetry::task,
 };
 
@@ -283,7 +283,7 @@ impl Process {
         let program = task::blocking("sealed copy", memfd::sealed_self).await?;
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         command
-            .arg0("pintle")
+            .arg0(title::room("pintle: zygote"))
             .arg("zygote")
             .env_clear()
             .envs(crate::telemetry::failpoint_environment())

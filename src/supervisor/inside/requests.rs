@@ -21,7 +21,7 @@ use super::{
 use crate::{
     cgroup, launcher,
     model::{ContainerId, Failure, PidMode, Stage},
-    sys::{self, signal},
+    sys::{self, signal, title},
 };
 
 use v1::{reply::Result as Answer, request::Call};
@@ -90,6 +90,11 @@ impl Supervisor {
             return Err(Failure::new(Stage::WrongState, "pod", "it is set up already"));
         }
         let (id, dir, plan, cgroup) = wire::pod_plan(setup)?;
+        // The title is for people; the supervisor has one without the name already.
+        let _titled: io::Result<()> = title::set(
+            &format!("pintle: supervisor of pod {} {id}", plan.name),
+            &format!("pintle:{}", id.as_str().get(..8).unwrap_or_default()),
+        );
         cgroup.join_supervisor(0).map_err(|error| error.failure(id.as_str()))?;
         crate::failpoint!("supervisor.joined");
         let failed = |stage: Stage, what: &str, error: &io::Error| Failure::io(stage, what, &dir, error);

@@ -68,6 +68,7 @@ pub(crate) fn setup_request(
             .map(|(key, value)| v1::Pair { key: key.clone(), value: value.clone() })
             .collect(),
         shm_bytes: plan.shm_bytes,
+        name: plan.name.clone(),
     })
 }
 
@@ -75,6 +76,7 @@ pub(crate) fn pod_plan(message: v1::Setup) -> Result<(PodId, PathBuf, PodPlan, c
     let pod = PodId::parse(&message.pod_id).map_err(|error| bad("pod id", error))?;
     let cgroup = serde_json::from_slice(&message.cgroup).map_err(|error| bad("cgroup", error))?;
     let plan = PodPlan {
+        name: message.name,
         network: if message.own_network { NetworkMode::Pod } else { NetworkMode::Node },
         ipc: if message.own_ipc { IpcMode::Pod } else { IpcMode::Node },
         hostname: message.hostname,

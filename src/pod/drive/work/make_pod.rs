@@ -140,6 +140,7 @@ impl<'a> Grouped<'a> {
     ) -> Result<(Client, Ready), Error> {
         let config = &pod.config;
         let plan = PodPlan {
+            name: format!("{}/{}", config.metadata.namespace, config.metadata.name),
             network: config.namespaces.network,
             ipc: config.namespaces.ipc,
             hostname: files::hostname(config),
