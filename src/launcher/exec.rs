@@ -1,24 +1,28 @@
 //! A process in a container that runs already: all its namespaces at once, by the pidfd of its init.
 //!
-//! libcontainer is not asked: in 0.7 its way into a container has no seccomp filter.
+//! libcontainer is not asked: in 0.7 its route into a container has no seccomp filter.
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{
-    finish::{Identity, finish},
-    libcontainer::{Stdio, own_null},
-    report::{Report, Reporter},
-};
 use rustix::fs::{Mode, OFlags};
 
+use super::{
+    finish::{Identity, Keyring, Route, confine},
+    libcontainer::{Stdio, own_null},
+    report::Reporter,
+};
 use crate::{
-    model::{Failure, ProcessPlan, Stage},
-    sys::process::{self, Fork, Namespaces},
+    model::{ContainerId, Failure, ProcessPlan, Stage},
+    sys::{
+        pids::Slot,
+        process::{self, Namespaces},
+    },
 };
 
 /// What a helper is given to run one process.
 #[derive(Debug)]
 pub struct Exec<'a> {
+    pub container: &'a ContainerId,
     pub plan: &'a ProcessPlan,
     pub identity: &'a Identity,
     /// Of the container's init.
@@ -28,39 +32,44 @@ pub struct Exec<'a> {
     /// Give it a cgroup namespace, so that it sees its own leaf as the root and so the container's limits.
     pub own_cgroup_namespace: bool,
     pub stdio: Stdio,
+    /// Where the host pid of the process is left, which becomes a child of this process's parent.
+    pub pid: Slot,
     pub report: Reporter,
 }
 
-/// Makes the process, as a child of this process's parent, and gives its host pid. What becomes of it is in
-/// the report: `Failed`, or the end of the stream for an execve that worked.
-///
-/// # Errors
-/// Stage `Namespace`.
-pub fn exec(exec: &Exec<'_>) -> Result<u32, Failure> {
+/// Makes the process and ends. What becomes of it is in the report: `Failed`, or the end of the stream for an
+/// execve that worked. Comes back only if there will be no process.
+pub fn exec(exec: &Exec<'_>) -> Failure {
+    if let Err(failure) = enter(exec) {
+        return failure;
+    }
+    let keyring = Keyring::of(exec.container, false);
+    let route = Route { fork: Some(exec.pid), terminal: false };
+    match confine(exec.plan, exec.identity, &keyring, route, &exec.report) {
+        Err(failure) => failure,
+        Ok(confined) => {
+            confined.fork_if_needed();
+            confined.execute()
+        }
+    }
+}
+
+/// The container's namespaces, the pid namespace for what is forked from now on; and the standard streams.
+fn enter(exec: &Exec<'_>) -> Result<(), Failure> {
     let failed = |what: &str, error: &std::io::Error| Failure::io(Stage::Namespace, what, "", error);
     let owner = rustix::fs::Uid::from_raw(exec.identity.user.uid);
     for fd in [&exec.stdio.stdout, &exec.stdio.stderr] {
-        let _ = rustix::fs::fchown(fd, Some(owner), None);
+        // So that the process may open /dev/stdout again. What is no pipe of ours may refuse it.
+        let _: rustix::io::Result<()> = rustix::fs::fchown(fd, Some(owner), None);
     }
     if exec.own_cgroup_namespace {
         process::unshare(Namespaces::CGROUP).map_err(|error| failed("cgroup", &error))?;
     }
     process::enter(exec.init.as_fd(), exec.namespaces).map_err(|error| failed("setns", &error))?;
-    match process::fork_sibling().map_err(|error| failed("clone3", &error))? {
-        Fork::Parent(pid) => Ok(pid),
-        Fork::Child => {
-            let failure = match standard_streams(&exec.stdio) {
-                Ok(()) => finish(exec.plan, exec.identity),
-                Err(error) => failed("standard streams", &error),
-            };
-            exec.report.send(&Report::Failed(failure));
-            process::exit_now(127)
-        }
-    }
+    standard_streams(&exec.stdio).map_err(|error| failed("standard streams", &error))
 }
 
 fn standard_streams(stdio: &Stdio) -> std::io::Result<()> {
-    rustix::process::setsid()?;
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     match own_null(root.as_fd()) {
         Some(null) => rustix::stdio::dup2_stdin(null)?,

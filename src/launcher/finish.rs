@@ -1,22 +1,39 @@
 //! The last steps before execve, the same for a container's init and for an exec.
+//!
+//! ```text
+//! confine     descriptors, directory, keyring, identity, capabilities, limits, program, filter
+//! [fork]      a process that enters a pid namespace in which others may be
+//! [barrier]   a container's init
+//! execve
+//! ```
+//!
+//! Whoever is in the pid namespace and has CAP_SYS_PTRACE can take over what comes into it, from its first
+//! instruction. So all that it must not have is given up outside, and the fork comes last.
 
-use std::{
-    ffi::{CStr, CString},
-    io,
-    os::{fd::AsFd, unix::ffi::OsStrExt},
-    path::Path,
-};
+use std::{ffi::CString, io, os::fd::AsFd, path::Path};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use super::{
+    program::Program,
+    report::{Report, Reporter, encode},
+};
 use crate::{
-    model::{Failure, ProcessPlan, ResolvedUser, Stage},
+    model::{ContainerId, Failure, ProcessPlan, ResolvedUser, Stage},
     sys::{
+        passage::{Needs, Passage},
         path::{Make, make_in_root},
-        privilege, process, signal,
+        pids::Slot,
+        privilege,
+        process::{self, Fork},
+        signal,
     },
 };
+
+/// Bytes of heap that are free when the filter is loaded: it may forbid the calls by which the heap grows, and a failed
+/// execve has to be put into words.
+const SPARE_BYTES: usize = 64 * 1024;
 
 /// Who a process runs as.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -26,28 +43,79 @@ pub struct Identity {
     pub home: String,
 }
 
-/// Turns this process into the program of `plan`; returns only when that failed.
-///
-/// Its root is the container's; every descriptor but the standard three and close-on-exec ones is closed.
-pub(super) fn finish(plan: &ProcessPlan, identity: &Identity) -> Failure {
-    match prepare(plan, identity) {
-        Err(failure) => failure,
-        Ok(program) => program.run(plan),
+/// The session keyring that a container's processes share.
+#[derive(Clone, Debug)]
+pub(super) struct Keyring {
+    name: CString,
+    /// The container's init makes it.
+    made: bool,
+}
+
+impl Keyring {
+    /// That of a container; its init is the first to enter it.
+    pub(super) fn of(container: &ContainerId, made: bool) -> Self {
+        // An id holds no NUL.
+        Self { name: CString::new(format!("pintle.{container}")).unwrap_or_default(), made }
+    }
+
+    fn enter(&self) -> Result<(), Failure> {
+        privilege::enter_session_keyring(&self.name, self.made)
+            .map_err(|error| Failure::io(Stage::Privileges, "session keyring", "", &error))
     }
 }
 
-/// Everything execve needs, allocated before the filter is on.
-struct Program {
-    candidates: Vec<CString>,
-    args: Vec<CString>,
-    env: Vec<CString>,
+/// How a confined process gets to its program.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Route {
+    /// It forks a process into the pid namespace that it has entered, and ends; the pid is stored here.
+    pub(super) fork: Option<Slot>,
+    /// The forked process makes standard input its controlling terminal.
+    pub(super) terminal: bool,
 }
 
-fn prepare(plan: &ProcessPlan, identity: &Identity) -> Result<Program, Failure> {
+/// A process that has exactly what its program will have; the system calls that it still makes pass its filter
+/// (`sys::passage`).
+pub(super) struct Confined<'a> {
+    program: Program,
+    passage: Passage,
+    route: Route,
+    report: &'a Reporter,
+}
+
+/// Gives up all that the program of `plan` is not to have: also every descriptor but the standard three and the
+/// report, whoever owns it. Its root is the container's.
+///
+/// # Errors
+/// Stage `WorkingDir`, `Privileges` or `Request`; then no filter is on yet.
+pub(super) fn confine<'a>(
+    plan: &ProcessPlan,
+    identity: &Identity,
+    keyring: &Keyring,
+    route: Route,
+    report: &'a Reporter,
+) -> Result<Confined<'a>, Failure> {
+    let failed = |what: &str, error: &io::Error| Failure::io(Stage::Privileges, what, "", error);
+    // Before anything of the image is looked at by path: `/proc/self/fd/N` must lead nowhere.
+    process::close_all_but(&mut [report.as_raw()]).map_err(|error| failed("descriptors", &error))?;
     enter_directory(&plan.cwd)?;
+    keyring.enter()?;
+    take_privileges(plan, &identity.user).map_err(|error| failed("", &error))?;
     let program = Program::new(plan, identity)?;
-    take_privileges(plan, &identity.user).map_err(|error| Failure::io(Stage::Privileges, "", "", &error))?;
-    Ok(program)
+    let passage = Passage::new().map_err(|error| failed("random number", &error))?;
+    if let Some(slot) = route.fork {
+        slot.exclude_from_forks().map_err(|error| failed("memory", &error))?;
+    }
+    // Freed at once, so that it is on the heap. The compiler must not see that it is never written to.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(SPARE_BYTES)));
+    let confined = Confined { program, passage, route, report };
+    if let Some(filter) = &plan.seccomp {
+        let needs = Needs { fork: route.fork.is_some(), terminal: route.terminal };
+        confined.passage.load(filter, needs).map_err(|error| failed("seccomp", &error))?;
+        if let Err(error) = confined.passage.set_capabilities(plan.capabilities, plan.ambient) {
+            confined.fail(failed("capabilities", &error));
+        }
+    }
+    Ok(confined)
 }
 
 /// Makes the working directory when it is missing and enters it, inside the root and through no magic link
@@ -62,13 +130,14 @@ fn enter_directory(cwd: &str) -> Result<(), Failure> {
 }
 
 fn take_privileges(plan: &ProcessPlan, user: &ResolvedUser) -> io::Result<()> {
-    // What set-up needs on top of the plan; execve takes it away again, for the bounding set lacks it.
-    let until_execve = plan.capabilities | privilege::SYS_ADMIN;
+    // A filter is loaded by who has CAP_SYS_ADMIN or has given up to gain anything by execve; the program may be one
+    // that may gain. It is given up with the filter on.
+    let for_filter = if plan.seccomp.is_some() { privilege::SYS_ADMIN } else { 0 };
     rustix::process::umask(Mode::from_raw_mode(0o022));
     privilege::limit_open_files(plan.nofile.0, plan.nofile.1)?;
     privilege::limit_capabilities(plan.capabilities)?;
     privilege::become_user(user.uid, user.gid, &user.groups)?;
-    privilege::set_capabilities(until_execve, plan.ambient)?;
+    privilege::set_capabilities(plan.capabilities | for_filter, plan.ambient)?;
     privilege::raise_ambient(plan.ambient)?;
     signal::reset_all()?;
     if plan.no_new_privs {
@@ -77,80 +146,58 @@ fn take_privileges(plan: &ProcessPlan, user: &ResolvedUser) -> io::Result<()> {
     Ok(())
 }
 
-impl Program {
-    fn new(plan: &ProcessPlan, identity: &Identity) -> Result<Self, Failure> {
-        let c = |bytes: &[u8]| {
-            CString::new(bytes).map_err(|_| {
-                Failure::new(Stage::Request, "", format!("NUL in {:?}", String::from_utf8_lossy(bytes)))
-            })
+impl Confined<'_> {
+    /// Reports that the rest of the report must not be trusted: others may control the process that sends it.
+    pub(super) fn seal(&self) {
+        self.tell_supervisor(&Report::Sealed);
+    }
+
+    /// Forks the process that is to become the program and ends, if the route asks for it: it returns in that process.
+    pub(super) fn fork_if_needed(&self) {
+        let Some(slot) = self.route.fork else { return };
+        match self.passage.fork_sibling(slot.number()) {
+            Ok(Fork::Parent(_)) => self.passage.exit(0),
+            Err(error) => {
+                slot.store(&Err(error));
+                self.passage.exit(1)
+            }
+            Ok(Fork::Child) => {}
+        }
+        let own_session = || -> io::Result<()> {
+            self.passage.new_session()?;
+            if self.route.terminal { self.passage.take_terminal(rustix::stdio::stdin()) } else { Ok(()) }
         };
-        let args = plan.args.iter().map(|arg| c(arg)).collect::<Result<Vec<_>, _>>()?;
-        let mut env = plan.env.iter().map(|entry| c(entry)).collect::<Result<Vec<_>, _>>()?;
-        if !plan.env.iter().any(|entry| entry.starts_with(b"HOME=")) {
-            env.push(c(&[b"HOME=", identity.home.as_bytes()].concat())?);
-        }
-        let name = plan.args.first().ok_or_else(|| Failure::new(Stage::Request, "", "no command"))?;
-        let candidates = candidates(name, &plan.env).iter().map(|path| c(path)).collect::<Result<_, _>>()?;
-        Ok(Self { candidates, args, env })
-    }
-
-    /// No system call but execve after the filter: a strict profile must not be able to break the start.
-    fn run(&self, plan: &ProcessPlan) -> Failure {
-        let args = process::NullTerminated::new(self.args.iter().map(CString::as_c_str));
-        let env = process::NullTerminated::new(self.env.iter().map(CString::as_c_str));
-        if let Some(program) = &plan.seccomp
-            && let Err(error) = privilege::load_seccomp(program)
-        {
-            return Failure::io(Stage::Privileges, "seccomp", "", &error);
-        }
-        let mut refused: Option<(&CStr, io::Error)> = None;
-        for path in &self.candidates {
-            let error = process::execve(path, &args, &env);
-            // As execvp(3): go on where there is nothing, remember where there was something else.
-            if !matches!(error.raw_os_error(), Some(ENOENT | ENOTDIR)) || refused.is_none() {
-                refused = Some((path, error));
-            }
-        }
-        let name = String::from_utf8_lossy(plan.args.first().map_or(b"", Vec::as_slice)).into_owned();
-        match refused {
-            Some((_, error)) if self.candidates.len() > 1 && error.raw_os_error() == Some(ENOENT) => {
-                Failure { errno: ENOENT, ..Failure::new(Stage::Execve, name, "not found in PATH") }
-            }
-            Some((path, error)) => {
-                let path = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
-                Failure::io(Stage::Execve, "", path, &error)
-            }
-            None => Failure { errno: ENOENT, ..Failure::new(Stage::Execve, name, "PATH is empty") },
+        if let Err(error) = own_session() {
+            self.fail(Failure::io(Stage::Launch, "session", "", &error));
         }
     }
-}
 
-const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
-const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
-
-/// The paths to try for a command, as execvp(3) would with the *container's* PATH.
-fn candidates(name: &[u8], env: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    if name.contains(&b'/') || name.is_empty() {
-        return vec![name.to_vec()];
+    /// Waits at the barrier. `false`: the supervisor is gone, or does not want the process any more.
+    pub(super) fn wait_for_go(&self) -> bool {
+        self.tell_supervisor(&Report::Waiting);
+        let mut go = [0; 1];
+        matches!(self.passage.receive(self.report.as_fd(), &mut go), Ok(1)) && go == *b"G"
     }
-    let path = env.iter().find_map(|entry| entry.strip_prefix(b"PATH=")).unwrap_or(b"/bin:/usr/bin");
-    path.split(|byte| *byte == b':')
-        .map(|folder| {
-            let folder = if folder.is_empty() { b"." } else { folder };
-            [folder, b"/", name].concat()
-        })
-        .collect()
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Becomes the program, or says why it cannot and ends.
+    pub(super) fn execute(&self) -> ! {
+        self.fail(self.program.run())
+    }
 
-    #[test]
-    fn a_bare_command_is_looked_for_in_the_containers_path() {
-        let env = [b"A=1".to_vec(), b"PATH=/x:/y".to_vec()];
-        assert_eq!(candidates(b"sh", &env), [b"/x/sh", b"/y/sh"]);
-        assert_eq!(candidates(b"./sh", &env), [b"./sh"]);
-        assert_eq!(candidates(b"sh", &[]), [b"/bin/sh".to_vec(), b"/usr/bin/sh".to_vec()]);
+    /// Ends without a word.
+    pub(super) fn exit(&self, code: i32) -> ! {
+        self.passage.exit(code)
+    }
+
+    fn fail(&self, failure: Failure) -> ! {
+        self.tell_supervisor(&Report::Failed(failure));
+        self.passage.exit(127)
+    }
+
+    fn tell_supervisor(&self, report: &Report) {
+        if let Ok(bytes) = encode(report) {
+            // Who does not listen any more has seen the end of this process, or will.
+            let _told = self.passage.send(self.report.as_fd(), &bytes);
+        }
     }
 }

@@ -28,7 +28,8 @@ use rustix::{
 
 use super::{
     device::{self, Device},
-    finish::{Identity, finish},
+    finish::{Identity, Keyring, Route, confine},
+    joined::{self, Joined},
     report::{Report, Reporter, TRACE_BYTES_MAX},
     rootfs,
     template::{self, BUNDLE, PodNamespaces, ROOTFS, SHM},
@@ -40,7 +41,9 @@ use crate::{
     sys::{
         mount::{Change, PeerGroup, attach, detached},
         path::{Make, make_in_root, open_in_root},
-        process,
+        pids::Slot,
+        process::{self, Namespaces},
+        title,
     },
 };
 
@@ -49,14 +52,16 @@ use crate::{
 pub struct Launch<'a> {
     pub plan: &'a ContainerPlan,
     pub namespaces: &'a PodNamespaces,
-    /// The pid namespace to join; `None` is the host's or a new one, as `plan.pid` says.
-    pub pid_namespace: Option<OwnedFd>,
+    /// The pid namespace of others to join; `None` is the host's or a new one, as `plan.pid` says.
+    pub joined: Option<Joined>,
     /// The devices that were asked for.
     pub devices: &'a [Device],
     /// What the container sees below `/sys/fs/cgroup`: name there, host directory.
     pub cgroup_views: Vec<(String, PathBuf)>,
     /// `None` with a terminal.
     pub stdio: Option<Stdio>,
+    /// Where the host pid of its init is left, before that tells that it waits at the barrier.
+    pub pid: Slot,
     pub report: Reporter,
 }
 
@@ -68,14 +73,16 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
-/// Makes the container up to its start barrier; gives the host pid of its init, which is the child of this
-/// process's parent. The process must be single-threaded, in the container's cgroup and end right after.
+/// Makes the container; its init, a child of this process's parent, goes on to the start barrier by itself. The
+/// process must be single-threaded, in the container's cgroup and end right after.
 ///
 /// # Errors
 /// Whatever step failed. Nothing that this process made outlives it.
-pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
-    let Launch { plan, namespaces, pid_namespace, devices, cgroup_views, stdio, report } = launch;
-    let _ = tracing::subscriber::set_global_default(CauseTrace { to: report.another()?, sent: 0.into() });
+pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
+    let Launch { plan, namespaces, joined, devices, cgroup_views, stdio, pid, report } = launch;
+    // There is none yet: the process is this launch's own.
+    let _first: Result<(), _> =
+        tracing::subscriber::set_global_default(CauseTrace { to: report.another()?, sent: 0.into() });
 
     let mut trees = Vec::with_capacity(plan.volumes.len() + devices.len() + 12);
     trees.extend(cgroups(&cgroup_views, plan.privileged)?);
@@ -89,12 +96,18 @@ pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
         // Pipes of this container alone. So that the process may open /dev/stdout again, whoever it is.
         let owner = rustix::fs::Uid::from_raw(identity.user.uid);
         for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
-            let _ = rustix::fs::fchown(fd, Some(owner), None);
+            rustix::fs::fchown(fd, Some(owner), None)
+                .map_err(|error| Failure::io(Stage::Launch, "standard streams", "", &error.into()))?;
         }
     }
 
-    let mut in_template = || -> io::Result<()> {
+    // From here on this process is in other mount namespaces than the host's.
+    let target_proc = joined.as_ref().map(|joined| joined.clone_target_proc()).transpose()?.flatten();
+    let in_template = || -> io::Result<()> {
         template::enter_copy(&namespaces.template)?;
+        if let Some(proc) = target_proc {
+            joined::attach_target_proc(&proc)?;
+        }
         // Before the volumes, which may want to cover it.
         let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };
         trees.insert(0, Tree::new(detached(CWD, Path::new(SHM), private)?, "/dev/shm")?);
@@ -111,21 +124,27 @@ pub fn create(launch: Launch<'_>) -> Result<u32, Failure> {
         trees.push(device.make(&Path::new(BUNDLE).join(format!("device-{number}")))?);
     }
 
-    let spec = complete(plan, namespaces, pid_namespace.as_ref())?;
+    let spec = complete(plan, namespaces, joined.is_some())?;
+    let others = joined.map(|joined| Rc::new(joined.pid_namespace));
     let executor = Init {
         plan: Rc::new(plan.process.clone()),
         no_input: !plan.stdin && !plan.process.tty,
         identity: Rc::new(identity),
+        keyring: Keyring::of(&plan.id, true),
         trees: trees.into(),
         readonly_rootfs: plan.readonly_rootfs,
+        others: others.clone(),
+        pid,
         report: Rc::new(report),
     };
-    let pid = build(plan, &spec, stdio, executor)?;
-    drop((pid_namespace, root));
-    Ok(pid)
+    build(plan, &spec, stdio, executor)?;
+    drop((others, root));
+    Ok(())
 }
 
-fn build(plan: &ContainerPlan, spec: &Spec, stdio: Option<Stdio>, executor: Init) -> Result<u32, Failure> {
+fn build(plan: &ContainerPlan, spec: &Spec, stdio: Option<Stdio>, executor: Init) -> Result<(), Failure> {
+    // Where it joins others, libcontainer's process forks the one that is the container's.
+    let pid = executor.others.is_none().then_some(executor.pid);
     let failed = |text: String| Failure::new(Stage::Launch, plan.id.as_str(), text);
     spec.save(Path::new(BUNDLE).join("config.json")).map_err(|error| failed(error.to_string()))?;
     // libcontainer's own name for it, in a folder of this process's own: any will do.
@@ -145,20 +164,18 @@ fn build(plan: &ContainerPlan, spec: &Spec, stdio: Option<Stdio>, executor: Init
         .as_sibling(true)
         .build()
         .map_err(|error| failed(error.to_string()))?;
+    if let Some(slot) = pid {
+        let pid = container.pid().ok_or_else(|| failed("libcontainer gave no pid".into()))?;
+        slot.store(&Ok(pid.as_raw().cast_unsigned()));
+    }
     // The barrier that counts is ours, in `Init::exec`.
     UnixStream::connect(state.join(NAME).join("notify.sock"))
         .and_then(|mut socket| socket.write_all(b"start container"))
-        .map_err(|error| Failure::io(Stage::Launch, plan.id.as_str(), "notify.sock", &error))?;
-    let pid = container.pid().ok_or_else(|| failed("libcontainer gave no pid".into()))?;
-    Ok(pid.as_raw().cast_unsigned())
+        .map_err(|error| Failure::io(Stage::Launch, plan.id.as_str(), "notify.sock", &error))
 }
 
 /// The daemon's spec with what only this process knows: namespaces and the root's path.
-fn complete(
-    plan: &ContainerPlan,
-    namespaces: &PodNamespaces,
-    pid_namespace: Option<&OwnedFd>,
-) -> Result<Spec, Failure> {
+fn complete(plan: &ContainerPlan, namespaces: &PodNamespaces, joins: bool) -> Result<Spec, Failure> {
     let bad = |text: String| Failure::new(Stage::Request, plan.id.as_str(), text);
     let mut spec: Spec = serde_json::from_slice(&plan.oci).map_err(|error| bad(error.to_string()))?;
     let one = |kind: LinuxNamespaceType, path: Option<&OwnedFd>| -> Result<LinuxNamespace, Failure> {
@@ -180,9 +197,9 @@ fn complete(
         }
     }
     match plan.pid {
-        PidMode::Node => {}
         PidMode::Container => list.push(one(LinuxNamespaceType::Pid, None)?),
-        PidMode::Pod | PidMode::Target(_) => list.push(one(LinuxNamespaceType::Pid, pid_namespace)?),
+        // That of others is entered last, with nothing in hand (`Init::exec`).
+        PidMode::Node | PidMode::Pod | PidMode::Target(_) => {}
     }
     if !plan.privileged {
         list.push(one(LinuxNamespaceType::Cgroup, None)?);
@@ -201,6 +218,9 @@ fn complete(
     }
     linux.set_cgroups_path(Some("/c".into()));
     spec.set_linux(Some(linux));
+    if joins {
+        joined::use_joined_proc(&mut spec);
+    }
     let root = RootBuilder::default().path(ROOTFS).readonly(false).build();
     spec.set_root(Some(root.map_err(|error| bad(error.to_string()))?));
     Ok(spec)
@@ -243,8 +263,12 @@ struct Init {
     /// Standard input is the container's own `/dev/null`.
     no_input: bool,
     identity: Rc<Identity>,
+    keyring: Keyring,
     trees: Rc<[Tree]>,
     readonly_rootfs: bool,
+    /// The pid namespace of others that it joins.
+    others: Option<Rc<OwnedFd>>,
+    pid: Slot,
     report: Rc<Reporter>,
 }
 
@@ -283,11 +307,13 @@ impl Init {
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer_flags)?;
         let name = rustix::pty::ptsname(&master, Vec::new())?;
         let name = PathBuf::from(OsString::from_vec(name.into_bytes()));
-        let _ = rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(self.identity.user.uid)), None);
+        rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(self.identity.user.uid)), None)?;
         let console = make_in_root(root.as_fd(), Path::new("/dev/console"), Make::File)?;
         let tree = detached(CWD, &name, Change { peers: Some(PeerGroup::Private), ..Change::default() })?;
         attach(tree.as_fd(), console.as_fd())?;
-        rustix::process::ioctl_tiocsctty(&slave)?;
+        if self.others.is_none() {
+            rustix::process::ioctl_tiocsctty(&slave)?;
+        }
         rustix::stdio::dup2_stdin(&slave)?;
         rustix::stdio::dup2_stdout(&slave)?;
         rustix::stdio::dup2_stderr(&slave)?;
@@ -322,14 +348,31 @@ impl Executor for Init {
     }
 
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
-        // Before anything of the image is looked at by path: `/proc/self/fd/N` must lead nowhere.
-        let closed = process::close_all_but(&mut [self.report.as_raw()]);
-        if closed.is_err() || !self.report.wait_for_go() {
-            process::exit_now(0);
+        // What it is called is for people.
+        let _named: io::Result<()> =
+            title::set("pintle: init of a container that is not started", "pintle:init");
+        let fork = self.others.is_some();
+        let enter = || match &self.others {
+            Some(others) => process::enter(others.as_fd(), Namespaces::PID)
+                .map_err(|error| Failure::io(Stage::Namespace, "pid", "", &error)),
+            None => Ok(()),
+        };
+        let route = Route { fork: fork.then_some(self.pid), terminal: fork && self.plan.tty };
+        let confined =
+            enter().and_then(|()| confine(&self.plan, &self.identity, &self.keyring, route, &self.report));
+        match confined {
+            Err(failure) => {
+                self.report.send(&Report::Failed(failure));
+                process::exit_now(127)
+            }
+            Ok(confined) => {
+                if fork {
+                    confined.seal();
+                    confined.fork_if_needed();
+                }
+                if confined.wait_for_go() { confined.execute() } else { confined.exit(0) }
+            }
         }
-        let failure = finish(&self.plan, &self.identity);
-        self.report.send(&Report::Failed(failure));
-        process::exit_now(127)
     }
 }
 

@@ -9,7 +9,9 @@
 //! | `device.rs` | the host's devices, those asked for and those of privileged containers |
 //! | `user.rs` | who the process runs as, from the image's passwd and group |
 //! | `libcontainer.rs` | the call of libcontainer: spec, `build()`, our `Executor` |
+//! | `joined.rs` | a container in the pid namespace of others |
 //! | `finish.rs` | the last steps before execve, the same for a container's init and for an exec |
+//! | `program.rs` | the program: looked for in PATH, explained when the kernel does not take it |
 //! | `exec.rs` | a process in a container that runs already |
 //! | `report.rs` | what these processes tell the supervisor |
 //!
@@ -18,14 +20,18 @@
 //!
 //! Invariant: nothing is mounted in the host's mount namespace, not for a moment.
 //! Invariant: libcontainer never sees a host path, a cgroup or a seccomp profile.
-//! Invariant: no system call stands between the seccomp filter and execve.
+//! Invariant: what comes into a pid namespace where others may be has no more than its container from its first
+//! instruction: identity, capabilities, descriptors, filter (docs/decisions/0005-nothing-to-take-over.md).
+//! Invariant: no system call of ours between the seccomp filter and execve can be forbidden by that filter.
 //! Not here: cgroups (the supervisor has the helper join one first), pipes, logs, reaping.
 
 mod copy_up;
 mod device;
 mod exec;
 mod finish;
+mod joined;
 mod libcontainer;
+mod program;
 mod report;
 mod rootfs;
 mod template;
@@ -35,6 +41,7 @@ mod volume;
 pub use device::{Device, find_devices};
 pub use exec::{Exec, exec};
 pub use finish::Identity;
+pub use joined::{Joined, mount_pod_proc};
 pub use libcontainer::{Launch, Stdio, create};
 pub use report::{Report, Reporter};
 pub use rootfs::try_overlay;

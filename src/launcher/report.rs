@@ -1,5 +1,5 @@
 use std::{
-    io::{self, Read, Write},
+    io::{self, Write},
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
@@ -21,9 +21,11 @@ pub(super) const TRACE_BYTES_MAX: usize = 4 * 1024;
 pub enum Report {
     /// Who the process will be.
     Identity(Identity),
-    /// The process exists and waits at the barrier (a container) or is about to execve (an exec).
-    Made { pid: u32 },
-    /// It will not be.
+    /// From here on the container may speak in the process's place: nothing is believed but that it waits or failed.
+    Sealed,
+    /// A container's init has given up what its program is not to have, and waits at the barrier.
+    Waiting,
+    /// There will be no process, or it cannot execute its program.
     Failed(Failure),
     /// The master of the container's terminal comes with it.
     Terminal,
@@ -46,7 +48,7 @@ impl Reporter {
     /// Sends one report; that nobody listens is not an error here (the reader's end decides).
     pub fn send(&self, report: &Report) {
         if let Ok(bytes) = encode(report) {
-            let _ = (&self.0).write(&bytes);
+            let _told: io::Result<usize> = (&self.0).write(&bytes);
         }
     }
 
@@ -71,17 +73,6 @@ impl Reporter {
     pub(super) fn send_terminal(&self, master: &OwnedFd) -> io::Result<()> {
         let bytes = serde_json::to_vec(&Report::Terminal)?;
         fdpass::send(self.0.as_fd(), &bytes, &[master.as_fd()]).map(drop)
-    }
-
-    /// Waits at the barrier. `false`: the supervisor is gone, or does not want the process any more.
-    pub fn wait_for_go(&self) -> bool {
-        let mut go = [0; 1];
-        loop {
-            match (&self.0).read(&mut go) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return matches!(other, Ok(1)) && go == *b"G",
-            }
-        }
     }
 
     /// Lets the init on the other side go (supervisor's end).
@@ -109,7 +100,7 @@ impl Reporter {
 
 /// A report as it travels. Half of one would be none: a failure that is told in too many words would be taken
 /// for a start that worked, so its words are cut.
-fn encode(report: &Report) -> serde_json::Result<Vec<u8>> {
+pub(super) fn encode(report: &Report) -> serde_json::Result<Vec<u8>> {
     let bytes = serde_json::to_vec(report)?;
     if bytes.len() <= REPORT_BYTES_MAX {
         return Ok(bytes);
@@ -122,7 +113,7 @@ fn encode(report: &Report) -> serde_json::Result<Vec<u8>> {
             ..failure.clone()
         }),
         Report::Trace(line) => Report::Trace(cut(line)),
-        Report::Identity(_) | Report::Made { .. } | Report::Terminal => {
+        Report::Identity(_) | Report::Sealed | Report::Waiting | Report::Terminal => {
             Report::Failed(Failure::new(Stage::Internal, "report", format!("{} bytes", bytes.len())))
         }
     })

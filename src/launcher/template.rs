@@ -13,6 +13,7 @@ use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags},
 };
 
+use super::joined::PROC;
 use crate::{
     model::{Failure, IpcMode, NetworkMode, PodPlan, Stage, Volume, VolumeSource},
     sys::{
@@ -24,14 +25,34 @@ use crate::{
 /// Descriptors of a pod's namespaces. `None`: the host's.
 #[derive(Debug)]
 pub struct PodNamespaces {
-    /// The mount namespace in which helpers work: only `/proc`, `/sys`, `/dev`, the pod's `/shm`, its `/files` and
-    /// two empty folders. No host path exists there.
+    /// The mount namespace in which helpers work: only `/proc`, `/sys`, `/dev`, the pod's `/shm`, its `/files`, a place
+    /// for the proc(5) of others and two empty folders. No host path exists there.
     pub template: OwnedFd,
     /// The template's `/files`.
     files: OwnedFd,
     pub network: Option<OwnedFd>,
     pub ipc: Option<OwnedFd>,
     pub uts: Option<OwnedFd>,
+}
+
+impl PodNamespaces {
+    /// Enters those that the pod does not share with the host, but for the template.
+    ///
+    /// # Errors
+    /// As setns(2).
+    pub fn enter_shared(&self) -> io::Result<()> {
+        let kinds = [
+            (&self.network, Namespaces::NETWORK),
+            (&self.ipc, Namespaces::IPC),
+            (&self.uts, Namespaces::UTS),
+        ];
+        for (namespace, kind) in kinds {
+            if let Some(namespace) = namespace {
+                process::enter(namespace.as_fd(), kind)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where the template keeps the files that all containers of the pod see. Containers may write to them, and what
@@ -130,7 +151,7 @@ fn template(plan: &PodPlan) -> io::Result<()> {
     // The flags are those of the pod's files in its containers.
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("template", STAGE, "tmpfs", flags, TEMPLATE_OPTIONS)?;
-    for folder in ["proc", "sys", "dev", "shm", "files", "b", "rootfs"] {
+    for folder in ["proc", "sys", "dev", "shm", "files", "b", "rootfs", PROC.trim_start_matches('/')] {
         fs::create_dir(Path::new(STAGE).join(folder))?;
     }
     // `/sys` and `/proc` must be whole: a mount over a part of them would forbid mounting fresh ones in a

@@ -1,7 +1,7 @@
 //! System calls that no safe crate offers, each typed on both sides. The only room with `unsafe`.
 //!
 //! `rustix` is safe and used everywhere; what is here is what it lacks: fork, identity and capabilities,
-//! seccomp, `bpf`, `mount_setattr`, `setns` by pidfd. Mechanism only: no policy, nothing of ours below it.
+//! seccomp, keyrings, `bpf`, `mount_setattr`, `setns` by pidfd, memory shared with forked processes. Mechanism only: no policy, nothing of ours below it.
 #![expect(unsafe_code, reason = "this room is the fence around it")]
 
 pub mod bpf;
@@ -9,7 +9,9 @@ pub mod descriptors;
 pub mod fdpass;
 pub mod memfd;
 pub mod mount;
+pub mod passage;
 pub mod path;
+pub mod pids;
 pub mod privilege;
 pub mod process;
 pub mod ready;

@@ -1,6 +1,6 @@
 //! What a process may do: identity, capabilities(7), seccomp(2).
 
-use std::io;
+use std::{ffi::CStr, io};
 
 use super::process::check;
 
@@ -28,25 +28,44 @@ pub fn limit_capabilities(keep: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// What capset(2) is given first.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+impl CapabilityHeader {
+    /// `_LINUX_CAPABILITY_VERSION_3`, of the calling process.
+    pub(super) const OWN: Self = Self { version: 0x2008_0522, pid: 0 };
+}
+
+/// The sets as version 3 of capset(2) reads them: effective, permitted and inheritable, low half first.
+#[derive(Debug)]
+pub(super) struct CapabilityData([[u32; 3]; 2]);
+
+impl CapabilityData {
+    pub(super) fn new(permitted: u64, inheritable: u64) -> Self {
+        let half = |set: u64, high: bool| if high { (set >> 32) as u32 } else { (set & 0xffff_ffff) as u32 };
+        Self(
+            [false, true].map(|high| [half(permitted, high), half(permitted, high), half(inheritable, high)]),
+        )
+    }
+
+    pub(super) fn as_ptr(&self) -> *const u32 {
+        self.0.as_flattened().as_ptr()
+    }
+}
+
 /// Sets the permitted and effective sets to `permitted`, the inheritable set to `inheritable` (capset(2)).
 ///
 /// # Errors
 /// As capset(2).
 pub fn set_capabilities(permitted: u64, inheritable: u64) -> io::Result<()> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    /// `_LINUX_CAPABILITY_VERSION_3`
-    const VERSION_3: u32 = 0x2008_0522;
-    let header = Header { version: VERSION_3, pid: 0 };
-    let half = |set: u64, high: bool| if high { (set >> 32) as u32 } else { (set & 0xffff_ffff) as u32 };
-    let data = [
-        [half(permitted, false), half(permitted, false), half(inheritable, false)],
-        [half(permitted, true), half(permitted, true), half(inheritable, true)],
-    ];
-    // SAFETY: header and two data elements are what version 3 of the call reads.
+    let header = CapabilityHeader::OWN;
+    let data = CapabilityData::new(permitted, inheritable);
+    // SAFETY: header and data are what version 3 of the call reads.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
 }
 
@@ -126,7 +145,7 @@ pub fn limit_open_files(soft: u64, hard: u64) -> io::Result<()> {
 }
 
 /// Size of one `struct sock_filter`.
-const INSTRUCTION_BYTES: usize = 8;
+pub(super) const INSTRUCTION_BYTES: usize = 8;
 
 /// Puts this process under a filter: `program` is an array of `struct sock_filter` (seccomp(2)).
 ///
@@ -138,6 +157,69 @@ pub fn load_seccomp(program: &[u8]) -> io::Result<()> {
     // SAFETY: the kernel copies `length` instructions, which is what the slice holds; alignment does not
     // matter to copy_from_user.
     check(unsafe { libc::syscall(libc::SYS_seccomp, 1, 0, &raw const program) }).map(drop)
+}
+
+/// Leaves this process no system call but those that are numbered in `calls` (of the machine's own kind); all others
+/// fail with `EPERM`. Nothing that it executes from now on gains anything either.
+///
+/// # Errors
+/// As prctl(2) and seccomp(2).
+pub fn allow_only(calls: &[libc::c_long]) -> io::Result<()> {
+    use super::passage::{ALLOW, ARCH, Insn, JUMP_EQUAL, LOAD, NATIVE_ARCH, NUMBER, RETURN, to_bytes};
+    /// `SECCOMP_RET_ERRNO` with `EPERM`.
+    const REFUSE: u32 = 0x0005_0001;
+    let mut program: Vec<Insn> = vec![
+        (LOAD, 0, 0, ARCH),
+        (JUMP_EQUAL, 1, 0, NATIVE_ARCH),
+        (RETURN, 0, 0, REFUSE),
+        (LOAD, 0, 0, NUMBER),
+    ];
+    for call in calls {
+        let number = u32::try_from(*call).map_err(|_| io::ErrorKind::InvalidInput)?;
+        program.extend([(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]);
+    }
+    program.push((RETURN, 0, 0, REFUSE));
+    no_new_privileges()?;
+    load_seccomp(&to_bytes(&program))
+}
+
+/// The calls of a process that closes what it has left, and then only sleeps until a child has ended, reaps it and
+/// sleeps on.
+pub const CALLS_OF_A_REAPER: [libc::c_long; 7] = [
+    libc::SYS_close,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_wait4,
+    libc::SYS_waitid,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_exit_group,
+];
+
+/// Enters the session keyring of this name, made if there is none (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
+/// One that is made may be entered by later processes of this user too, who find it by the name.
+///
+/// A kernel without keys has no keyring to leave: then there is nothing to do.
+///
+/// # Errors
+/// As keyctl(2): `EDQUOT` when the user has too many keys (`kernel.keys.root_maxkeys`).
+pub fn enter_session_keyring(name: &CStr, made: bool) -> io::Result<()> {
+    /// linux/keyctl.h.
+    const JOIN_SESSION_KEYRING: i32 = 1;
+    const SETPERM: i32 = 5;
+    /// All to those who have it as theirs; to other processes of its user what they get by default, and the search
+    /// that entering takes.
+    const PERMISSIONS: u32 = 0x3f1b_0000;
+    // SAFETY: a live, NUL-terminated string.
+    let entered = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) };
+    let keyring = match check(entered) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => return Ok(()),
+        entered => entered?,
+    };
+    if !made {
+        return Ok(());
+    }
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, SETPERM, keyring, PERMISSIONS) }).map(drop)
 }
 
 /// Other processes may not look into this one unless they hold CAP_SYS_PTRACE (`PR_SET_DUMPABLE`).

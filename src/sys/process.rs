@@ -267,6 +267,23 @@ pub fn reap() -> io::Result<Option<(u32, Ended)>> {
     }
 }
 
+/// A child that has ended and was not reaped; it is left so. `None` when there is none.
+///
+/// # Errors
+/// As waitid(2), but not `ECHILD`.
+pub fn ended_child() -> io::Result<Option<u32>> {
+    let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: all zero is a valid value of this plain structure.
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a live structure of the right type.
+    match check(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, look) }.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        Err(error) => Err(error),
+        // SAFETY: waitid has filled it in; with nothing to tell, the kernel leaves the pid 0.
+        Ok(_) => Ok(u32::try_from(unsafe { found.si_pid() }).ok().filter(|pid| *pid != 0)),
+    }
+}
+
 /// Whether process `pid` has a SIGKILL coming, is ending or has ended. Of a child that was not reaped: another
 /// process cannot have its number.
 pub fn is_dying(pid: u32) -> bool {
@@ -287,12 +304,28 @@ fn has_sigkill(status: &str) -> bool {
     sets.filter_map(|set| u64::from_str_radix(set, 16).ok()).any(|set| set & SIGKILL_BIT != 0)
 }
 
-/// Reads the flags out of `/proc/PID/stat`: the ninth field; the second, the name, may hold spaces and brackets.
+/// Whether process `pid`, a child that was not reaped, has executed a program since it was forked.
+///
+/// # Errors
+/// When `/proc/PID/stat` cannot be read.
+pub fn has_executed(pid: u32) -> io::Result<bool> {
+    /// PF_FORKNOEXEC.
+    const NOT_EXECUTED: u64 = 0x40;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let flags = flags(&stat).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(flags & NOT_EXECUTED == 0)
+}
+
 fn is_exiting(stat: &str) -> bool {
-    // PF_EXITING and PF_SIGNALED (kernel, include/linux/sched.h).
+    /// PF_EXITING and PF_SIGNALED.
     const EXITING: u64 = 0x4 | 0x400;
-    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
-    flags.is_some_and(|flags| flags & EXITING != 0)
+    flags(stat).is_some_and(|flags| flags & EXITING != 0)
+}
+
+/// The flags (kernel, include/linux/sched.h) in a `/proc/PID/stat`: its ninth field; the second, the name, may
+/// hold spaces and brackets.
+fn flags(stat: &str) -> Option<u64> {
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok())
 }
 
 /// Waits for child `pid` to end.
@@ -381,6 +414,16 @@ mod tests {
         assert!(is_dying(child.id()), "and while nobody has reaped it");
         child.wait().unwrap();
         assert!(!is_dying(child.id()));
+    }
+
+    #[test]
+    fn an_ended_child_is_seen_and_stays_to_be_reaped() {
+        let mut child = Command::new("true").spawn().unwrap();
+        wait_for_end(&pidfd(child.id()).unwrap(), std::time::Duration::from_secs(10));
+        assert!(has_executed(child.id()).unwrap());
+        // Other tests have children too.
+        assert!(ended_child().unwrap().is_some());
+        assert!(child.wait().unwrap().success());
     }
 
     #[test]

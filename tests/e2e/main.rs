@@ -21,6 +21,7 @@ mod gauntlet;
 mod harness;
 mod health;
 mod image;
+mod launch;
 mod logs;
 mod network;
 mod oom;
@@ -32,6 +33,7 @@ mod security;
 mod stats;
 mod stream;
 mod swap;
+mod takeover;
 mod update;
 
 use std::{env, process::ExitCode};
@@ -57,9 +59,11 @@ fn main() -> ExitCode {
         cgroup::TESTS,
         update::TESTS,
         swap::TESTS,
+        takeover::TESTS,
         oom::TESTS,
         paths::TESTS,
         exec::TESTS,
+        launch::TESTS,
         logs::TESTS,
         own_log::TESTS,
         image::TESTS,

@@ -26,8 +26,8 @@ pub(super) mod op {
     pub(in super::super) const RETURN: u16 = 0x06;
 }
 
-/// The kernel refuses longer programs (`BPF_MAXINSNS`, linux/bpf_common.h).
-pub(super) const INSTRUCTIONS_MAX: usize = 4096;
+/// The kernel refuses programs longer than `BPF_MAXINSNS` (linux/bpf_common.h), and the launcher puts a few in front.
+pub(super) const INSTRUCTIONS_MAX: usize = 4096 - crate::sys::passage::INSTRUCTIONS_MAX;
 /// How far a conditional jump reaches (8 bits), less one for the jump that may have to be put between.
 const REACH: usize = 254;
 

@@ -1,23 +1,31 @@
 //! The first process of a pid namespace that all containers of a pod share: it adopts, it reaps, and it does
 //! nothing else. Executed from the sealed copy of this binary, so that it holds nothing of the supervisor's.
 
-use std::{io, process::ExitCode};
+use std::{ffi::CString, io, os::fd::OwnedFd, process::ExitCode};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use crate::{
-    launcher::{Report, Reporter},
-    model::{Failure, Stage},
-    sys::{privilege, process, signal},
+    launcher::{self, Report, Reporter},
+    model::{Failure, PodId, Stage},
+    sys::{privilege, process, signal, title},
 };
 
-/// In the new process: becomes `pintle anchor`. The report's socket stays open across it, as standard input.
-pub(super) fn execute(report: &Reporter) -> ! {
+/// What the first process of a shared pid namespace is called elsewhere, so that those who list processes inside
+/// know it.
+const PAUSE: &str = "/pause";
+/// The folder over which its empty root is mounted; it exists on every Linux.
+const STAGE: &str = "/tmp";
+
+/// In the new process: mounts a proc(5) of its pid namespace in the pod's template and becomes `pintle anchor`. The
+/// report's socket stays open across that, as standard input.
+pub(super) fn execute(pod: &PodId, template: &OwnedFd, report: &Reporter) -> ! {
     let run = || -> io::Result<()> {
+        launcher::mount_pod_proc(template)?;
         rustix::stdio::dup2_stdin(report)?;
         signal::reset_all()?;
-        let args = [c"pintle", c"anchor"];
-        let args = process::NullTerminated::new(args.into_iter());
+        let args = [CString::new(title::room(PAUSE))?, c"anchor".into(), CString::new(pod.as_str())?];
+        let args = process::NullTerminated::new(args.iter().map(CString::as_c_str));
         Err(process::execve(c"/proc/self/exe", &args, &process::NullTerminated::new(std::iter::empty())))
     };
     if let Err(error) = run() {
@@ -28,13 +36,16 @@ pub(super) fn execute(report: &Reporter) -> ! {
 
 /// What `pintle anchor` does. Standard input is the report's socket: its end says that the anchor is ready.
 pub fn anchor_main() -> ExitCode {
-    if let Err(error) = signal::block_child_ended().and_then(|()| close_off()) {
-        let report = rustix::io::dup(rustix::stdio::stdin()).map(Reporter::new);
-        if let Ok(report) = report {
-            report.send(&Report::Failed(Failure::io(Stage::Namespace, "anchor", "", &error)));
-        }
+    let pod = std::env::args().nth(2).unwrap_or_default();
+    // What it is called is for people: it is an anchor under any name.
+    let _named: io::Result<()> = title::claim()
+        .and_then(|()| title::set(&format!("{PAUSE} (pintle: shared processes of pod {pod})"), "pause"));
+    let Ok(report) = take_report() else { return ExitCode::FAILURE };
+    if let Err(error) = close_off(&report) {
+        report.send(&Report::Failed(Failure::io(Stage::Namespace, "anchor", "", &error)));
         return ExitCode::FAILURE;
     }
+    drop(report);
     // SIGTERM and its like mean nothing to a first process without handlers; SIGKILL from outside ends it.
     loop {
         while matches!(process::reap(), Ok(Some(_))) {}
@@ -44,20 +55,27 @@ pub fn anchor_main() -> ExitCode {
     }
 }
 
-/// Gives up everything: an empty root, no capability, no descriptor.
-fn close_off() -> io::Result<()> {
+/// The report from where it was put for the execve.
+fn take_report() -> io::Result<Reporter> {
+    let report = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
+    Ok(Reporter::new(report))
+}
+
+/// Gives up everything: an empty root, no capability, no descriptor but the report, no system call but those that a
+/// reaper makes. All of the pod's containers may take this process over.
+fn close_off(report: &Reporter) -> io::Result<()> {
+    signal::block_child_ended()?;
     process::unshare(process::Namespaces::MOUNT)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    rustix::mount::mount("anchor", "/tmp", "tmpfs", MountFlags::RDONLY, c"mode=0555,size=0")?;
-    rustix::process::chdir("/tmp")?;
+    rustix::mount::mount("anchor", STAGE, "tmpfs", MountFlags::RDONLY, c"mode=0555,size=0")?;
+    rustix::process::chdir(STAGE)?;
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
-    process::close_all_but(&mut [])?;
+    process::close_all_but(&mut [report.as_raw()])?;
     privilege::forbid_inspection()?;
     privilege::limit_capabilities(0)?;
     privilege::set_capabilities(0, 0)?;
-    // Last: its end is the word that all went well.
-    rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
-    Ok(())
+    privilege::allow_only(&privilege::CALLS_OF_A_REAPER)
 }

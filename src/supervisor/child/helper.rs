@@ -10,9 +10,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::{
     cgroup,
-    launcher::{self, Device, Exec, Launch, PodNamespaces, Report, Reporter, Stdio},
-    model::{ContainerPlan, Failure, Stage},
-    sys::process::{self, Fork, Namespaces},
+    launcher::{self, Device, Exec, Joined, Launch, PodNamespaces, Report, Reporter, Stdio},
+    model::{ContainerPlan, Failure, PodId, Stage},
+    sys::{
+        pids::Slot,
+        process::{self, Fork, Namespaces},
+        title,
+    },
 };
 
 /// The two ends of a launch: the supervisor's does not block.
@@ -36,27 +40,37 @@ pub(in crate::supervisor) fn no_input() -> io::Result<OwnedFd> {
     Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?.0)
 }
 
-/// Forks the helper that makes a container; gives its pid.
-pub(in crate::supervisor) fn create(
-    plan: &ContainerPlan,
-    namespaces: &PodNamespaces,
-    pid_namespace: Option<&OwnedFd>,
-    cgroup: &cgroup::Container,
-    stdio: Option<Stdio>,
-    report: Reporter,
-) -> Result<u32, Failure> {
-    let mut keep = vec![namespaces.template.as_fd()];
-    let shared = [&namespaces.network, &namespaces.ipc, &namespaces.uts];
-    keep.extend(shared.into_iter().flatten().chain(pid_namespace).map(AsFd::as_fd));
-    let pid_namespace_copy = pid_namespace.map(OwnedFd::try_clone).transpose();
-    let pid_namespace_copy =
-        pid_namespace_copy.map_err(|error| Failure::io(Stage::Internal, plan.id.as_str(), "", &error))?;
-    keep.extend(pid_namespace_copy.as_ref().map(AsFd::as_fd));
+/// What a helper makes a container from.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Create<'a> {
+    pub(in crate::supervisor) pod: &'a PodId,
+    pub(in crate::supervisor) plan: &'a ContainerPlan,
+    pub(in crate::supervisor) namespaces: &'a PodNamespaces,
+    pub(in crate::supervisor) joined: Option<Joined>,
+    pub(in crate::supervisor) cgroup: &'a cgroup::Container,
+    pub(in crate::supervisor) stdio: Option<Stdio>,
+    /// Where the init's pid is left.
+    pub(in crate::supervisor) pid: Slot,
+    pub(in crate::supervisor) report: Reporter,
+}
+
+/// Forks the helper that makes a container; gives the helper's pid.
+pub(in crate::supervisor) fn create(create: Create<'_>) -> Result<u32, Failure> {
+    let Create { pod, plan, namespaces, joined, cgroup, stdio, pid, report } = create;
+    let mut keep = vec![namespaces.template.as_fd(), report.as_fd()];
+    keep.extend(
+        [&namespaces.network, &namespaces.ipc, &namespaces.uts].into_iter().flatten().map(AsFd::as_fd),
+    );
+    if let Some(joined) = &joined {
+        keep.push(joined.pid_namespace.as_fd());
+        keep.extend(joined.target_mounts.as_ref().map(AsFd::as_fd));
+    }
     if let Some(stdio) = &stdio {
         keep.extend([stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()]);
     }
-    let keep: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
-    spawn(&keep, report, plan.id.as_str(), cgroup, |report| {
+    let mut keep: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    let what = format!("helper of pod {pod}: create {}", plan.id);
+    spawn(&mut keep, &report, &what, plan.id.as_str(), cgroup, || {
         let in_cgroup = |error: cgroup::Error| error.failure(plan.id.as_str());
         let devices = launcher::find_devices(&plan.devices)?;
         let mut rules = plan.device_rules.clone();
@@ -65,105 +79,119 @@ pub(in crate::supervisor) fn create(
         crate::failpoint!("supervisor.container-cgroup-made");
         cgroup.join(0).map_err(in_cgroup)?;
         process::set_oom_score(plan.process.oom_score_adj);
-        let launch = Launch {
+        let report = report.another()?;
+        let cgroup_views = cgroup.views();
+        launcher::create(Launch {
             plan,
             namespaces,
-            pid_namespace: pid_namespace_copy,
+            joined,
             devices: &devices,
-            cgroup_views: cgroup.views(),
+            cgroup_views,
             stdio,
+            pid,
             report,
-        };
-        launcher::create(launch)
+        })
     })
 }
 
-/// Forks the helper that runs a process in a container; gives its pid.
+/// Forks the helper that runs a process in a container; gives the helper's pid.
 pub(in crate::supervisor) fn exec(
-    exec: Exec<'_>,
+    pod: &PodId,
+    exec: &Exec<'_>,
     leaf: &cgroup::Container,
-    oom_score_adj: i64,
 ) -> Result<u32, Failure> {
-    let keep = [
+    let mut keep = [
         exec.init.as_raw_fd(),
         exec.stdio.stdin.as_raw_fd(),
         exec.stdio.stdout.as_raw_fd(),
         exec.stdio.stderr.as_raw_fd(),
+        exec.report.as_raw(),
     ];
-    let Exec { plan, identity, init, namespaces, own_cgroup_namespace, stdio, report } = exec;
-    spawn(&keep, report, "exec", leaf, |report| {
+    let what = format!("helper of pod {pod}: exec in {}", exec.container);
+    spawn(&mut keep, &exec.report, &what, "exec", leaf, || {
         let in_cgroup = |error: cgroup::Error| error.failure("exec");
         leaf.create(&crate::model::Resources::default(), &[]).map_err(in_cgroup)?;
         leaf.join(0).map_err(in_cgroup)?;
-        process::set_oom_score(oom_score_adj);
-        launcher::exec(&Exec { plan, identity, init, namespaces, own_cgroup_namespace, stdio, report })
+        process::set_oom_score(exec.plan.oom_score_adj);
+        Err(launcher::exec(exec))
     })
 }
 
 /// Forks a helper into `cgroup` as far as it can be born there; it closes all descriptors but `keep`, does
-/// `work` and reports the answer. Without a helper nothing is left of the cgroup.
+/// `work` and ends with 0, or reports why it could not and ends with 1. Without a helper nothing is left of the
+/// cgroup.
 fn spawn(
-    keep: &[i32],
-    report: Reporter,
+    keep: &mut [i32],
+    report: &Reporter,
+    what: &str,
     object: &str,
     cgroup: &cgroup::Container,
-    work: impl FnOnce(Reporter) -> Result<u32, Failure>,
+    work: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<u32, Failure> {
     let gate = cgroup.gate().map_err(|error| error.failure(object))?;
     let forked = process::fork_into(gate.as_ref().map(AsFd::as_fd)).map_err(|error| {
-        let _ = cgroup.remove();
-        Failure::io(Stage::Internal, object, "fork", &error)
+        let failure = Failure::io(Stage::Internal, object, "fork", &error);
+        match cgroup.remove() {
+            Ok(()) => failure,
+            Err(left) => Failure { text: format!("{}; and {left}", failure.text), ..failure },
+        }
     });
     match forked? {
         Fork::Parent(pid) => Ok(pid),
         Fork::Child => {
-            let mut keep = keep.to_vec();
-            keep.push(report.as_raw());
-            let _ = process::close_all_but(&mut keep);
-            if let Ok(answer) = report.another() {
-                answer.send(&match work(report) {
-                    Ok(pid) => Report::Made { pid },
-                    Err(failure) => Report::Failed(failure),
-                });
+            let mut alone = || -> io::Result<()> {
+                title::set(&format!("pintle: {what}"), "pintle:helper")?;
+                process::close_all_but(keep)
+            };
+            let alone = alone().map_err(|error| Failure::io(Stage::Internal, object, "helper", &error));
+            match alone.and_then(|()| work()) {
+                Ok(()) => process::exit_now(0),
+                Err(failure) => {
+                    report.send(&Report::Failed(failure));
+                    process::exit_now(1)
+                }
             }
-            process::exit_now(0)
         }
     }
 }
 
 /// Makes a shared pid namespace: an intermediate process forks its first process, the anchor, which becomes
-/// our child. Gives the anchor's pid.
-pub(in crate::supervisor) fn anchor() -> Result<u32, Failure> {
+/// our child. Gives the anchor's pid, which is left in `slot`.
+pub(in crate::supervisor) fn anchor(
+    pod: &PodId,
+    namespaces: &PodNamespaces,
+    slot: Slot,
+) -> Result<u32, Failure> {
     let failed = |what: &str, error: &io::Error| Failure::io(Stage::Namespace, what, "anchor", error);
     let (ours, theirs) = report_pair().map_err(|error| failed("socketpair", &error))?;
-    let made = match process::fork().map_err(|error| failed("fork", &error))? {
+    match process::fork().map_err(|error| failed("fork", &error))? {
         Fork::Child => {
-            let _ = process::close_all_but(&mut [theirs.as_raw()]);
-            let made = process::unshare(Namespaces::PID).and_then(|()| process::fork_sibling());
+            // Who can take the anchor over gets into its namespaces too: they are the pod's.
+            let made = namespaces
+                .enter_shared()
+                .and_then(|()| process::unshare(Namespaces::PID.and(Namespaces::CGROUP)))
+                .and_then(|()| {
+                    process::close_all_but(&mut [theirs.as_raw(), namespaces.template.as_raw_fd()])
+                })
+                .and_then(|()| process::fork_sibling());
             match made {
-                Ok(Fork::Child) => super::anchor::execute(&theirs),
-                Ok(Fork::Parent(pid)) => theirs.send(&Report::Made { pid }),
+                Ok(Fork::Child) => super::anchor::execute(pod, &namespaces.template, &theirs),
+                Ok(Fork::Parent(pid)) => slot.store(&Ok(pid)),
                 Err(error) => theirs.send(&Report::Failed(failed("unshare", &error))),
             }
             process::exit_now(0)
         }
         Fork::Parent(pid) => {
             drop(theirs);
-            let _ = process::wait(pid);
-            ours.receive().map_err(|error| failed("report", &error))?
+            process::wait(pid).map_err(|error| failed("wait", &error))?;
         }
-    };
-    match made {
-        Some((Report::Made { pid }, _)) => {
-            // The anchor tells when it has closed itself off, or why it could not.
-            let _ = rustix::io::ioctl_fionbio(ours.as_fd(), false);
-            match ours.receive() {
-                Ok(None) => Ok(pid),
-                Ok(Some((Report::Failed(failure), _))) => Err(failure),
-                _ => Err(Failure::new(Stage::Namespace, "pid", "the anchor died")),
-            }
-        }
-        Some((Report::Failed(failure), _)) => Err(failure),
-        _ => Err(Failure::new(Stage::Namespace, "pid", "the anchor's maker died")),
+    }
+    // The anchor tells when it has closed itself off, or why it could not.
+    rustix::io::ioctl_fionbio(ours.as_fd(), false).map_err(|error| failed("report", &error.into()))?;
+    let said = ours.receive().map_err(|error| failed("report", &error))?;
+    match (said, slot.pid()) {
+        (Some((Report::Failed(failure), _)), _) => Err(failure),
+        (None, Ok(Some(pid))) => Ok(pid),
+        _ => Err(Failure::new(Stage::Namespace, "pid", "the anchor or its maker died")),
     }
 }

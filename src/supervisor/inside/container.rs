@@ -17,7 +17,10 @@ use crate::{
     launcher::{Identity, Reporter},
     logs::{CriLog, Stream},
     model::{ContainerId, ContainerPlan, Exit, Failure, PidMode, UnixNanos},
-    sys::process::{self, Ended, Namespaces},
+    sys::{
+        pids::Slot,
+        process::{self, Ended, Namespaces},
+    },
 };
 
 /// Looks at the count of kills after v1 has said that memory is short: it says so before it kills, and prints
@@ -53,7 +56,8 @@ pub(super) enum Phase {
     Making {
         /// 0 once it was reaped.
         helper: u32,
-        launch: u64,
+        /// Where its init's pid is left.
+        slot: Slot,
         waiter: Waiter,
         deadline: Instant,
         failure: Option<Failure>,
@@ -94,6 +98,8 @@ pub(super) struct Container {
     pub(super) pid: u32,
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) report: Option<(u64, Reporter)>,
+    /// The container may speak on the report in our processes' place.
+    pub(super) sealed: bool,
     /// What it writes: token and pipe (or the terminal's master) of each stream that has not ended.
     pub(super) outputs: Vec<(u64, Stream, OwnedFd)>,
     /// Our end of its standard input, kept for those who attach.
@@ -138,6 +144,7 @@ impl Container {
             pid: 0,
             pidfd: None,
             report: None,
+            sealed: false,
             outputs: Vec::with_capacity(2),
             stdin: None,
             log: None,

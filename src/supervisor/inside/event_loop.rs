@@ -19,6 +19,8 @@ use super::{
     connection::{Connection, Waiter},
     container::{Container, Phase},
     exec::Exec,
+    lifecycle::never_executed,
+    pid_slots::PidSlots,
 };
 use crate::{
     cgroup,
@@ -35,8 +37,6 @@ const READS_PER_TURN: usize = 16;
 /// How long after the end of a container its output may still come. All its processes are dead by then, so
 /// this only bounds a log disk that hangs.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
-/// Exits of processes that no report has named yet.
-const UNCLAIMED_MAX: usize = 256;
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 32;
 
@@ -52,6 +52,13 @@ pub(super) enum Source {
     Oom(ContainerId),
 }
 
+/// What of a container a child is.
+#[derive(Clone, Copy, Debug)]
+enum Child {
+    Helper,
+    Init,
+}
+
 /// What `Setup` made.
 #[derive(Debug)]
 pub(super) struct Pod {
@@ -61,15 +68,6 @@ pub(super) struct Pod {
     pub(super) namespaces: PodNamespaces,
     /// The first process of the shared pid namespace, and that namespace.
     pub(super) anchor: Option<(u32, OwnedFd)>,
-}
-
-/// The end of a process that no report has named yet.
-#[derive(Clone, Copy, Debug)]
-struct Unclaimed {
-    pid: u32,
-    ended: Ended,
-    /// The last launch before it was reaped.
-    launch: u64,
 }
 
 #[derive(Debug)]
@@ -85,9 +83,8 @@ pub(in crate::supervisor) struct Supervisor {
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) next_exec: u64,
     pub(super) chores: Chores,
-    /// Counts what was forked, so that an end is not taken for that of a later process of the same number.
-    launches: u64,
-    unclaimed: Vec<Unclaimed>,
+    /// Where what is being launched leaves its pid.
+    pub(super) pid_slots: PidSlots,
     /// Those who wait for the end of the pod.
     pub(super) shutdown: Vec<Waiter>,
     buffer: Vec<u8>,
@@ -110,8 +107,7 @@ impl Supervisor {
             execs: BTreeMap::new(),
             next_exec: 1,
             chores: Chores::default(),
-            launches: 0,
-            unclaimed: Vec::new(),
+            pid_slots: PidSlots::new()?,
             shutdown: Vec::new(),
             buffer: vec![0; OUTPUT_BYTES],
         };
@@ -250,62 +246,58 @@ impl Supervisor {
     // Children ------------------------------------------------------------------------------------------
 
     fn children_ended(&mut self) {
-        let _ = rustix::io::read(&self.signals, &mut [0; 512]);
-        while let Ok(Some((pid, ended))) = process::reap() {
+        // It only says that there is something to reap.
+        let _: rustix::io::Result<usize> = rustix::io::read(&self.signals, &mut [0; 512]);
+        while let Ok(Some((pid, ended))) = self.reap() {
             self.child_ended(pid, ended);
         }
     }
 
+    /// Reaps a child. One that was being started is looked at before: then it can still be seen whether it has
+    /// executed its program.
+    fn reap(&mut self) -> io::Result<Option<(u32, Ended)>> {
+        if !self.containers.values().any(|one| matches!(one.phase, Phase::Starting { .. })) {
+            return process::reap();
+        }
+        let Some(pid) = process::ended_child()? else { return Ok(None) };
+        let is_it = |one: &&Container| one.pid == pid && matches!(one.phase, Phase::Starting { .. });
+        if let Some(id) = self.containers.values().find(is_it).map(|one| one.id.clone()) {
+            self.read_reports(&id);
+        }
+        process::wait(pid).map(|ended| Some((pid, ended)))
+    }
+
     fn child_ended(&mut self, pid: u32, ended: Ended) {
-        let helped = self.containers.values().find_map(|container| match &container.phase {
-            Phase::Making { helper, .. } => (*helper == pid).then(|| container.id.clone()),
-            Phase::Created
+        let of = |container: &Container| match &container.phase {
+            Phase::Making { helper, .. } if *helper == pid => Some(Child::Helper),
+            Phase::Making { slot, .. } if slot.pid().ok().flatten() == Some(pid) => Some(Child::Init),
+            // The number of an init that was reaped may be another process's by now.
+            _ if container.pid == pid && container.pidfd.is_some() => Some(Child::Init),
+            Phase::Making { .. }
+            | Phase::Created
             | Phase::Starting { .. }
             | Phase::Running
             | Phase::Ended { .. }
             | Phase::Exited { .. } => None,
-        });
-        if let Some(id) = helped {
-            self.helper_ended(&id, ended);
-            return;
-        }
-        // The number of an init that was reaped may be another process's by now.
-        let is_init = |one: &&Container| one.pid == pid && one.pidfd.is_some();
-        if let Some(id) = self.containers.values().find(is_init).map(|one| one.id.clone()) {
-            self.init_ended(&id, ended);
-            return;
+        };
+        let found = self.containers.values().find_map(|one| Some((one.id.clone(), of(one)?)));
+        match found {
+            Some((id, Child::Helper)) => return self.helper_ended(&id, ended),
+            Some((id, Child::Init)) => return self.init_ended(&id, ended),
+            None => {}
         }
         if let Some(pod) = &mut self.pod {
             // The next container that shares the pod's processes gets a new one.
             pod.anchor.take_if(|(anchor, _)| *anchor == pid);
         }
-        let is_its = |exec: &Exec| exec.helper == pid || (exec.pid == Some(pid) && !exec.has_ended());
+        let is_its = |exec: &Exec| exec.helper == pid || (exec.pid() == Some(pid) && !exec.has_ended());
         let exec = self.execs.iter().find(|(_, exec)| is_its(exec));
         match exec.map(|(number, exec)| (*number, exec.helper == pid)) {
             Some((number, true)) => self.exec_helper_ended(number, ended),
             Some((number, false)) => self.exec_ended(number, ended),
-            None => {
-                // It may be an exec that was faster than the report of its pid. The oldest go: they are
-                // orphans that we adopted.
-                if self.unclaimed.len() == UNCLAIMED_MAX {
-                    self.unclaimed.remove(0);
-                }
-                self.unclaimed.push(Unclaimed { pid, ended, launch: self.launches });
-            }
+            // An orphan that we adopted, or a process of libcontainer's.
+            None => {}
         }
-    }
-
-    /// The number of a launch that begins now.
-    pub(super) fn next_launch(&mut self) -> u64 {
-        self.launches += 1;
-        self.launches
-    }
-
-    /// How `pid`, which `launch` has made, ended, if it did before anyone knew it.
-    pub(super) fn claim(&mut self, pid: u32, launch: u64) -> Option<Ended> {
-        let is_it = |one: &Unclaimed| one.pid == pid && one.launch >= launch;
-        let index = self.unclaimed.iter().rposition(is_it)?;
-        Some(self.unclaimed.remove(index).ended)
     }
 
     fn helper_ended(&mut self, id: &ContainerId, ended: Ended) {
@@ -313,12 +305,10 @@ impl Supervisor {
             // Its number may be given to another process now.
             *helper = 0;
         }
-        self.read_reports(id);
-        let Some(container) = self.containers.get(id) else { return };
-        if let Phase::Making { failure, .. } = &container.phase {
+        // One that has done its work leaves an init that tells when it waits, or whose end will be told.
+        if ended != Ended::Code(0) {
             let text = format!("the helper that made it ended with {}", ended.code());
-            let failure = failure.clone().unwrap_or_else(|| Failure::new(Stage::Launch, id.as_str(), text));
-            self.abandon(id, failure);
+            self.died_while_made(id, &text);
         }
     }
 
@@ -326,9 +316,15 @@ impl Supervisor {
         let at = now();
         // What it had to say about its start comes first.
         self.read_reports(id);
+        self.died_while_made(
+            id,
+            &format!("its first process ended with {} before it waited for its start", ended.code()),
+        );
         let Some(container) = self.containers.get_mut(id) else { return };
-        if let Phase::Starting { .. } = container.phase {
-            self.started(id);
+        if let Phase::Starting { waiter } = container.phase {
+            // It has let somebody else keep the report open.
+            container.phase = Phase::Running;
+            self.answer(waiter, Err(never_executed(id)));
         }
         let Some(container) = self.containers.get_mut(id) else { return };
         if matches!(container.phase, Phase::Ended { .. } | Phase::Exited { .. }) {
@@ -401,40 +397,4 @@ impl Supervisor {
 /// The wall clock.
 pub(super) fn now() -> UnixNanos {
     SystemTime::now().into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One whose daemon does not listen.
-    fn supervisor() -> (Supervisor, std::os::unix::net::UnixStream) {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        (Supervisor::new(theirs.into()).unwrap(), ours)
-    }
-
-    #[test]
-    fn an_end_is_taken_only_for_that_of_a_process_launched_before_it() {
-        let (mut supervisor, _daemon) = supervisor();
-        let first = supervisor.next_launch();
-        supervisor.child_ended(77, Ended::Code(1));
-        let second = supervisor.next_launch();
-        assert_eq!(supervisor.claim(77, second), None, "an older process had the same number");
-        supervisor.child_ended(77, Ended::Code(2));
-        assert_eq!(supervisor.claim(77, second), Some(Ended::Code(2)));
-        assert_eq!(supervisor.claim(77, first), Some(Ended::Code(1)));
-        assert_eq!(supervisor.claim(77, first), None);
-    }
-
-    #[test]
-    fn ends_that_nobody_claims_do_not_pile_up() {
-        let (mut supervisor, _daemon) = supervisor();
-        let launch = supervisor.next_launch();
-        for pid in 0..1_000 {
-            supervisor.child_ended(10 + pid, Ended::Code(0));
-        }
-        assert_eq!(supervisor.unclaimed.len(), UNCLAIMED_MAX);
-        assert_eq!(supervisor.claim(10, launch), None);
-        assert_eq!(supervisor.claim(1_009, launch), Some(Ended::Code(0)));
-    }
 }

@@ -17,12 +17,14 @@ use super::{
     container::Phase,
     event_loop::{Source, Supervisor},
     inspection::Bounds,
+    lifecycle::excess_failure,
+    pid_slots::fork_failure,
 };
 use crate::{
     cgroup,
     launcher::{self, Report, Reporter, Stdio},
-    model::{ContainerId, Failure, Stage},
-    sys::process::Ended,
+    model::{ContainerId, Failure, ResolvedUser, Stage},
+    sys::{pids::Slot, process::Ended},
 };
 
 use v1::reply::Result as Answer;
@@ -37,13 +39,13 @@ pub(super) struct Exec {
     container: ContainerId,
     /// 0 once it was reaped.
     pub(super) helper: u32,
-    pub(super) launch: u64,
-    /// Host pid, once the helper has told it.
-    pub(super) pid: Option<u32>,
+    /// Where its pid is left, by the kernel and before the process runs.
+    slot: Slot,
     /// `None` when its end was seen: then execve has worked, or `failure` says why not.
     pub(super) report: Option<(u64, Reporter)>,
     leaf: cgroup::Container,
     bounds: Bounds,
+    user: ResolvedUser,
     pub(super) deadline: Option<Instant>,
     timed_out: bool,
     ended: Option<Ended>,
@@ -54,6 +56,16 @@ impl Exec {
     /// Its process was reaped.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.is_some()
+    }
+
+    /// The helper was reaped, and so was its process, if it made one.
+    fn is_over(&self) -> bool {
+        self.helper == 0 && (self.ended.is_some() || self.pid().is_none())
+    }
+
+    /// Its host pid, once there is one.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.slot.pid().ok().flatten()
     }
 }
 
@@ -69,28 +81,41 @@ impl Supervisor {
             return Err(Failure::new(Stage::WrongState, id.as_str(), "it is not running"));
         };
         let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "exec", &error);
+        let init = init.try_clone().map_err(failed)?;
+        let stdio = Stdio { stdin: helper::no_input().map_err(failed)?, stdout, stderr };
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let leaf = container.cgroup.exec_leaf(number);
-        let (identity, score) = (container.identity.clone(), plan.oom_score_adj);
+        let identity = container.identity.clone();
+        let (namespaces, own_cgroup_namespace) = (container.namespaces, container.own_cgroup_namespace);
         let bounds = Bounds::new(&plan, container.bounds.namespaces);
-        let run = launcher::Exec {
-            plan: &plan,
-            identity: &identity,
-            init: init.try_clone().map_err(failed)?,
-            namespaces: container.namespaces,
-            own_cgroup_namespace: container.own_cgroup_namespace,
-            stdio: Stdio { stdin: helper::no_input().map_err(failed)?, stdout, stderr },
-            report: their_report,
-        };
         self.next_exec += 1;
         // Before the fork: a process that nobody listens to would be nobody's.
         let token = self.watch(report.as_fd(), Source::ExecReport(number)).map_err(failed)?;
-        let launch = self.next_launch();
-        let helper = match helper::exec(run, &leaf, score) {
-            Ok(helper) => helper,
-            Err(error) => {
+        let slot = self.pid_slots.take();
+        let launched = slot.and_then(|slot| {
+            let pod = self
+                .pod
+                .as_ref()
+                .ok_or_else(|| Failure::new(Stage::WrongState, "pod", "it is not set up"))?;
+            let run = launcher::Exec {
+                container: &id,
+                plan: &plan,
+                identity: &identity,
+                init,
+                namespaces,
+                own_cgroup_namespace,
+                stdio,
+                pid: slot,
+                report: their_report,
+            };
+            let helper = helper::exec(&pod.id, &run, &leaf);
+            helper.map(|helper| (helper, slot)).inspect_err(|_| self.pid_slots.give_back(slot))
+        });
+        let (helper, slot) = match launched {
+            Ok(launched) => launched,
+            Err(failure) => {
                 self.unwatch(report.as_fd(), token);
-                return Err(error);
+                return Err(failure);
             }
         };
         let timeout = (exec.timeout_ms > 0).then(|| Duration::from_millis(exec.timeout_ms));
@@ -98,11 +123,11 @@ impl Supervisor {
             waiter,
             container: id,
             helper,
-            launch,
-            pid: None,
+            slot,
             report: Some((token, report)),
             leaf,
             bounds,
+            user: identity.user,
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             timed_out: false,
             ended: None,
@@ -117,36 +142,34 @@ impl Supervisor {
             let Some(exec) = self.execs.get_mut(&number) else { return };
             let Some((_, report)) = &exec.report else { return };
             match report.receive() {
-                Ok(Some((Report::Made { pid }, _))) => {
-                    exec.pid = Some(pid);
-                    let launch = exec.launch;
-                    if let Some(ended) = self.claim(pid, launch) {
-                        self.exec_ended(number, ended);
-                    }
-                }
-                Ok(Some((Report::Failed(failure), _))) => exec.failure = Some(failure),
-                Ok(Some(_)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(None) | Err(_) => {
-                    if let Some((token, report)) = exec.report.take() {
-                        self.unwatch(report.as_fd(), token);
-                    }
-                    self.inspect_exec(number);
-                    self.settle_exec(number);
-                    return;
+                // The helper and its process have this one thing to say. A process that others can see may be in
+                // their hands: it is believed no more, and not listened to without end.
+                Ok(Some((Report::Failed(failure), _))) => {
+                    exec.failure = Some(failure);
+                    return self.exec_report_ended(number);
                 }
+                Ok(_) | Err(_) => return self.exec_report_ended(number),
             }
         }
+    }
+
+    fn exec_report_ended(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        if let Some((token, report)) = exec.report.take() {
+            self.unwatch(report.as_fd(), token);
+        }
+        self.inspect_exec(number);
+        self.settle_exec(number);
     }
 
     /// After its execve.
     fn inspect_exec(&mut self, number: u64) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        let (Some(pid), None, None) = (exec.pid, &exec.ended, &exec.failure) else { return };
-        if let Err(excess) = exec.bounds.inspect(pid) {
-            let text = format!("it was killed, for it has more than was planned: {excess}");
-            exec.failure = Some(Failure::new(Stage::Privileges, "exec", text));
+        let (Some(pid), None, None) = (exec.pid(), &exec.ended, &exec.failure) else { return };
+        if let Err(excess) = exec.bounds.inspect(pid, &exec.user) {
+            exec.failure = Some(excess_failure("exec", &excess));
             self.kill_exec_tree(number);
         }
     }
@@ -156,11 +179,12 @@ impl Supervisor {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         // Its number may be given to another process now.
         exec.helper = 0;
-        if exec.pid.is_none() && exec.failure.is_none() {
-            let text = format!("the helper that starts it ended with {}", ended.code());
-            exec.failure = Some(Failure::new(Stage::Launch, "exec", text));
+        if exec.pid().is_none() && exec.failure.is_none() {
+            let text = || format!("the helper that starts it ended with {}", ended.code());
+            let failure = fork_failure("exec", exec.slot);
+            exec.failure = failure.or_else(|| Some(Failure::new(Stage::Launch, "exec", text())));
         }
-        self.settle_exec(number);
+        self.close_exec_report(number);
     }
 
     pub(super) fn exec_ended(&mut self, number: u64, ended: Ended) {
@@ -168,17 +192,28 @@ impl Supervisor {
         if let Some(exec) = self.execs.get_mut(&number) {
             exec.ended = Some(ended);
         }
+        self.close_exec_report(number);
+    }
+
+    /// Once both have ended there is nothing more to hear, also if somebody else holds the report open.
+    fn close_exec_report(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        if exec.is_over()
+            && let Some((token, report)) = exec.report.take()
+        {
+            self.unwatch(report.as_fd(), token);
+        }
         self.settle_exec(number);
     }
 
     /// Answers once the process has ended and nothing more can be said about its start.
     fn settle_exec(&mut self, number: u64) {
         let Some(exec) = self.execs.get(&number) else { return };
-        let reaped = exec.ended.is_some() || (exec.pid.is_none() && exec.helper == 0);
-        if !reaped || exec.report.is_some() {
+        if !exec.is_over() || exec.report.is_some() {
             return;
         }
         let Some(exec) = self.execs.remove(&number) else { return };
+        self.pid_slots.give_back(exec.slot);
         self.remove_leaf(&exec.container, exec.leaf);
         let answer = match (exec.failure, exec.ended) {
             // Also when the time was up before there was a process.
@@ -223,7 +258,7 @@ impl Supervisor {
         let leaf = exec.leaf.clone();
         let all_signalled = self.kill_cgroup(&leaf).unwrap_or(false);
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        if let (Some(pid), None) = (exec.pid, exec.ended) {
+        if let (Some(pid), None) = (exec.pid(), exec.ended) {
             // A privileged one may have left its cgroup; it must go, or nobody is ever answered.
             let _ = crate::sys::process::kill(pid);
         }

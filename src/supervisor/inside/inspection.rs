@@ -1,12 +1,13 @@
-//! A started process, looked at from outside: whatever went wrong on its way, it must not have more than planned.
+//! A process looked at from outside: whatever went wrong on its way, it must not have more than planned.
 //!
-//! Only what a process cannot give back to itself is compared, so that a program which has gone on since its
-//! execve (another user, namespaces of its own below ours) is not taken for one that got away.
+//! An init that waits for its start is still ours, and has exactly what was planned. An exec is looked at when it
+//! has executed its program: then only what a process cannot give back to itself is compared, so that a program
+//! which has gone on since (another user, namespaces of its own below ours) is not taken for one that got away.
 
 use std::{fs, io};
 
 use crate::{
-    model::ProcessPlan,
+    model::{ProcessPlan, ResolvedUser},
     sys::process::{self, Namespaces},
 };
 
@@ -17,24 +18,55 @@ pub(super) struct Bounds {
     pub(super) namespaces: Namespaces,
     /// The largest bounding set, as a mask of capabilities(7).
     capabilities: u64,
+    /// Kept by a user other than root.
+    ambient: u64,
     no_new_privs: bool,
     filtered: bool,
 }
+
+/// `CAP_SETGID` and `CAP_SETUID`.
+const SETGID: u64 = 1 << 6;
+const SETUID: u64 = 1 << 7;
 
 impl Bounds {
     pub(super) fn new(process: &ProcessPlan, namespaces: Namespaces) -> Self {
         Self {
             namespaces,
             capabilities: process.capabilities,
+            ambient: process.ambient,
             no_new_privs: process.no_new_privs,
             filtered: process.seccomp.is_some(),
         }
     }
 
-    /// Looks at process `pid`; `Err` says in words what it has too much. A process that has ended is within bounds.
-    pub(super) fn inspect(&self, pid: u32) -> Result<(), String> {
+    /// Looks at an init that waits for its start, and is to be `user`; `Err` says in words what it has too much.
+    pub(super) fn inspect_waiting(&self, pid: u32, user: &ResolvedUser) -> Result<(), String> {
+        self.look(pid, |status| {
+            self.check(status, || false)?;
+            check_ids(status, user, true, true)
+        })
+    }
+
+    /// Looks at process `pid`, which was started as `user`. A process that has ended is within bounds.
+    pub(super) fn inspect(&self, pid: u32, user: &ResolvedUser) -> Result<(), String> {
+        self.look(pid, |status| {
+            self.check(status, || has_own_users(pid))?;
+            let kept = |capability| !self.may_gain(user, capability);
+            let checked = check_ids(status, user, kept(SETUID), kept(SETGID));
+            checked.or_else(|excess| if has_own_users(pid) { Ok(()) } else { Err(excess) })
+        })
+    }
+
+    /// Whether the program can have come by `capability`, or by what a setuid program has, since its execve.
+    fn may_gain(&self, user: &ResolvedUser, capability: u64) -> bool {
+        let held = if user.uid == 0 { self.capabilities } else { self.capabilities & self.ambient };
+        !self.no_new_privs || held & capability != 0
+    }
+
+    fn look(&self, pid: u32, check: impl FnOnce(&str) -> Result<(), String>) -> Result<(), String> {
         match fs::read_to_string(format!("/proc/{pid}/status")) {
-            Ok(status) => self.check(&status, || has_own_users(pid))?,
+            Ok(status) if has_ended(&status) => return Ok(()),
+            Ok(status) => check(&status)?,
             Err(error) => return unless_ended(&error, "status"),
         }
         for kind in self.namespaces.names() {
@@ -54,9 +86,6 @@ impl Bounds {
     /// `own_users`: whether it is in a user namespace below ours by now.
     fn check(&self, status: &str, own_users: impl FnOnce() -> bool) -> Result<(), String> {
         let field = |name| process::field(status, name).unwrap_or_default();
-        if field("State").starts_with(['Z', 'X']) {
-            return Ok(());
-        }
         if self.filtered && field("Seccomp") != "2" {
             return Err(format!("its seccomp mode is {:?}, not 2", field("Seccomp")));
         }
@@ -71,6 +100,33 @@ impl Bounds {
             _ => Err(format!("its capabilities are {held:?}, more than {:016x}", self.capabilities)),
         }
     }
+}
+
+fn has_ended(status: &str) -> bool {
+    process::field(status, "State").is_some_and(|state| state.starts_with(['Z', 'X']))
+}
+
+/// Compares who it is with who it is to be: users, groups or both.
+fn check_ids(status: &str, user: &ResolvedUser, users: bool, groups: bool) -> Result<(), String> {
+    let ids = |name| -> Vec<u32> {
+        let field = process::field(status, name).unwrap_or_default();
+        field.split_ascii_whitespace().map(|id| id.parse().unwrap_or(u32::MAX)).collect()
+    };
+    // Real, effective, saved, file system's.
+    let (uids, gids) = (ids("Uid"), ids("Gid"));
+    if users && uids != [user.uid; 4] {
+        return Err(format!("its users are {uids:?}, not {}", user.uid));
+    }
+    if groups && gids != [user.gid; 4] {
+        return Err(format!("its groups are {gids:?}, not {}", user.gid));
+    }
+    let (mut held, mut planned) = (ids("Groups"), user.groups.clone());
+    held.sort_unstable();
+    planned.sort_unstable();
+    if groups && held != planned {
+        return Err(format!("its supplementary groups are {held:?}, not {planned:?}"));
+    }
+    Ok(())
 }
 
 /// Whether process `pid` is in another user namespace than we; one that has ended is taken to be.
@@ -99,8 +155,13 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds =
-        Bounds { namespaces: Namespaces::NONE, capabilities: 0xff, no_new_privs: true, filtered: true };
+    const BOUNDS: Bounds = Bounds {
+        namespaces: Namespaces::NONE,
+        capabilities: 0xff,
+        ambient: 0,
+        no_new_privs: true,
+        filtered: true,
+    };
 
     const HOSTS_USERS: fn() -> bool = || false;
     const OWN_USERS: fn() -> bool = || true;
@@ -117,7 +178,7 @@ mod tests {
         assert_eq!(BOUNDS.check(&status("2", "1", "0000000000000001"), HOSTS_USERS), Ok(()));
         let loose = Bounds { no_new_privs: false, filtered: false, ..BOUNDS };
         assert_eq!(loose.check(&status("0", "0", "0000000000000000"), HOSTS_USERS), Ok(()));
-        assert_eq!(BOUNDS.check("State:\tZ (zombie)\n", HOSTS_USERS), Ok(()));
+        assert!(has_ended("Name:\tx\nState:\tZ (zombie)\n") && !has_ended("State:\tS (sleeping)\n"));
     }
 
     #[test]
@@ -138,10 +199,11 @@ mod tests {
     fn a_namespace_of_the_hosts_is_too_much_and_a_process_that_has_ended_is_not() {
         let loose = Bounds { no_new_privs: false, filtered: false, capabilities: u64::MAX, ..BOUNDS };
         let me = std::process::id();
-        assert_eq!(loose.inspect(me), Ok(()));
+        let nobody = ResolvedUser { uid: 65_534, gid: 65_534, groups: vec![] };
+        assert_eq!(loose.inspect(me, &nobody), Ok(()), "it may have changed its user");
         let apart = Bounds { namespaces: Namespaces::IPC, ..loose };
-        assert_eq!(apart.inspect(me), Err("it is in the host's ipc namespace".into()));
-        assert_eq!(apart.inspect(u32::MAX), Ok(()));
+        assert_eq!(apart.inspect(me, &nobody), Err("it is in the host's ipc namespace".into()));
+        assert_eq!(apart.inspect(u32::MAX, &nobody), Ok(()));
     }
 
     #[test]
@@ -149,15 +211,46 @@ mod tests {
         assert_eq!(BOUNDS.check(&status("2", "1", "1ff"), OWN_USERS), Ok(()));
         assert!(BOUNDS.check(&status("0", "1", "ff"), OWN_USERS).is_err());
         let powerless = Bounds { no_new_privs: false, filtered: false, capabilities: 0, ..BOUNDS };
-        assert!(powerless.inspect(std::process::id()).is_err());
+        let root = ResolvedUser::default();
+        assert!(powerless.inspect(std::process::id(), &root).is_err());
         let mut child = Command::new("unshare").args(["--user", "sleep", "100"]).spawn().unwrap();
         let until = Instant::now() + Duration::from_secs(10);
-        let mut inspected = powerless.inspect(child.id());
+        let mut inspected = powerless.inspect(child.id(), &root);
         while inspected.is_err() && Instant::now() < until {
-            inspected = powerless.inspect(child.id());
+            inspected = powerless.inspect(child.id(), &root);
         }
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(inspected, Ok(()));
+    }
+
+    #[test]
+    fn another_user_or_group_is_named() {
+        let status =
+            |uid: &str, gid: &str, groups: &str| format!("Uid:\t{uid}\nGid:\t{gid}\nGroups:\t{groups} \n");
+        let same = "1000\t1000\t1000\t1000";
+        let user = ResolvedUser { uid: 1000, gid: 1000, groups: vec![1000, 5] };
+        let check = |status: &str| check_ids(status, &user, true, true);
+        assert_eq!(check(&status(same, same, "5 1000")), Ok(()));
+        for (status, said) in [
+            (status("1000\t0\t0\t0", same, "5 1000"), "its users are [1000, 0, 0, 0], not 1000"),
+            (status(same, "0\t0\t0\t0", "5 1000"), "its groups are [0, 0, 0, 0], not 1000"),
+            (status(same, same, "1000"), "its supplementary groups are [1000], not [5, 1000]"),
+            (status(same, same, "0 5 1000"), "its supplementary groups are [0, 5, 1000], not [5, 1000]"),
+            (String::new(), "its users are [], not 1000"),
+        ] {
+            assert_eq!(check(&status), Err(said.into()));
+        }
+        assert_eq!(check_ids(&status("0\t0\t0\t0", same, ""), &user, false, false), Ok(()));
+    }
+
+    #[test]
+    fn who_cannot_gain_anything_cannot_have_changed_its_user() {
+        let (root, user) = (ResolvedUser::default(), ResolvedUser { uid: 7, ..ResolvedUser::default() });
+        assert!(BOUNDS.may_gain(&root, SETUID) && !BOUNDS.may_gain(&user, SETUID));
+        assert!(Bounds { no_new_privs: false, ..BOUNDS }.may_gain(&user, SETUID), "by a setuid program");
+        assert!(Bounds { ambient: SETUID, ..BOUNDS }.may_gain(&user, SETUID));
+        assert!(!Bounds { ambient: SETUID, capabilities: 0, ..BOUNDS }.may_gain(&user, SETUID));
+        assert!(!Bounds { capabilities: SETUID, ..BOUNDS }.may_gain(&root, SETGID));
     }
 }

@@ -15,6 +15,7 @@ use super::{
     container::{Container, Phase},
     event_loop::{Source, Supervisor, now},
     exit,
+    pid_slots::fork_failure,
     requests::shared_namespaces,
 };
 use crate::{
@@ -36,6 +37,21 @@ const CREATE_MAX: Duration = Duration::from_secs(60);
 const HELPER_DEATH_MAX: Duration = Duration::from_millis(100);
 /// Bytes of libcontainer's error lines that go with a failure.
 const TRACE_BYTES_MAX: usize = 4 * 1024;
+
+/// Why a start has failed whose process has not got as far as its program.
+pub(super) fn never_executed(id: &ContainerId) -> Failure {
+    let text = "it was killed before it could execute its program; if nobody stopped it, its memory limit is too low";
+    Failure::new(Stage::Launch, id.as_str(), text)
+}
+
+/// What is said of a process that is killed for its power.
+pub(super) fn excess_failure(object: &str, excess: &str) -> Failure {
+    Failure::new(
+        Stage::Privileges,
+        object,
+        format!("it was killed, for it has more than was planned: {excess}"),
+    )
+}
 
 /// Our ends of a container's standard streams.
 struct OurEnds {
@@ -71,7 +87,7 @@ impl Supervisor {
             return Err(Failure::new(Stage::WrongState, id.as_str(), "it exists already"));
         }
         let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "", &error);
-        let joined = self.pid_namespace(&plan.pid)?;
+        let joined = self.joined(&plan.pid)?;
         let Some(pod) = &self.pod else {
             return Err(Failure::new(Stage::WrongState, "pod", "it is not set up"));
         };
@@ -86,11 +102,21 @@ impl Supervisor {
         let (theirs, ours) = streams(&plan).map_err(failed)?;
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let cgroup = pod.cgroup.container(&id);
-        let helper = helper::create(&plan, &pod.namespaces, joined.as_ref(), &cgroup, theirs, their_report)?;
+        let pid = self.pid_slots.take()?;
+        let helper = helper::create(helper::Create {
+            pod: &pod.id,
+            plan: &plan,
+            namespaces: &pod.namespaces,
+            joined,
+            cgroup: &cgroup,
+            stdio: theirs,
+            pid,
+            report: their_report,
+        });
+        let helper = helper.inspect_err(|_| self.pid_slots.give_back(pid))?;
         let deadline = Instant::now() + CREATE_MAX;
         let shared = shared_namespaces(pod);
-        let launch = self.next_launch();
-        let phase = Phase::Making { helper, launch, waiter, deadline, failure: None };
+        let phase = Phase::Making { helper, slot: pid, waiter, deadline, failure: None };
         let mut container = Container::new(&plan, shared, cgroup, phase);
         container.log = log;
         self.containers.insert(id.clone(), container);
@@ -128,15 +154,18 @@ impl Supervisor {
                 Ok(Some((report, fd))) => self.reported(id, report, fd),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The end: no process on the other side is still ours.
-                Ok(None) | Err(_) => {
-                    self.close_report(id);
-                    if let Some(Phase::Starting { .. }) = self.containers.get(id).map(|one| &one.phase) {
-                        self.started(id);
-                    }
-                    return;
-                }
+                Ok(None) | Err(_) => return self.reports_ended(id),
             }
+        }
+    }
+
+    /// No process on the other side is still ours; or it has said all that it is believed.
+    fn reports_ended(&mut self, id: &ContainerId) {
+        self.close_report(id);
+        match self.containers.get(id).map(|one| &one.phase) {
+            Some(Phase::Starting { .. }) => self.started(id),
+            Some(Phase::Making { .. }) => self.died_while_made(id, "its first process died at once"),
+            Some(Phase::Created | Phase::Running | Phase::Ended { .. } | Phase::Exited { .. }) | None => {}
         }
     }
 
@@ -159,6 +188,11 @@ impl Supervisor {
     fn reported(&mut self, id: &ContainerId, report: Report, fd: Option<OwnedFd>) {
         let Some(container) = self.containers.get_mut(id) else { return };
         match report {
+            Report::Waiting if matches!(container.phase, Phase::Making { .. }) => self.made(id),
+            Report::Failed(told) => self.launch_failed(id, told),
+            // More is not believed, nor listened to without end.
+            _ if container.sealed => self.reports_ended(id),
+            Report::Sealed => container.sealed = true,
             Report::Identity(identity) => container.identity = identity,
             Report::Trace(line) => {
                 if container.trace.len() + line.len() <= TRACE_BYTES_MAX {
@@ -167,39 +201,50 @@ impl Supervisor {
                 }
             }
             Report::Terminal => {
-                let Some(master) = fd else { return };
-                let _ = rustix::io::ioctl_fionbio(&master, true);
-                let source = Source::Output(id.clone(), Stream::Stdout);
-                if let Ok(token) = self.watch(master.as_fd(), source)
-                    && let Some(container) = self.containers.get_mut(id)
+                if let Some(master) = fd
+                    && let Err(error) = self.watch_terminal(id, master)
                 {
-                    container.outputs.push((token, Stream::Stdout, master));
+                    self.abandon(id, Failure::io(Stage::Internal, id.as_str(), "terminal", &error));
                 }
             }
-            Report::Made { pid } => self.made(id, pid),
-            Report::Failed(told) => self.launch_failed(id, told),
+            Report::Waiting => {}
         }
     }
 
-    /// Its init exists and waits at the barrier.
-    fn made(&mut self, id: &ContainerId, pid: u32) {
-        let Some(Phase::Making { waiter, launch, .. }) = self.containers.get(id).map(|one| &one.phase) else {
-            return;
-        };
-        let (waiter, launch) = (*waiter, *launch);
-        let ended = self.claim(pid, launch);
+    fn watch_terminal(&mut self, id: &ContainerId, master: OwnedFd) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(&master, true)?;
+        let token = self.watch(master.as_fd(), Source::Output(id.clone(), Stream::Stdout))?;
+        if let Some(container) = self.containers.get_mut(id) {
+            container.outputs.push((token, Stream::Stdout, master));
+        }
+        Ok(())
+    }
+
+    /// Its init exists, has given up what its program is not to have, and waits at the barrier.
+    fn made(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let pidfd = match (process::pidfd(pid), ended) {
-            (Ok(pidfd), None) => pidfd,
-            _ => {
-                let failure = Failure::new(Stage::Launch, id.as_str(), "its first process died at once");
-                self.abandon(id, failure);
-                return;
+        let Phase::Making { waiter, slot, .. } = container.phase else { return };
+        container.sealed = true;
+        let pid = match slot.pid() {
+            Ok(Some(pid)) => pid,
+            Ok(None) | Err(_) => {
+                return self.abandon(id, Failure::new(Stage::Internal, id.as_str(), "its pid is not known"));
             }
+        };
+        let looked = process::pidfd(pid)
+            .map_err(|error| Failure::io(Stage::Launch, id.as_str(), "pidfd", &error))
+            .and_then(|pidfd| {
+                let within = container.bounds.inspect_waiting(pid, &container.identity.user);
+                within.map(|()| pidfd).map_err(|excess| excess_failure(id.as_str(), &excess))
+            });
+        let pidfd = match looked {
+            Ok(pidfd) => pidfd,
+            Err(failure) => return self.abandon(id, failure),
         };
         container.pid = pid;
         container.pidfd = Some(pidfd);
         container.phase = Phase::Created;
+        self.pid_slots.give_back(slot);
         container.set_oom_score();
         // Without it a shell whose child was killed is an Error; nothing worse.
         let watch = container.cgroup.watch_oom().ok().flatten();
@@ -235,39 +280,64 @@ impl Supervisor {
                 let waiter = *waiter;
                 container.start_error = Some(told.to_string());
                 container.phase = Phase::Running;
+                self.close_report(id);
                 self.answer(waiter, Err(told));
             }
-            Phase::Created | Phase::Running | Phase::Ended { .. } | Phase::Exited { .. } => {}
+            // Nobody has let it go: this end of its report is what it waits at, so it ends.
+            Phase::Created => self.close_report(id),
+            Phase::Running | Phase::Ended { .. } | Phase::Exited { .. } => {}
         }
     }
 
-    /// execve worked (or the init died of something else, which its exit will say).
-    pub(super) fn started(&mut self, id: &ContainerId) {
+    /// The end of the report: execve has worked, or the init was killed before it.
+    fn started(&mut self, id: &ContainerId) {
         let at = now();
         let Some(container) = self.containers.get_mut(id) else { return };
         let Phase::Starting { waiter } = container.phase else { return };
         container.phase = Phase::Running;
-        container.started_at = Some(at);
-        let answer = match container.bounds.inspect(container.pid) {
-            Ok(()) => Ok(Answer::Started(v1::Started { at: at.0 })),
-            Err(excess) => {
-                let text = format!("it was killed, for it has more than was planned: {excess}");
+        let answer = match process::has_executed(container.pid) {
+            Ok(true) => {
+                container.started_at = Some(at);
+                Ok(Answer::Started(v1::Started { at: at.0 }))
+            }
+            Ok(false) => {
+                // One that is not dying has closed the report by itself, which it does only in strange hands.
+                // A kill that fails is repeated by whoever stops the container.
                 let _killed: Result<(), cgroup::Error> = self.kill_container(id, true);
-                Err(Failure::new(Stage::Privileges, id.as_str(), text))
+                Err(never_executed(id))
+            }
+            Err(error) => {
+                // A kill that fails is repeated by whoever stops the container.
+                let _killed: Result<(), cgroup::Error> = self.kill_container(id, true);
+                Err(Failure::io(Stage::Internal, id.as_str(), "its state cannot be read", &error))
             }
         };
         self.answer(waiter, answer);
     }
 
+    /// Gives up a create whose process has ended without a word of ours; its own word comes first.
+    pub(super) fn died_while_made(&mut self, id: &ContainerId, text: &str) {
+        // What it had to say comes first.
+        self.read_reports(id);
+        let Some(Phase::Making { failure, slot, .. }) = self.containers.get(id).map(|one| &one.phase) else {
+            return;
+        };
+        let failure = failure.clone().or_else(|| fork_failure(id.as_str(), *slot));
+        self.abandon(id, failure.unwrap_or_else(|| Failure::new(Stage::Launch, id.as_str(), text)));
+    }
+
     /// A create that came to nothing: nothing of it is left when the answer goes out.
     pub(super) fn abandon(&mut self, id: &ContainerId, failure: Failure) {
         let Some(container) = self.containers.get(id) else { return };
-        let Phase::Making { helper, waiter, .. } = container.phase else { return };
+        let Phase::Making { helper, waiter, slot, .. } = container.phase else { return };
         // It may not have joined the container's cgroup yet; once it is dead it makes nothing more.
         if let Ok(helper) = process::pidfd(helper) {
-            let _ = rustix::process::pidfd_send_signal(&helper, rustix::process::Signal::KILL);
+            // One that has ended by itself needs none.
+            let _: rustix::io::Result<()> =
+                rustix::process::pidfd_send_signal(&helper, rustix::process::Signal::KILL);
             process::wait_for_end(&helper, HELPER_DEATH_MAX);
         }
+        self.pid_slots.give_back(slot);
         let cgroup = container.cgroup.clone();
         let removed = self.kill_cgroup(&cgroup).and_then(|_| cgroup.remove());
         let failure = match removed {

@@ -3,6 +3,7 @@
 //! | file | what it has |
 //! |---|---|
 //! | `event_loop.rs` | the supervisor's state; what is ready is given to whom it concerns |
+//! | `pid_slots.rs` | where launches store the pids of the processes they make |
 //! | `connection.rs` | one daemon's connection, which is never waited for |
 //! | `dialogue.rs`, `requests.rs` | a daemon's frames, and what each request does |
 //! | `chores.rs` | what would make the loop wait, done little by little |
@@ -22,6 +23,7 @@ mod exec;
 mod exit;
 mod inspection;
 mod lifecycle;
+mod pid_slots;
 mod requests;
 
 pub(super) use event_loop::Supervisor;

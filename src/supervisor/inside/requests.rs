@@ -19,7 +19,8 @@ use super::{
     event_loop::{Pod, Source, Supervisor},
 };
 use crate::{
-    cgroup, launcher,
+    cgroup,
+    launcher::{self, Joined},
     model::{ContainerId, Failure, PidMode, Stage},
     sys::{self, signal, title},
 };
@@ -230,30 +231,14 @@ fn listen(dir: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-impl Pod {
-    /// The pid namespace that containers share when asked to; made with its anchor for the first that asks.
-    fn shared_pid_namespace(&mut self) -> Result<OwnedFd, Failure> {
-        if self.anchor.is_none() {
-            let pid = helper::anchor()?;
-            let path = format!("/proc/{pid}/ns/pid");
-            let namespace =
-                File::open(&path).map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))?;
-            self.anchor = Some((pid, namespace.into()));
-        }
-        let namespace = self.anchor.as_ref().map(|(_, namespace)| namespace.try_clone());
-        let namespace = namespace.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
-        namespace.map_err(|error| Failure::io(Stage::Namespace, "pid", "", &error))
-    }
-}
-
 impl Supervisor {
-    /// The pid namespace that a container joins; `None`: its own new one, or the host's.
-    pub(super) fn pid_namespace(&mut self, mode: &PidMode) -> Result<Option<OwnedFd>, Failure> {
+    /// The pid namespace of others that a container joins; `None`: it has its own, or the host's.
+    pub(super) fn joined(&mut self, mode: &PidMode) -> Result<Option<Joined>, Failure> {
         match mode {
             PidMode::Container | PidMode::Node => Ok(None),
             PidMode::Pod => {
-                let no_pod = || Failure::new(Stage::WrongState, "pod", "it is not set up");
-                self.pod.as_mut().ok_or_else(no_pod)?.shared_pid_namespace().map(Some)
+                let pid_namespace = self.shared_pid_namespace()?;
+                Ok(Some(Joined { pid_namespace, target_mounts: None }))
             }
             PidMode::Target(target) => {
                 let running =
@@ -262,12 +247,39 @@ impl Supervisor {
                     let text = "the target container is not running in this pod";
                     Failure::new(Stage::NotFound, target.as_str(), text)
                 })?;
-                let path = format!("/proc/{}/ns/pid", found.pid);
-                let open = File::open(&path).map(|file| Some(file.into()));
-                open.map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))
+                let pid = found.pid;
+                Ok(Some(Joined {
+                    pid_namespace: namespace_of(pid, "pid")?,
+                    target_mounts: Some(namespace_of(pid, "mnt")?),
+                }))
             }
         }
     }
+
+    /// The pid namespace that containers share when asked to; made with its anchor for the first that asks.
+    fn shared_pid_namespace(&mut self) -> Result<OwnedFd, Failure> {
+        let no_pod = || Failure::new(Stage::WrongState, "pod", "it is not set up");
+        let Self { pod, pid_slots, .. } = self;
+        let pod = pod.as_mut().ok_or_else(no_pod)?;
+        let namespace = match &pod.anchor {
+            Some((_, namespace)) => namespace,
+            None => {
+                let slot = pid_slots.take()?;
+                let pid = helper::anchor(&pod.id, &pod.namespaces, slot);
+                pid_slots.give_back(slot);
+                let pid = pid?;
+                let namespace = namespace_of(pid, "pid")?;
+                &pod.anchor.insert((pid, namespace)).1
+            }
+        };
+        namespace.try_clone().map_err(|error| Failure::io(Stage::Namespace, "pid", "", &error))
+    }
+}
+
+fn namespace_of(pid: u32, kind: &str) -> Result<OwnedFd, Failure> {
+    let path = format!("/proc/{pid}/ns/{kind}");
+    let namespace = File::open(&path).map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))?;
+    Ok(namespace.into())
 }
 
 /// The namespaces of the pod that an exec enters.

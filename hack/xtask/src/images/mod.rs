@@ -33,7 +33,7 @@ const HOSTS: [&str; 6] =
     ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io", "public.ecr.aws", "registry.test"];
 
 /// All that decides what the images hold.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 15] = [
     include_str!("mod.rs"),
     include_str!("broken.rs"),
     include_str!("layer.rs"),
@@ -46,6 +46,8 @@ const SOURCES: [&str; 13] = [
     recipe::HTTPD,
     recipe::NGINX_CONF,
     recipe::NONEWPRIVS,
+    recipe::SEIZER,
+    recipe::KEYRING,
     package::NAMES,
 ];
 

@@ -17,6 +17,8 @@ pub(crate) const PGREP: &str = include_str!("../../../../tests/e2e/images/pgrep"
 pub(crate) const HTTPD: &str = include_str!("../../../../tests/e2e/images/httpd");
 pub(crate) const NGINX_CONF: &str = include_str!("../../../../tests/e2e/images/nginx.conf");
 pub(crate) const NONEWPRIVS: &str = include_str!("../../../../tests/e2e/images/nonewprivs.rs");
+pub(crate) const SEIZER: &str = include_str!("../../../../tests/e2e/images/seizer.rs");
+pub(crate) const KEYRING: &str = include_str!("../../../../tests/e2e/images/keyring.rs");
 
 /// nginx and what it is linked with.
 const NGINX_LIBRARIES: [&str; 5] =
@@ -32,7 +34,7 @@ pub(crate) fn write(packages: &Packages, scratch: &Path, registry: &mut Registry
     write_web_servers(packages, &base, registry)?;
     write_critest_users(&base, registry)?;
     write_critest_tags(&base, registry)?;
-    write_privilege_probe(&base, scratch, registry)?;
+    write_privilege_probes(&base, scratch, registry)?;
     write_unpacking(&base, registry)?;
     write_bare(packages, registry)?;
     write_volumes(&base, registry)
@@ -162,11 +164,27 @@ fn write_critest_tags(base: &Layer, registry: &mut Registry) -> Result<()> {
     Ok(())
 }
 
-fn write_privilege_probe(base: &Layer, scratch: &Path, registry: &mut Registry) -> Result<()> {
-    let source = scratch.join("nonewprivs.rs");
-    let program = scratch.join("nonewprivs");
-    std::fs::write(&source, NONEWPRIVS)?;
-    // Linked whole, because the image has no libraries.
+/// Programs of ours that try what a workload may do.
+fn write_privilege_probes(base: &Layer, scratch: &Path, registry: &mut Registry) -> Result<()> {
+    let probes = [
+        ("nonewprivs", NONEWPRIVS, 0o4755, "e2e-test-images/nonewprivs:1.3"),
+        ("seizer", SEIZER, 0o755, "pintle/seizer:1"),
+        ("keyring", KEYRING, 0o755, "pintle/keyring:1"),
+    ];
+    for (name, source, mode, image) in probes {
+        let mut tar = Tar::new();
+        tar.file(name, mode, &compiled(scratch, name, source)?)?;
+        let config = json!({"Cmd": [format!("/{name}")], "Env": [PATH]});
+        let layers = vec![base.clone(), tar.finish()?];
+        registry.put(&[image], &Image { config, layers }, Dialect::Oci)?;
+    }
+    Ok(())
+}
+
+/// The program, linked whole, because the images have no libraries.
+fn compiled(scratch: &Path, name: &str, text: &str) -> Result<Vec<u8>> {
+    let (source, program) = (scratch.join(format!("{name}.rs")), scratch.join(name));
+    std::fs::write(&source, text)?;
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut compile = Command::new(rustc);
     compile.args([
@@ -177,14 +195,7 @@ fn write_privilege_probe(base: &Layer, scratch: &Path, registry: &mut Registry) 
         "-Cstrip=symbols",
     ]);
     run(compile.arg("-o").arg(&program).arg(&source))?;
-    let mut tar = Tar::new();
-    tar.file("nonewprivs", 0o4755, &std::fs::read(&program)?)?;
-    let image = Image {
-        config: json!({"Cmd": ["/nonewprivs"], "Env": [PATH]}),
-        layers: vec![base.clone(), tar.finish()?],
-    };
-    registry.put(&["e2e-test-images/nonewprivs:1.3"], &image, Dialect::Oci)?;
-    Ok(())
+    Ok(std::fs::read(&program)?)
 }
 
 /// Images of our own: everything that a layer can hold, and everything that a config can ask for.
