@@ -63,10 +63,15 @@ impl Pods {
         let config = Arc::new(config);
         let id = PodId::from_bytes(random_bytes()?);
         // The name comes before the turn: a retry finds the first call, also while that waits in the queue.
-        let begin = || self.begin_run(id, Arc::clone(&config));
+        let (reply, answer) = oneshot::channel();
+        let mut mail = Some(Mail { call: Call::Run { config: Arc::clone(&config) }, reply });
+        let begin = || self.begin_run(id, Arc::clone(&config), mail.take());
         let (id, reach) = self.node.names().reserve(&config.metadata, begin);
-        let call = Call::Run { config };
-        match ask(&reach, call).await {
+        if let Some(mail) = mail {
+            // One that is gone drops the mail, and with it the reply.
+            let _ = reach.calls.send(mail).await;
+        }
+        match answer.await.ok() {
             Some(answer) => answer.map(|_| id),
             None => Err(Error::WrongState {
                 object: format!("pod {id} of that name"),
@@ -76,8 +81,9 @@ impl Pods {
         }
     }
 
-    /// Starts the driver of a pod that is to be made.
-    fn begin_run(&self, id: PodId, config: Arc<PodConfig>) -> (PodId, Reach) {
+    /// Starts the driver of a pod that is to be made, with the call that asks for it: a pod that cannot be made may be
+    /// over before a call in the mailbox is read.
+    fn begin_run(&self, id: PodId, config: Arc<PodConfig>, first: Option<Mail>) -> (PodId, Reach) {
         let pod = Pod {
             node: Arc::clone(&self.node),
             folder: self.node.places.live(&id),
@@ -88,7 +94,7 @@ impl Pods {
             config,
         };
         let (driver, reach) = Driver::of_new(pod, Arc::clone(&self.zygote));
-        task::spawn("pod", driver.serve());
+        task::spawn("pod", driver.serve_first(first));
         (id, reach)
     }
 

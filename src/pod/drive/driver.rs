@@ -137,6 +137,15 @@ impl Driver {
         }
     }
 
+    /// As `serve`, beginning with a call.
+    pub(in crate::pod) async fn serve_first(mut self, first: Option<Mail>) {
+        if let Some(mail) = first {
+            let input = self.opened(mail);
+            self.apply(input).await;
+        }
+        self.serve().await;
+    }
+
     /// As `serve`, with a turn that is held until it is known whether its supervisor answers.
     pub(in crate::pod) async fn serve_in<T>(mut self, turn: T) {
         while self.ledger.is_finding_out() {
