@@ -185,7 +185,8 @@ fn refusal(driver: &str, parent: &str) -> Option<String> {
     let mut daemon = Command::new("timeout");
     daemon.args(["--signal", "TERM", "5"]).arg(pintle()).args(["serve", "--config"]).arg(&config);
     let output = daemon.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // It is a line of JSON, whose quotes are escaped.
+    let said = String::from_utf8_lossy(&output.stderr).replace("\\\"", "\"");
     (!output.status.success()).then_some(said).filter(|said| said.contains("set up cgroups"))
 }
 

@@ -122,7 +122,7 @@ fn what_workloads_do_is_logged_once_and_is_no_error_of_ours() {
         let refused = node.try_run_pod("ported", with_port).unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
         let broken =
-            pod.try_create("broken", BUSYBOX, ["true"], |config| config.envs = vec![v1::KeyValue::default()]);
+            pod.try_create("broken", BUSYBOX, ["true"], |config| config.mounts = vec![v1::Mount::default()]);
         broken.unwrap_err();
     }
     let layers = "registry.test/pintle/layers:1";

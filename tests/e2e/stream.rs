@@ -17,8 +17,8 @@ tests![
 /// What the daemon puts into one message, unless one item is more.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 
-/// Nearly as much as a pod may carry.
-const NOTE_BYTES: usize = 400 << 10;
+/// Nearly as much as a pod's annotations may have.
+const NOTE_BYTES: usize = 250 << 10;
 
 fn streamed_pods(node: &Node, filter: Option<v1::PodSandboxFilter>) -> Vec<Vec<v1::PodSandbox>> {
     let messages = node.cri().stream_pod_sandboxes(v1::StreamPodSandboxesRequest { filter }).unwrap();
@@ -99,7 +99,7 @@ fn big_pods<'n>(node: &'n Node, count: usize) -> Vec<Pod<'n>> {
 
 fn a_long_list_comes_in_pieces_of_one_moment() {
     let node = Node::start();
-    let pods = big_pods(&node, 16);
+    let pods = big_pods(&node, 24);
     let mut messages = node.cri().stream_pod_sandboxes(v1::StreamPodSandboxesRequest::default()).unwrap();
     let first = messages.next().unwrap().unwrap();
     // More than fits on the way is still to be rendered; what happens now changes nothing of it.
@@ -109,12 +109,12 @@ fn a_long_list_comes_in_pieces_of_one_moment() {
 
     assert!(pieces.iter().all(|piece| !piece.pod_sandboxes.is_empty()));
     assert!(pieces.iter().all(|piece| piece.encoded_len() <= PIECE_BYTES_MAX));
-    assert_eq!(pieces.len(), 8);
+    assert_eq!(pieces.len(), 6);
     let told: Vec<_> = pieces.into_iter().flat_map(|piece| piece.pod_sandboxes).collect();
     let ready = v1::PodSandboxState::SandboxReady;
     assert!(told.iter().all(|pod| pod.state() == ready), "a piece is of another moment");
     let ids: Vec<_> = told.into_iter().map(|pod| pod.id).collect();
-    assert_eq!(ids.len(), 16);
+    assert_eq!(ids.len(), 24);
     let all: BTreeSet<_> = pods.into_iter().map(|pod| pod.id).collect();
     assert_eq!(ids.into_iter().collect::<BTreeSet<_>>(), all);
     node.assert_clean();
@@ -122,7 +122,7 @@ fn a_long_list_comes_in_pieces_of_one_moment() {
 
 fn a_client_that_hangs_up_is_forgotten() {
     let node = Node::start();
-    big_pods(&node, 8);
+    big_pods(&node, 16);
     let before = resident_kib(&node);
     // More than a connection may have at a time: those that ended must not count. Not too quickly: our own HTTP/2
     // client remembers 50 hang-ups for a second, and ends the connection over what still comes for others.

@@ -201,7 +201,7 @@ fn a_follower_that_does_not_read_is_told_that_it_has_lost_events() {
     let node = Node::start();
     let (quick_one, slow_one) = (node.connect(), node.connect());
     let (mut quick, mut slow) = (follow(&quick_one), follow(&slow_one));
-    let bulk = "x".repeat(450 << 10);
+    let bulk = "x".repeat(250 << 10);
     let (mut told, mut bytes) = (Vec::new(), 0);
     // What is held, and what may be on the way to a client that does not read.
     for nth in 0.. {
