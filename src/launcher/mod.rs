@@ -21,7 +21,7 @@
 //! Invariant: nothing is mounted in the host's mount namespace, not for a moment.
 //! Invariant: libcontainer never sees a host path, a cgroup or a seccomp profile.
 //! Invariant: what comes into a pid namespace where others may be has no more than its container from its first
-//! instruction: identity, capabilities, descriptors, filter (docs/decisions/0005-nothing-to-take-over.md).
+//! instruction: identity, capabilities, descriptors, filter (docs/decisions/0006-confined-before-the-fork.md).
 //! Invariant: no system call of ours between the seccomp filter and execve can be forbidden by that filter.
 //! Not here: cgroups (the supervisor has the helper join one first), pipes, logs, reaping.
 
