@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, OnceCell};
 use tracing::{debug, info, warn};
 
 use super::{
-    Attachment, Config, Error, INTERFACE,
+    Attachment, Config, Error, INTERFACE, NetworkKind, Request,
     lease::Leases,
     netlink::{Kind, Link, Netlink, NewVeth, refuse_router_advertisements, set_sysctls},
     veth,
@@ -60,14 +60,9 @@ impl Bridge {
         }
     }
 
-    pub(super) async fn attach(
-        &self,
-        pod: &PodId,
-        netns: OwnedFd,
-        ports: &[PortMapping],
-        sysctls: &[(String, String)],
-    ) -> Result<Attachment, Error> {
-        self.admit(ports)?;
+    pub(super) async fn attach(&self, request: Request<'_>) -> Result<Attachment, Error> {
+        let Request { pod, config, netns, sysctls } = request;
+        self.admit(&config.port_mappings)?;
         let address = self.with_leases({
             let pod = pod.clone();
             move |leases| leases.reserve(&pod)
@@ -81,7 +76,11 @@ impl Bridge {
         }
         failpoint!("network.attached");
         debug!(%pod, %address, "pod attached to bridge");
-        Ok(Attachment { interface: INTERFACE.into(), addresses: vec![address.into()] })
+        Ok(Attachment {
+            interface: INTERFACE.into(),
+            addresses: vec![address.into()],
+            made_by: NetworkKind::Bridge,
+        })
     }
 
     /// Joins the pod and the bridge by a pair of links; on failure there is no pair.
@@ -124,7 +123,8 @@ impl Bridge {
     pub(super) async fn attachment_of(&self, pod: &PodId) -> Result<Option<Attachment>, Error> {
         let pod = pod.clone();
         let addresses = self.with_leases(move |leases| leases.held_by(&pod)).await?;
-        Ok((!addresses.is_empty()).then(|| Attachment { interface: INTERFACE.into(), addresses }))
+        let made_by = NetworkKind::Bridge;
+        Ok((!addresses.is_empty()).then(|| Attachment { interface: INTERFACE.into(), addresses, made_by }))
     }
 
     pub(super) async fn detach(&self, pod: &PodId) -> Result<(), Error> {
@@ -259,7 +259,7 @@ fn allow_forwarding() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::PortProtocol;
+    use crate::model::{PodConfig, PortProtocol};
     use futures_util::future::join_all;
     use rtnetlink::{LinkVeth, RouteMessageBuilder};
     use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
@@ -339,8 +339,19 @@ mod tests {
         PodId::from_bytes([digit; 32])
     }
 
+    async fn attach_as(
+        bridge: &Bridge,
+        digit: u8,
+        netns: &OwnedFd,
+        config: &PodConfig,
+        sysctls: &[(String, String)],
+    ) -> Result<Attachment, Error> {
+        let (pod, netns) = (pod(digit), netns.try_clone().unwrap());
+        bridge.attach(Request { pod: &pod, config, netns, sysctls }).await
+    }
+
     async fn attach(bridge: &Bridge, digit: u8, netns: &OwnedFd) -> Result<IpAddr, Error> {
-        let attachment = bridge.attach(&pod(digit), netns.try_clone().unwrap(), &[], &[]).await?;
+        let attachment = attach_as(bridge, digit, netns, &PodConfig::default(), &[]).await?;
         assert_eq!(attachment.interface, "eth0");
         Ok(attachment.addresses[0])
     }
@@ -362,7 +373,7 @@ mod tests {
             let set = |name: &str, value: &str| [(name.to_owned(), value.to_owned())];
             let (bridge, netns) = (node.bridge(), new_netns());
             let good = set("net.ipv4.conf.eth0.rp_filter", "2");
-            bridge.attach(&pod(1), netns.try_clone().unwrap(), &[], &good).await.unwrap();
+            attach_as(&bridge, 1, &netns, &PodConfig::default(), &good).await.unwrap();
             let read = || fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/rp_filter").unwrap();
             assert_eq!(within(&netns, read), "2\n");
             bridge.detach(&pod(1)).await.unwrap();
@@ -372,7 +383,9 @@ mod tests {
                 ("net.ipv4.conf.eth1.rp_filter", "1"),
                 ("net.ipv4.conf.eth0.rp_filter", "many"),
             ] {
-                let error = bridge.attach(&pod(2), new_netns(), &[], &set(name, value)).await.unwrap_err();
+                let config = PodConfig::default();
+                let error =
+                    attach_as(&bridge, 2, &new_netns(), &config, &set(name, value)).await.unwrap_err();
                 assert!(matches!(&error, Error::Sysctl { name: named, .. } if named == name), "{error}");
             }
             assert_eq!(node.traces().await, [""; 0]);
@@ -513,11 +526,16 @@ mod tests {
                 host_port,
                 host_ip: String::new(),
             };
+            let with_ports = |ports: &[u16]| PodConfig {
+                port_mappings: ports.iter().copied().map(port).collect(),
+                ..PodConfig::default()
+            };
             let bridge = node.bridge();
-            let error = bridge.attach(&pod(1), new_netns(), &[port(0), port(8080)], &[]).await.unwrap_err();
+            let config = with_ports(&[0, 8080]);
+            let error = attach_as(&bridge, 1, &new_netns(), &config, &[]).await.unwrap_err();
             assert!(error.to_string().contains("host port 8080"), "{error}");
             assert_eq!(node.traces().await, [""; 0]);
-            bridge.attach(&pod(1), new_netns(), &[port(0)], &[]).await.unwrap();
+            attach_as(&bridge, 1, &new_netns(), &with_ports(&[0]), &[]).await.unwrap();
         });
     }
 

@@ -1,6 +1,7 @@
 //! Pods on the network: an interface, addresses and routes in the pod's namespace, and the host's side.
 //!
-//! [`Network`] is a closed set. Today it has the built-in bridge only: netlink, no child process.
+//! [`Network`] is the front door: it asks the [`NetworkKind`] that a pod is to be attached by, or was. Today that is the
+//! built-in bridge only: netlink, no child process.
 //!
 //! - `bridge.rs`: attach, detach, sweep; the order of steps and their undoing.
 //! - `netlink.rs`: the requests to the kernel, each with a deadline.
@@ -32,7 +33,7 @@ mod subnet;
 mod traffic;
 mod veth;
 
-pub use bridge::Bridge;
+use bridge::Bridge;
 pub use config::Config;
 pub use error::Error;
 pub use subnet::Subnet;
@@ -40,7 +41,7 @@ pub use subnet::Subnet;
 pub(crate) use traffic::Counters;
 pub use traffic::{InterfaceTraffic, traffic_held_by, traffic_of};
 
-use crate::model::{PodId, PortMapping};
+use crate::model::{PodConfig, PodId};
 
 /// The pod's interface. Its name is fixed by custom: the kubelet and many images expect it.
 const INTERFACE: &str = "eth0";
@@ -52,6 +53,15 @@ pub fn is_of_interface(sysctl: &str) -> bool {
     matches!(parts[..], ["net", _, "conf" | "neigh", interface, _, ..] if !matches!(interface, "all" | "default" | "lo"))
 }
 
+/// The kind of network that made an attachment, and takes it away again, whatever is configured by then.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkKind {
+    /// The built-in bridge.
+    #[default]
+    Bridge,
+}
+
 /// What a pod got; stored with the pod. Fields are only ever added.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Attachment {
@@ -59,13 +69,28 @@ pub struct Attachment {
     pub interface: String,
     /// The first is the primary one (CRI `PodSandboxNetworkStatus.ip`, the others `additional_ips`).
     pub addresses: Vec<IpAddr>,
+    /// Records of releases that had only the bridge do not say.
+    #[serde(default)]
+    pub made_by: NetworkKind,
 }
 
-/// How pods are put on the network of this node. Chosen once, at start.
+/// A pod that is to be put on the network.
 #[derive(Debug)]
-pub enum Network {
-    /// Built in: a bridge on the host and a veth pair per pod.
-    Bridge(Bridge),
+pub struct Request<'a> {
+    pub pod: &'a PodId,
+    /// Metadata, annotations, ports and DNS are for the network to use.
+    pub config: &'a PodConfig,
+    /// The pod's network namespace, which is not the host's.
+    pub netns: OwnedFd,
+    /// Dotted names and values, set when the interface is there and before it is up.
+    pub sysctls: &'a [(String, String)],
+}
+
+/// How pods are put on the network of this node: the front door to each [`NetworkKind`].
+#[derive(Debug)]
+pub struct Network {
+    /// A bridge on the host and a veth pair for each pod.
+    bridge: Bridge,
 }
 
 impl Network {
@@ -74,7 +99,7 @@ impl Network {
     /// # Errors
     /// A configuration that cannot work, or a folder that cannot be made.
     pub fn open(config: &Config, leases: &Path) -> Result<Self, Error> {
-        Bridge::open(config, leases).map(Self::Bridge)
+        Ok(Self { bridge: Bridge::open(config, leases)? })
     }
 
     /// `Ok` when pods can be attached; else why not (CRI `NetworkReady`).
@@ -82,56 +107,40 @@ impl Network {
     /// # Errors
     /// [`Error::NotConfigured`].
     pub fn ready(&self) -> Result<(), Error> {
-        match self {
-            Self::Bridge(bridge) => bridge.ready(),
-        }
+        self.bridge.ready()
     }
 
-    /// Whether a pod with these ports can be put on the network at all, before anything is made for it.
+    /// Whether a pod of this configuration can be put on the network at all, before anything is made for it.
     ///
     /// # Errors
     /// [`Error::NotConfigured`] and [`Error::HostPortsUnsupported`]: another try changes nothing.
-    pub fn admit(&self, ports: &[PortMapping]) -> Result<(), Error> {
-        match self {
-            Self::Bridge(bridge) => bridge.admit(ports),
-        }
+    pub fn admit(&self, pod: &PodConfig) -> Result<(), Error> {
+        self.bridge.admit(&pod.port_mappings)
     }
 
-    /// Gives the namespace an interface with an address and a default route. The pod must not be attached. `sysctls`
-    /// (dotted names and values) are set when the interface is there and before it is up.
+    /// Gives the namespace an interface with addresses and default routes. The pod must not be attached.
     ///
     /// # Errors
     /// Whatever fails; then nothing is left of it.
-    pub async fn attach(
-        &self,
-        pod: &PodId,
-        netns: OwnedFd,
-        ports: &[PortMapping],
-        sysctls: &[(String, String)],
-    ) -> Result<Attachment, Error> {
-        match self {
-            Self::Bridge(bridge) => bridge.attach(pod, netns, ports, sysctls).await,
-        }
+    pub async fn attach(&self, request: Request<'_>) -> Result<Attachment, Error> {
+        self.bridge.attach(request).await
     }
 
-    /// What an attached pod has, by its leases alone; `None` for one that has no address.
+    /// What an attached pod has, without its record; `None` for one that has no address.
     ///
     /// # Errors
     /// Leases that cannot be listed.
     pub async fn attachment_of(&self, pod: &PodId) -> Result<Option<Attachment>, Error> {
-        match self {
-            Self::Bridge(bridge) => bridge.attachment_of(pod).await,
-        }
+        self.bridge.attachment_of(pod).await
     }
 
-    /// Releases link and addresses; works without the namespace; a pod that was never attached is success.
+    /// Releases link and addresses, whichever kind made them; works without the namespace and the pod's record; a
+    /// pod that was never attached is success.
     ///
     /// # Errors
     /// Whatever fails; calling again goes on from there.
     pub async fn detach(&self, pod: &PodId) -> Result<(), Error> {
-        match self {
-            Self::Bridge(bridge) => bridge.detach(pod).await,
-        }
+        self.bridge.detach(pod).await
     }
 
     /// Releases what belongs to no pod of `live`, which must name every pod that is being attached too. `held`: the
@@ -140,9 +149,7 @@ impl Network {
     /// # Errors
     /// [`Error::Sweep`] after everything was tried.
     pub async fn sweep(&self, live: &HashSet<PodId>, held: &HashMap<IpAddr, PodId>) -> Result<(), Error> {
-        match self {
-            Self::Bridge(bridge) => bridge.sweep(live, held).await,
-        }
+        self.bridge.sweep(live, held).await
     }
 }
 

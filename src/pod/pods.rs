@@ -58,7 +58,7 @@ impl Pods {
             return Err(Error::UnknownHandler(config.runtime_handler));
         }
         if config.namespaces.network == NetworkMode::Pod {
-            self.node.network.admit(&config.port_mappings)?;
+            self.node.network.admit(&config)?;
         }
         let config = Arc::new(config);
         let id = PodId::from_bytes(random_bytes()?);

@@ -8,8 +8,8 @@ use super::{
     warn,
 };
 use crate::{
-    model::PodId,
-    network::{Config, Network},
+    model::{PodConfig, PodId},
+    network::{Config, Network, Request},
     sys::{
         process::{Namespaces, unshare},
         sysctl,
@@ -35,7 +35,8 @@ fn bridge(config: &Config) -> Finding {
         let runtime = runtime.map_err(|error| error.to_string())?;
         let pod = PodId::from_bytes([0; 32]);
         runtime.block_on(async {
-            let attached = network.attach(&pod, netns, &[], &[]).await.map_err(|error| chain(&error))?;
+            let request = Request { pod: &pod, config: &PodConfig::default(), netns, sysctls: &[] };
+            let attached = network.attach(request).await.map_err(|error| chain(&error))?;
             network.detach(&pod).await.map_err(|error| chain(&error))?;
             let addresses: Vec<_> = attached.addresses.iter().map(ToString::to_string).collect();
             Ok(format!(

@@ -53,6 +53,7 @@ pub(crate) mod tests {
             attachment: Some(Attachment {
                 interface: "eth0".into(),
                 addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+                ..Attachment::default()
             }),
             supervisor_pid: 42,
             limits: PodLimits::default(),

@@ -169,9 +169,8 @@ impl<'a> Supervised<'a> {
         let attachment = match (config.namespaces.network, netns) {
             (NetworkMode::Node, _) => Ok(None),
             (NetworkMode::Pod, Some(netns)) => {
-                let sysctls = sysctls(config).1;
-                let ports = &config.port_mappings;
-                let attached = pod.node.network.attach(&pod.id, netns, ports, &sysctls).await;
+                let request = network::Request { pod: &pod.id, config, netns, sysctls: &sysctls(config).1 };
+                let attached = pod.node.network.attach(request).await;
                 crate::failpoint!("pod.network-attached");
                 attached.map(Some).map_err(|error| (true, error.into()))
             }
