@@ -9,7 +9,8 @@
 //! `render/` shows views; `code.rs` gives each failure its code, and `failure.rs` its log line, with the `subject.rs` of
 //! the request; `chunk.rs` cuts lists into messages; `wire.rs` is the generated protocol and its proof; `serve.rs`
 //! assembles the server and its limits, `deadline.rs` keeps each caller's deadline, `authority.rs` lets clients in that
-//! name the socket as their host. `docs/rpcs.md` lists what is built.
+//! name the socket as their host. `docs/rpcs.md` lists what is built, `docs/cri-fields.md` what becomes of each field of a
+//! request (`fields.rs` compares it with the protocol).
 //!
 //! Invariant: a handler is parse, call, render. When a caller hangs up, the wait ends and the work does not.
 //! Invariant: lists and statuses are read from published views and wait for nothing.
@@ -21,6 +22,8 @@ mod chunk;
 mod code;
 mod deadline;
 mod failure;
+#[cfg(test)]
+mod fields;
 mod image;
 mod parse;
 mod render;
