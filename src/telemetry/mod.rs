@@ -39,7 +39,9 @@ pub fn failpoint_environment() -> Vec<(&'static str, std::ffi::OsString)> {
 #[cfg(not(feature = "failpoints"))]
 #[macro_export]
 macro_rules! failpoint {
-    ($name:literal) => {};
+    ($name:literal) => {
+        ()
+    };
 }
 
 /// A named point at which a test may kill, delay or fail this process: `failpoint!("image.layer-renamed");`.
