@@ -57,7 +57,7 @@ fn line<'a>((_, lines): &'a Answer, topic: &str) -> (&'a str, &'a str) {
 fn what_works_is_tried_and_leaves_nothing() {
     let node = Node::start();
     let links = || node.run("ip", ["-o", "link"]) + &node.run("ip", ["route"]);
-    let (before, table) = (links(), node.read("/proc/1/mountinfo"));
+    let (before, table) = (links(), node.namespaces().read_proc("mountinfo"));
 
     let answer = check(&node, "", []);
     for topic in NEEDED {
@@ -84,7 +84,7 @@ fn what_works_is_tried_and_leaves_nothing() {
         let left = node.run("find", ["/sys/fs/cgroup", "-maxdepth", "2", "-name", &parent]);
         assert_eq!(left, "", "a parent was left");
     }
-    assert_eq!((links(), node.read("/proc/1/mountinfo")), (before, table));
+    assert_eq!((links(), node.namespaces().read_proc("mountinfo")), (before, table));
     node.assert_clean();
 }
 

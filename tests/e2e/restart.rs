@@ -144,10 +144,9 @@ fn daemons_share_the_copy_of_the_program_that_their_pods_run_from() {
         node.restart_daemon();
         node.run_pod(&format!("later-{number}"));
     }
-    let copies: BTreeSet<u64> = fs::read_dir(node.namespaces().root().join("proc"))
-        .unwrap()
-        .flatten()
-        .map(|process| process.path().join("exe"))
+    let proc = node.namespaces().root().join("proc");
+    let copies: BTreeSet<u64> = (node.namespaces().pids().into_iter())
+        .map(|pid| proc.join(format!("{pid}/exe")))
         .filter(|exe| fs::read_link(exe).is_ok_and(|target| target.starts_with("/memfd:pintle (deleted)")))
         .map(|exe| fs::metadata(exe).unwrap().ino())
         .collect();

@@ -210,7 +210,7 @@ fn no_descriptor_but_the_three_reaches_a_workload() {
 
 fn the_nodes_mount_table_is_not_touched() {
     let node = Node::start();
-    let before = node.read("/proc/1/mountinfo");
+    let before = node.namespaces().read_proc("mountinfo");
     let pod = node.run_pod("web");
     let container = pod.create_with("main", BUSYBOX, ["sleep", "1000"], |config| {
         let host_path = node.path("shared").to_string_lossy().into_owned();
@@ -219,7 +219,7 @@ fn the_nodes_mount_table_is_not_touched() {
     container.start();
     container.shell("true");
 
-    assert_eq!(node.read("/proc/1/mountinfo"), before);
+    assert_eq!(node.namespaces().read_proc("mountinfo"), before);
     node.assert_clean();
 }
 
@@ -252,7 +252,7 @@ fn seen(node: &Node, container: &Container<'_>) -> (bool, bool) {
     node.run("mount", ["-t", "tmpfs", "on-node", &on_node]);
     container.shell("mount -t tmpfs inside /data/inside && grep -q /data/inside /proc/self/mountinfo");
     let down = container.exec(["grep", "-q", "/data/on-node", "/proc/self/mountinfo"]).code == 0;
-    let up = node.read("/proc/1/mountinfo").contains(&inside);
+    let up = node.namespaces().read_proc("mountinfo").contains(&inside);
     if up {
         node.run("umount", [&inside]);
     }

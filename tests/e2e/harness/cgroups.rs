@@ -161,6 +161,8 @@ impl Drop for Cgroups {
                 .status();
         }
         for cgroup in self.folders() {
+            // Nobody is left in it, unless the test has failed on a machine whose process namespace it shares.
+            let _ = fs::write(cgroup.join("cgroup.kill"), "1");
             // The processes are dead, but the kernel may still be about to forget them.
             wait_until("the node's cgroup is removed", || remove_tree(&cgroup));
         }

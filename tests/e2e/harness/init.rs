@@ -2,25 +2,41 @@
 //!
 //! Its standard input is a pipe that the test holds: when the test ends, however it ends, the pipe closes,
 //! this process exits, and the kernel kills everything in its process namespace.
+//!
+//! With `PINTLE_E2E_PIDS=machine` a node has no process namespace of its own: systemd before version 254 can only be
+//! given a process by its number, which must then mean the same to pintle. The machine's first process reaps orphans
+//! there, and the test ends what is left. That is for machines that are thrown away after the tests.
 
 use std::{
-    fs,
+    collections::HashMap,
+    env, fs,
     io::{self, Read as _},
     path::PathBuf,
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
+    sync::LazyLock,
     thread,
     time::Duration,
 };
 
 use rustix::{
     io::Errno,
-    process::{WaitOptions, wait},
+    process::{Pid, Signal, WaitOptions, kill_process, wait},
 };
 
 use super::wait::wait_until;
 
 /// The argument that makes this program a node's first process.
 pub(crate) const ROLE: &str = "node-init";
+
+/// The variable that says in which process namespace nodes are.
+const PIDS: &str = "PINTLE_E2E_PIDS";
+
+/// Whether each node has a process namespace of its own.
+static OWN_PIDS: LazyLock<bool> = LazyLock::new(|| match env::var(PIDS).unwrap_or_default().as_str() {
+    "" | "node" => true,
+    "machine" => false,
+    other => panic!("{PIDS} is node or machine, not {other:?}"),
+});
 
 /// Between looks for children where there are none.
 const IDLE: Duration = Duration::from_millis(20);
@@ -57,9 +73,12 @@ pub(crate) struct Namespaces {
 impl Namespaces {
     /// Makes network, mount and process namespaces; returns when loopback is up.
     pub(crate) fn new() -> Self {
+        let pids: &[&str] = if *OWN_PIDS { &["--pid", "--fork", "--mount-proc"] } else { &[] };
         let mut unshare = Command::new("unshare")
-            .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private", "--"])
-            .arg(std::env::current_exe().unwrap())
+            .args(["--net", "--mount", "--propagation", "private"])
+            .args(pids)
+            .arg("--")
+            .arg(env::current_exe().unwrap())
             .arg(ROLE)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -69,14 +88,15 @@ impl Namespaces {
         let mut said = [0; 6];
         unshare.stdout.take().unwrap().read_exact(&mut said).expect("the node's first process starts");
         assert_eq!(&said, b"ready\n");
-        let pid = only_child(&mut unshare).expect("unshare has one child");
+        let pid = pid_of_program(&mut unshare).expect("unshare runs one program");
         Self { unshare, life: Some(life), pid }
     }
 
     /// `program`, to be run inside.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.pid.to_string(), "--net", "--mount", "--pid", "--"]).arg(program);
+        command.args(["--target", &self.pid.to_string(), "--net", "--mount"]);
+        command.args(OWN_PIDS.then_some("--pid")).arg("--").arg(program);
         command
     }
 
@@ -90,12 +110,18 @@ impl Namespaces {
         fs::read_to_string(format!("/proc/{}/{name}", self.pid)).unwrap_or_default()
     }
 
-    /// The process namespace's processes: pid inside, and command line.
+    /// The numbers of the node's processes, as the node sees them.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let all = fs::read_dir(self.root().join("proc")).unwrap().flatten();
+        let all = all.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+        if *OWN_PIDS { all.collect() } else { self.own_among(&all.collect::<Vec<_>>()) }
+    }
+
+    /// The node's processes: pid inside, and command line.
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(self.root().join("proc")).unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
-            let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let describe = |pid: u32| {
+            let read =
+                |name: &str| fs::read(self.root().join(format!("proc/{pid}/{name}"))).unwrap_or_default();
             let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
             // A zombie has no command line, but still a name.
             let name = if line.is_empty() {
@@ -103,9 +129,25 @@ impl Namespaces {
             } else {
                 line
             };
-            found.push((pid, name.trim().to_owned()));
-        }
-        found
+            (pid, name.trim().to_owned())
+        };
+        self.pids().into_iter().map(describe).collect()
+    }
+
+    /// Those that are in the node's mount namespace, and their descendants.
+    fn own_among(&self, pids: &[u32]) -> Vec<u32> {
+        let mounts = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let parent = |pid: u32| -> Option<u32> {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+        };
+        let ours = mounts(self.pid);
+        let parents: HashMap<u32, u32> = pids.iter().filter_map(|&pid| Some((pid, parent(pid)?))).collect();
+        let is_ours = |pid: u32| {
+            let mut line = std::iter::successors(Some(pid), |pid| parents.get(pid).copied());
+            line.any(|pid| mounts(pid).is_some_and(|its| Some(its) == ours))
+        };
+        pids.iter().copied().filter(|&pid| is_ours(pid)).collect()
     }
 }
 
@@ -113,8 +155,21 @@ impl Namespaces {
     /// Ends every process in them. Programs that were entered into them are reaped by their own `nsenter`,
     /// which must still be there: the machine's first process would do it seconds later.
     pub(crate) fn end(&mut self) {
+        if !*OWN_PIDS && self.life.is_some() {
+            wait_until("the node's processes have ended", || self.kill_all() == 0);
+        }
         drop(self.life.take());
         let _ = self.unshare.wait();
+    }
+
+    /// SIGKILL to all but the first process; how many there were.
+    fn kill_all(&self) -> usize {
+        let others: Vec<u32> = self.pids().into_iter().filter(|&pid| pid != self.pid).collect();
+        for pid in others.iter().filter_map(|&pid| Pid::from_raw(pid.try_into().ok()?)) {
+            // It may have ended meanwhile.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        others.len()
     }
 }
 
@@ -124,9 +179,15 @@ impl Drop for Namespaces {
     }
 }
 
+/// The program that `nsenter` or `unshare` runs: they execute it themselves, or as their one child if it is to be in
+/// another process namespace. `None` if it has come and gone.
+pub(crate) fn pid_of_program(runner: &mut Child) -> Option<u32> {
+    if *OWN_PIDS { only_child(runner) } else { Some(runner.id()) }
+}
+
 /// The one child of a process, once it is there: `nsenter` and `unshare` fork before they execute. `None` if it
 /// has come and gone.
-pub(crate) fn only_child(parent: &mut Child) -> Option<u32> {
+fn only_child(parent: &mut Child) -> Option<u32> {
     let list = format!("/proc/{0}/task/{0}/children", parent.id());
     let mut children = String::new();
     wait_until("the program is forked", || {

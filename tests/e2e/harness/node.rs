@@ -14,7 +14,7 @@ use tonic::Status;
 use super::{
     cri::{ClocklessCri, Cri, v1},
     folders::Folders,
-    init::{Namespaces, only_child},
+    init::{Namespaces, pid_of_program},
     leak::Baseline,
     pod::Pod,
     programs::{pintle, test_images},
@@ -302,7 +302,7 @@ impl Node {
         let stderr = setup.stderr.as_ref().map_or_else(|| log.try_clone(), |stderr| stderr.try_clone());
         command.stdin(Stdio::null()).stdout(log).stderr(stderr.unwrap());
         let mut nsenter = command.spawn().expect("run nsenter");
-        let Some(pid) = only_child(&mut nsenter) else { return false };
+        let Some(pid) = pid_of_program(&mut nsenter) else { return false };
         *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(Daemon { nsenter, pid });
         true
     }

@@ -21,8 +21,9 @@ pub(super) struct Job {
     pub(super) script: String,
 }
 
-/// The end-to-end tests whose names hold one of `names`, with the cgroup driver named.
-pub(super) fn stories(driver: &Option<String>, names: &[String]) -> Result<Job> {
+/// The end-to-end tests whose names hold one of `names`, with the cgroup driver named. `pids`: the process namespace
+/// of their nodes, if it is not one of their own.
+pub(super) fn stories(driver: &Option<String>, pids: Option<&str>, names: &[String]) -> Result<Job> {
     let repository = repository()?;
     let program = end_to_end_tests()?;
     let (images, tools) = (images::build()?.canonicalize()?, tools(&repository)?);
@@ -32,6 +33,7 @@ pub(super) fn stories(driver: &Option<String>, names: &[String]) -> Result<Job> 
         ("PINTLE_E2E_TOOLS".to_owned(), tools.display().to_string()),
     ];
     variables.extend(driver.iter().map(|driver| ("PINTLE_E2E_DRIVER".to_owned(), driver.clone())));
+    variables.extend(pids.map(|pids| ("PINTLE_E2E_PIDS".to_owned(), pids.to_owned())));
     variables.extend(env::vars().filter(|(name, _)| HANDED_ON.iter().any(|start| name.starts_with(start))));
     let set: String =
         variables.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();

@@ -44,7 +44,9 @@ pub(crate) fn command(mut arguments: impl Iterator<Item = String>) -> Result<()>
             println!("{}\n{}", kernel.program.display(), image::build(order.root)?.display());
             Ok(())
         }
-        "test" => run(&order, |order| job::stories(&order.driver, &order.words)),
+        "test" => {
+            run(&order, |order| job::stories(&order.driver, process_namespace(order.root), &order.words))
+        }
         "run" => run(&order, |order| job::shell(&order.words.join(" "))),
         other => Err(format!("unknown command {other:?}; there are build, test and run").into()),
     }
@@ -83,6 +85,15 @@ impl Order {
             }
         }
         Ok(order)
+    }
+}
+
+/// Where the tests' nodes have their processes, if not in a namespace of their own: a systemd without `PIDFDs` is given
+/// numbers of processes, which must mean the same to both.
+fn process_namespace(root: Release) -> Option<&'static str> {
+    match root {
+        Release::Debian13 => None,
+        Release::Debian12 => Some("machine"),
     }
 }
 
