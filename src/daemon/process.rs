@@ -3,7 +3,7 @@ use std::fs;
 use rustix::{fs::Mode, process::umask};
 use tracing::warn;
 
-use crate::sys::descriptors;
+use crate::sys::{descriptors, privilege};
 
 /// Descriptors kept back for stopping, removing and new connections. A step of those takes a handful.
 const RESERVE_MAX: u64 = 64;
@@ -21,6 +21,11 @@ pub(super) fn prepare() {
     descriptors::hold_reserve(reserve_of(descriptors::limit()));
     if let Err(error) = fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
         warn!(%error, "cannot lower the OOM score (CAP_SYS_RESOURCE is missing), the kernel may kill the daemon first");
+    }
+    // Its memory has credentials of registries, which are not for a core dump. Not a limit of core files: workloads
+    // would have it too, and a handler of core dumps (core(5)) would not care.
+    if let Err(error) = privilege::forbid_inspection() {
+        warn!(%error, "a crash may leave secrets in a core dump");
     }
 }
 

@@ -45,6 +45,8 @@ fn serve() -> io::Result<()> {
     // Supervisors and helpers make what workloads walk through and read: mount points, working directories,
     // cgroups, logs. The daemon's own umask (`daemon/process.rs`) would close all of that to them.
     rustix::process::umask(UMASK_OF_WORKLOADS);
+    // How a service manager has the daemon scheduled (`Nice=`, `CPUAffinity=` and their like) is not for workloads.
+    process::schedule_as_usual();
     title::claim()?;
     title::set("pintle: zygote", "pintle:zygote")?;
     // A service manager's sockets, say: a supervisor must not hold open what the daemon was given.

@@ -222,7 +222,8 @@ pub fn enter_session_keyring(name: &CStr, made: bool) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_keyctl, SETPERM, keyring, PERMISSIONS) }).map(drop)
 }
 
-/// Other processes may not look into this one unless they hold CAP_SYS_PTRACE (`PR_SET_DUMPABLE`).
+/// Other processes may not look into this one unless they hold CAP_SYS_PTRACE, and it leaves no core dump
+/// (`PR_SET_DUMPABLE`). Holds until execve(2).
 ///
 /// # Errors
 /// As prctl(2).

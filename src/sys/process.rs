@@ -223,6 +223,25 @@ pub fn adopt_orphans() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.into()).map(drop)
 }
 
+/// Has the kernel schedule this process as any other: not nice, without a real-time policy, on every processor that its
+/// cgroup has, with the usual class of I/O. Best effort: to be less nice needs CAP_SYS_NICE.
+pub fn schedule_as_usual() {
+    /// ioprio_set(2): for one process; no class, which follows the niceness.
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    const IOPRIO_NONE: i32 = 0;
+    /// 8192 processors, as many as any kernel is built for.
+    const EVERY_PROCESSOR: [u8; 1024] = [0xff; 1024];
+
+    let usual = libc::sched_param { sched_priority: 0 };
+    // SAFETY: pointers to live values of the types that the calls take, with their sizes; integers otherwise.
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const usual);
+        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        libc::sched_setaffinity(0, EVERY_PROCESSOR.len(), EVERY_PROCESSOR.as_ptr().cast());
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_NONE);
+    }
+}
+
 /// Sets this process's score for the kernel's choice of whom to kill when memory runs out, -1000 to 1000
 /// (proc(5), `oom_score_adj`). Best effort: lowering it needs CAP_SYS_RESOURCE, which the node may not have.
 pub fn set_oom_score(score: i64) {

@@ -14,7 +14,12 @@ tests![
 const FEW: u32 = 64;
 
 fn few() -> Setup {
-    Setup { open_files: Some(FEW), ..Setup::default() }
+    Setup { under: with_open_files(FEW), ..Setup::default() }
+}
+
+/// Runs a daemon with this limit of open files, soft and hard.
+fn with_open_files(limit: u32) -> Vec<String> {
+    vec!["prlimit".into(), format!("--nofile={limit}:{limit}")]
 }
 
 fn out_of_descriptors_nothing_is_made_and_everything_ends() {
@@ -60,7 +65,7 @@ fn a_containers_limit_of_open_files_is_not_the_daemons() {
     // Above the daemon's own, where this machine lets root have more than it was given.
     let hard = if may_raise_limits() { 300_000 } else { 700 };
     let config = format!("[pod]\nnofile_soft = 600\nnofile_hard = {hard}\n");
-    let node = Node::start_with(&Setup { config, open_files: Some(800), ..Setup::default() });
+    let node = Node::start_with(&Setup { config, under: with_open_files(800), ..Setup::default() });
     let pod = node.run_pod("web");
     let container = pod.run_in("main", ["sh", "-c", "ulimit -Sn; ulimit -Hn; sleep 1000"]);
     let limits = ["600".to_owned(), hard.to_string()];

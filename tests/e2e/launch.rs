@@ -1,6 +1,6 @@
 //! What a launch that fails says, and what those who list processes see of one that does not.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, thread};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command, thread};
 
 use crate::harness::{BUSYBOX, Container, Node, Pod, Setup, runner::tests, v1, wait_until};
 
@@ -10,6 +10,8 @@ tests![
     an_init_that_is_killed_before_its_program_says_so,
     ps_tells_the_processes_of_pintle_apart,
     each_container_has_a_keyring_that_its_execs_share,
+    how_the_daemon_is_scheduled_is_not_how_workloads_are,
+    workloads_may_leave_core_dumps_and_the_daemon_leaves_none,
 ];
 
 /// A container that sees the folder `shared` of the node at `/host`.
@@ -165,5 +167,66 @@ fn each_container_has_a_keyring_that_its_execs_share() {
         assert_eq!(of_exec(container), of_init(container));
         assert!(node.read("/proc/keys").contains(&format!("pintle.{}", container.id)));
     }
+    node.assert_clean();
+}
+
+/// Niceness and policy (sched(7)) of a process, from its `/proc/PID/stat`, and its processors, from `/proc/PID/status`.
+fn scheduling(stat: &str, status: &str) -> (i32, i32, String) {
+    // From the third field of proc_pid_stat(5) on.
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let processors = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).unwrap();
+    (fields[16].parse().unwrap(), fields[38].parse().unwrap(), processors.into())
+}
+
+fn how_the_daemon_is_scheduled_is_not_how_workloads_are() {
+    let node = Node::start();
+    node.pull(BUSYBOX);
+    // As `Nice=`, `CPUSchedulingPolicy=`, `CPUAffinity=` and `IOSchedulingClass=` of a unit do.
+    let under = "nice -n 7 chrt --batch 0 taskset --cpu-list 0 ionice --class idle";
+    let under = under.split(' ').map(str::to_owned).collect();
+    node.restart_daemon_with(&Setup { under, ..Setup::default() });
+    let of = |pid: u32| {
+        let read = |file: &str| node.read(&format!("/proc/{pid}/{file}"));
+        let class = node.run("ionice", ["--pid", &pid.to_string()]);
+        (scheduling(&read("stat"), &read("status")), class.trim().to_owned())
+    };
+    let daemon = node.namespaces().processes().into_iter().find(|(_, line)| line.contains(" serve --config"));
+    assert_eq!(of(daemon.expect("a daemon").0), ((7, 3, "0".into()), "idle".into()));
+
+    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
+
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let processors = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).unwrap();
+    let usual = (0, 0, processors.to_owned());
+    assert_eq!(of(container.pid()), (usual.clone(), "none: prio 0".into()));
+    let of_exec = |file: &str| container.shell(&format!("cat /proc/self/{file}"));
+    assert_eq!(scheduling(&of_exec("stat"), &of_exec("status")), usual);
+    node.restart_daemon();
+    node.assert_clean();
+}
+
+fn workloads_may_leave_core_dumps_and_the_daemon_leaves_none() {
+    if fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap().starts_with(['/', '|']) {
+        eprintln!("skipped: core dumps do not go to the working directory here");
+        return;
+    }
+    let node = Node::start();
+    let folder = node.path("cwd");
+    fs::create_dir(&folder).unwrap();
+    let inside = format!("cd {} && exec \"$@\"", folder.display());
+    let under = ["prlimit", "--core=unlimited", "sh", "-c", &inside, "sh"].map(str::to_owned).to_vec();
+    node.restart_daemon_with(&Setup { under, ..Setup::default() });
+    let container = node.run_pod("web").run_in("main", ["sh", "-c", "ulimit -Sc; ulimit -Hc; sleep 1000"]);
+    wait_until("it has said its limits", || container.log_texts() == ["unlimited", "unlimited"]);
+    // So this machine leaves them where they are looked for.
+    assert_eq!(container.shell("mkdir /made; cd /made; sh -c 'kill -ABRT $$'; ls | cut -c 1-4"), "core\n");
+
+    let daemon = node.daemon_pid().to_string();
+    assert!(Command::new("kill").args(["-ABRT", &daemon]).status().unwrap().success());
+    wait_until("the daemon has ended", || !node.daemon_lives());
+
+    let left: Vec<_> = fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    node.restart_daemon();
     node.assert_clean();
 }

@@ -39,8 +39,8 @@ pub(crate) struct Setup {
     pub(crate) failpoints: String,
     /// `PINTLE_FAILPOINT_TRACE`: a file that collects the names of the points passed.
     pub(crate) trace: Option<PathBuf>,
-    /// The daemon's limit of open files, soft and hard.
-    pub(crate) open_files: Option<u32>,
+    /// A program with its arguments that runs the daemon (prlimit(1), nice(1)); several may follow each other.
+    pub(crate) under: Vec<String>,
     /// Where the daemon's stderr leads; otherwise to the node's `daemon.log`.
     pub(crate) stderr: Option<Arc<fs::File>>,
     /// A folder that the node sees as its systemd journal's, with the journal's `socket`.
@@ -286,15 +286,8 @@ impl Node {
     /// `false` if it has come and gone.
     fn spawn_daemon(&self, setup: &Setup) -> bool {
         let log = fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let mut command = match setup.open_files {
-            Some(limit) => {
-                let mut command = self.namespaces.command("prlimit");
-                command.arg(format!("--nofile={limit}:{limit}")).arg(pintle());
-                command
-            }
-            None => self.namespaces.command(pintle()),
-        };
-        command.arg("serve").arg("--config").arg(self.path("config.toml"));
+        let mut command = self.namespaces.command("env");
+        command.args(&setup.under).arg(pintle()).arg("serve").arg("--config").arg(self.path("config.toml"));
         command.env("PINTLE_FAILPOINTS", &setup.failpoints).env("RUST_BACKTRACE", "1");
         if let Some(trace) = &setup.trace {
             command.env("PINTLE_FAILPOINT_TRACE", trace);
