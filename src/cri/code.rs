@@ -133,7 +133,7 @@ impl Coded for spec::Error {
             | Self::Path { .. }
             | Self::User { .. } => Code::InvalidArgument,
             // Ours to mend.
-            Self::NoFilter | Self::Oci(_) => Code::Internal,
+            Self::NoFilter | Self::NoVolumeLayers | Self::Oci(_) => Code::Internal,
         }
     }
 }
@@ -220,6 +220,7 @@ impl Coded for Failure {
             | Stage::User
             | Stage::MountSource
             | Stage::MountTarget
+            | Stage::ImageVolume
             | Stage::Propagation
             | Stage::WorkingDir
             | Stage::Execve

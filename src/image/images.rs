@@ -129,9 +129,9 @@ impl Images {
         self.local.retain(image, by);
     }
 
-    /// Ends what [`Self::retain`] began.
-    pub fn release(&self, image: &Digest, by: &str) {
-        self.local.release(image, by);
+    /// Ends what [`Self::retain`] began, for all images that the container uses.
+    pub fn release(&self, by: &str) {
+        self.local.release(by);
     }
 
     /// To be called once after a restart, when it is known which containers there are: forgets the uses

@@ -138,13 +138,15 @@ impl Local {
         self.retained.add(image, by);
     }
 
-    /// Ends a use; the last use of a removed image frees its layers, in the background.
-    pub(super) fn release(self: &Arc<Self>, image: &Digest, by: &str) {
-        if !self.retained.remove(image, by) {
+    /// Ends all uses by a container; the last use of a removed image frees its layers, in the background.
+    pub(super) fn release(self: &Arc<Self>, by: &str) {
+        let unused = self.retained.remove(by);
+        if unused.is_empty() {
             return;
         }
         // On any doubt, a look under the lock decides.
-        let removed = |view: Arc<View>| view.record(image).is_some_and(|record| record.removed);
+        let is_removed = |view: &View, image| view.record(image).is_some_and(|record| record.removed);
+        let removed = |view: Arc<View>| unused.iter().any(|image| is_removed(&view, image));
         if self.view().map_or(true, removed) {
             let local = self.clone();
             background(move || {
@@ -158,10 +160,8 @@ impl Local {
 
     /// Forgets uses and writable layers of all containers but `live`.
     pub(super) fn keep_only(self: &Arc<Self>, live: &BTreeSet<String>) -> Result<(), Error> {
-        for (image, by) in self.retained.all() {
-            if !live.contains(&by) {
-                self.release(&image, &by);
-            }
+        for by in self.retained.users().difference(live) {
+            self.release(by);
         }
         for container in self.writable.containers()? {
             if !live.contains(&container) {
@@ -348,9 +348,9 @@ mod tests {
         let node = node.restart();
         assert_eq!((node.layers(), node.local.view().unwrap().images.len()), (1, 0));
         assert!(image.layers.lower[0].join("x").exists());
-        node.local.release(&image.id, "container-1");
+        node.local.release("container-1");
         assert_eq!(node.layers(), 1);
-        node.local.release(&image.id, "container-2");
+        node.local.release("container-2");
         assert_eq!(node.layers(), 0);
         assert_eq!(std::fs::read_dir(node.path("images")).unwrap().count(), 0);
     }

@@ -58,30 +58,31 @@ impl Retained {
         }
     }
 
-    /// Whether that was the last use.
-    pub(super) fn remove(&self, image: &Digest, by: &str) -> bool {
+    /// Ends all uses by a container. Gives the images that nobody uses any more.
+    pub(super) fn remove(&self, by: &str) -> Vec<Digest> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(of_image) = users.get_mut(image) else { return false };
-        of_image.remove(by);
-        let last = of_image.is_empty();
-        let folder = self.path.join(image.hex());
-        if is_plain(by) {
-            let _ = fs::remove_file(folder.join(by));
-        }
-        if last {
-            users.remove(image);
-            let _ = fs::remove_dir(folder);
-        }
-        last
+        let mut unused = Vec::new();
+        users.retain(|image, of_image| {
+            let folder = self.path.join(image.hex());
+            if of_image.remove(by) && is_plain(by) {
+                let _ = fs::remove_file(folder.join(by));
+            }
+            if of_image.is_empty() {
+                let _ = fs::remove_dir(folder);
+                unused.push(image.clone());
+            }
+            !of_image.is_empty()
+        });
+        unused
     }
 
     pub(super) fn contains(&self, image: &Digest) -> bool {
         self.users.lock().unwrap_or_else(PoisonError::into_inner).contains_key(image)
     }
 
-    /// All uses: (image, by whom).
-    pub(super) fn all(&self) -> Vec<(Digest, String)> {
+    /// The containers that use any image.
+    pub(super) fn users(&self) -> BTreeSet<String> {
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        users.iter().flat_map(|(image, by)| by.iter().map(|by| (image.clone(), by.clone()))).collect()
+        users.values().flatten().cloned().collect()
     }
 }

@@ -118,7 +118,7 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
     };
     in_template().map_err(|error| Failure::io(Stage::Rootfs, "template", "", &error))?;
     for (volume, opened) in plan.volumes.iter().zip(volumes) {
-        trees.push(opened.map_or_else(|| volume::open_pod_file(volume), Ok)?);
+        trees.push(volume::complete(volume, opened)?);
     }
     for (number, device) in devices.iter().enumerate() {
         trees.push(device.make(&Path::new(BUNDLE).join(format!("device-{number}")))?);
@@ -230,7 +230,7 @@ fn complete(plan: &ContainerPlan, namespaces: &PodNamespaces, joins: bool) -> Re
 fn cgroups(views: &[(String, PathBuf)], writable: bool) -> Result<Vec<Tree>, Failure> {
     const TARGET: &str = "/sys/fs/cgroup";
     let failed = |path: &Path, error: &io::Error| Failure::io(Stage::Cgroup, "", path, error);
-    let change = Change { read_only: !writable, peers: Some(PeerGroup::Private), recursive: false };
+    let change = Change { read_only: !writable, peers: Some(PeerGroup::Private), ..Change::default() };
     let mut trees = Vec::with_capacity(views.len() + 1);
     if views.iter().any(|(name, _)| !name.is_empty()) {
         let folders = || -> io::Result<Tree> {

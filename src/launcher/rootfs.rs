@@ -8,12 +8,15 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags},
 };
 
-use crate::model::{Failure, Stage};
+use crate::{
+    model::{Failure, Stage},
+    sys::mount::{Change, PeerGroup, change, detached},
+};
 
 /// Overlays `lower` (top first) with `writable/upper`; gives a detached mount.
 ///
@@ -26,12 +29,8 @@ pub(super) fn overlay(lower: &[PathBuf], writable: &Path) -> Result<OwnedFd, Fai
     };
     // Named by descriptor: a path in a mount option must be short (255 bytes) and may hold no colon.
     let mut open = Vec::with_capacity(lower.len() + 2);
-    let directory = |path: &Path| -> Result<OwnedFd, Failure> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, Mode::empty()).map_err(|error| at(path)(error.into()))
-    };
     for layer in lower {
-        open.push(directory(layer)?);
+        open.push(layer_directory(layer)?);
     }
     let mut halves = Vec::with_capacity(2);
     for (half, mode) in [("upper", 0o755), ("work", 0o700)] {
@@ -40,9 +39,39 @@ pub(super) fn overlay(lower: &[PathBuf], writable: &Path) -> Result<OwnedFd, Fai
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(at(&path)(error.into())),
         }
-        halves.push(directory(&path)?);
+        halves.push(layer_directory(&path)?);
     }
     mount(&open, &halves).map_err(|error| Failure::io(Stage::Rootfs, "overlay on", writable, &error))
+}
+
+/// The content of an image without a writable layer: `lower`, top first; gives a detached read-only mount.
+///
+/// # Errors
+/// Stage `Rootfs`, naming the directory.
+pub(super) fn image(lower: &[PathBuf]) -> Result<OwnedFd, Failure> {
+    let read_only = Change { read_only: true, peers: Some(PeerGroup::Private), ..Change::default() };
+    // The kernel overlays two layers at least if none is writable.
+    if let [only] = lower {
+        return detached(CWD, only, read_only).map_err(|error| Failure::io(Stage::Rootfs, "", only, &error));
+    }
+    let failed = |error: io::Error| {
+        Failure::io(
+            Stage::Rootfs,
+            "overlay of",
+            lower.first().map_or(Path::new(""), PathBuf::as_path),
+            &error,
+        )
+    };
+    let open = lower.iter().map(|layer| layer_directory(layer)).collect::<Result<Vec<_>, _>>()?;
+    let mounted = mount(&open, &[]).map_err(failed)?;
+    change(mounted.as_fd(), Change { peers: None, ..read_only }).map_err(failed)?;
+    Ok(mounted)
+}
+
+fn layer_directory(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|error| Failure::io(Stage::Rootfs, "", path, &error.into()))
 }
 
 /// Overlays `layers` empty layers and a writable one, all in `folder`, as a container's are, and writes through it: for
@@ -100,10 +129,12 @@ fn mount_as(layers: Layers, lower: &[OwnedFd], halves: &[OwnedFd]) -> Result<Own
         Layers::OneByOne => lower.iter().try_for_each(|layer| set("lowerdir+", &name(layer)))?,
         Layers::Listed => set("lowerdir", &lower.iter().map(name).collect::<Vec<_>>().join(":"))?,
     }
-    set("upperdir", &name(&halves[0]))?;
-    set("workdir", &name(&halves[1]))?;
-    // What a container wrote is never read again after a crash, so it need not be synced when it ends.
-    rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile").map_err(told)?;
+    if let [upper, work] = halves {
+        set("upperdir", &name(upper))?;
+        set("workdir", &name(work))?;
+        // What a container wrote is never read again after a crash, so it need not be synced when it ends.
+        rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile").map_err(told)?;
+    }
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(told)?;
     rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(silent)
 }

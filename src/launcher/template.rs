@@ -66,6 +66,8 @@ const TEMPLATE_OPTIONS: &std::ffi::CStr = c"mode=0755,size=1m";
 pub(super) const SHM: &str = "/shm";
 /// A helper mounts its bundle here.
 pub(super) const BUNDLE: &str = "/b";
+/// A helper mounts the image of a volume here, while it looks for a path in it; in [`BUNDLE`].
+pub(super) const VOLUME_IMAGE: &str = "/b/image";
 /// A helper mounts the container's root here.
 pub(super) const ROOTFS: &str = "/rootfs";
 

@@ -14,14 +14,18 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags},
+    mount::UnmountFlags,
+};
 
 use super::{
     copy_up::{NotCopied, copy_up},
-    template::FILES,
+    rootfs,
+    template::{FILES, VOLUME_IMAGE},
 };
 use crate::{
-    model::{Failure, Propagation, Stage, Volume, VolumeSource},
+    model::{Failure, MountOptions, Propagation, Stage, Volume, VolumeSource},
     sys::{
         mount::{self, Change, PeerGroup},
         path::{self, Make},
@@ -47,17 +51,49 @@ impl Tree {
     }
 }
 
-/// Opens a volume, whose content is in the host's mount namespace; `root` is the container's own root, as its image
-/// left it. `None`: it is one of the pod's files, which are in the template ([`open_pod_file`]).
+/// As much of a volume as can be opened in the host's mount namespace.
+#[derive(Debug)]
+pub(super) enum Opened<'a> {
+    Tree(Tree),
+    /// The whole image, and the path in it that is the content.
+    Image(OwnedFd, &'a str),
+    /// One of the pod's files, which are in the template.
+    PodFile(&'a Path),
+}
+
+/// Opens a volume in the host's mount namespace; `root` is the container's own root, as its image left it.
 ///
 /// # Errors
-/// Stage `MountSource` or `Propagation`, naming the source.
-pub(super) fn open(volume: &Volume, root: &OwnedFd) -> Result<Option<Tree>, Failure> {
+/// Stage `MountSource`, `Propagation` or `ImageVolume`, naming the source.
+pub(super) fn open<'a>(volume: &'a Volume, root: &OwnedFd) -> Result<Opened<'a>, Failure> {
     match &volume.source {
-        VolumeSource::Host(path) => open_host(volume, path).map(Some),
-        VolumeSource::Image(folder) => open_image(volume, folder, root).map(Some),
-        VolumeSource::PodFile(_) => Ok(None),
+        VolumeSource::Host(path) => open_host(volume, path).map(Opened::Tree),
+        VolumeSource::Image(folder) => open_image(volume, folder, root).map(Opened::Tree),
+        VolumeSource::PodFile(file) => Ok(Opened::PodFile(file)),
+        VolumeSource::Layers { lower, sub_path } => {
+            let image =
+                rootfs::image(lower).map_err(|failure| Failure { stage: Stage::ImageVolume, ..failure })?;
+            Ok(Opened::Image(image, sub_path))
+        }
     }
+}
+
+/// Opens what is left of a volume, in a copy of the template's mount namespace.
+///
+/// # Errors
+/// Stage `MountSource` or `ImageVolume`, naming the source.
+pub(super) fn complete(volume: &Volume, opened: Opened<'_>) -> Result<Tree, Failure> {
+    match opened {
+        Opened::Tree(tree) => Ok(tree),
+        Opened::Image(image, sub_path) => open_in_image(volume, image, sub_path),
+        Opened::PodFile(file) => open_pod_file(volume, file),
+    }
+}
+
+/// What of `volume` itself, and not of the mounts below it, is changed.
+fn own_change(volume: &Volume) -> Change {
+    let MountOptions { nodev, noexec, nosuid } = volume.options;
+    Change { read_only: volume.readonly, nodev, noexec, nosuid, ..Change::default() }
 }
 
 fn open_host(volume: &Volume, source: &Path) -> Result<Tree, Failure> {
@@ -73,13 +109,11 @@ fn open_host(volume: &Volume, source: &Path) -> Result<Tree, Failure> {
             PeerGroup::Shared
         }
     };
-    let recursive = Change { peers: Some(peers), recursive: true, read_only: volume.recursive_read_only };
+    let read_only = volume.recursive_read_only;
+    let recursive = Change { peers: Some(peers), recursive: true, read_only, ..Change::default() };
     let tree = mount::detached(CWD, source, recursive).map_err(|error| failed(&error))?;
-    if volume.readonly && !volume.recursive_read_only {
-        // Only the top: what is mounted below it keeps its own flag, as bind mounts always did.
-        let top = Change { read_only: true, ..Change::default() };
-        mount::change(tree.as_fd(), top).map_err(|error| failed(&error))?;
-    }
+    // Only the top: what is mounted below it keeps its own flags, as bind mounts always did.
+    mount::change(tree.as_fd(), own_change(volume)).map_err(|error| failed(&error))?;
     Tree::new(tree, &volume.target).map_err(|error| failed(&error))
 }
 
@@ -110,14 +144,35 @@ fn open_image(volume: &Volume, folder: &Path, root: &OwnedFd) -> Result<Tree, Fa
     Tree::new(tree, &volume.target).map_err(|error| failed(&error))
 }
 
-/// Opens the pod's copy of one of its files, in a copy of the template's mount namespace.
-///
-/// # Errors
-/// Stage `MountSource`, naming the file.
-pub(super) fn open_pod_file(volume: &Volume) -> Result<Tree, Failure> {
-    let failed = |error: &io::Error| source_failed(volume, volume.source.path(), error);
-    let name = volume.source.path().file_name().unwrap_or_default();
-    let change = Change { peers: Some(PeerGroup::Private), read_only: volume.readonly, recursive: false };
+/// An image, or the file or directory at `sub_path` in it. Links of the image lead nowhere but into the image.
+fn open_in_image(volume: &Volume, image: OwnedFd, sub_path: &str) -> Result<Tree, Failure> {
+    let failed = |error: &io::Error| {
+        let text = format!("{sub_path:?} in the image for {}", volume.target);
+        Failure::io(Stage::ImageVolume, text, "", error)
+    };
+    let change = Change { peers: Some(PeerGroup::Private), ..own_change(volume) };
+    if sub_path.is_empty() {
+        mount::change(image.as_fd(), change).map_err(|error| failed(&error))?;
+        return Tree::new(image, &volume.target).map_err(|error| failed(&error));
+    }
+    let open = || -> io::Result<OwnedFd> {
+        // Before Linux 6.15 only of an attached mount a part can be copied.
+        fs::create_dir_all(VOLUME_IMAGE)?;
+        let place = rustix::fs::open(VOLUME_IMAGE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        mount::attach(image.as_fd(), place.as_fd())?;
+        let part = path::open_in_root(image.as_fd(), Path::new(sub_path), OFlags::PATH)
+            .and_then(|part| mount::detached(part.as_fd(), Path::new(""), change));
+        rustix::mount::unmount(VOLUME_IMAGE, UnmountFlags::DETACH)?;
+        part
+    };
+    open().and_then(|part| Tree::new(part, &volume.target)).map_err(|error| failed(&error))
+}
+
+/// The pod's copy of one of its files.
+fn open_pod_file(volume: &Volume, file: &Path) -> Result<Tree, Failure> {
+    let failed = |error: &io::Error| source_failed(volume, file, error);
+    let name = file.file_name().unwrap_or_default();
+    let change = Change { peers: Some(PeerGroup::Private), ..own_change(volume) };
     let tree = mount::detached(CWD, &Path::new(FILES).join(name), change).map_err(|error| failed(&error))?;
     Tree::new(tree, &volume.target).map_err(|error| failed(&error))
 }

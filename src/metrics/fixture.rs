@@ -57,6 +57,7 @@ fn view() -> ContainerView {
         config: Arc::new(ContainerConfig { metadata, ..ContainerConfig::default() }),
         image_id: Digest::from_bytes([3; 32]),
         image_ref: String::new(),
+        volume_images: Vec::new(),
         image_name: "docker.io/library/busybox:latest".into(),
         state: ContainerState::Running { pid: 7, started_at: UnixNanos(1_000_000_000) },
         created_at: UnixNanos(2000),

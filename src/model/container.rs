@@ -54,6 +54,44 @@ pub struct Mount {
     pub propagation: Propagation,
     /// Asked for and echoed; there is no SELinux here to obey it.
     pub selinux_relabel: bool,
+    /// The content is that of an image, and `host_path` is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageVolume>,
+    #[serde(default, skip_serializing_if = "MountOptions::is_empty")]
+    pub options: MountOptions,
+}
+
+/// An image as the content of a volume (CRI `Mount.image`): always read-only.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ImageVolume {
+    /// What to look the image up by; it is never pulled here.
+    pub reference: String,
+    /// The file or directory in the image that is the content, relative to its root (CRI `image_sub_path`). Empty:
+    /// the whole image.
+    pub sub_path: String,
+}
+
+/// What a mount takes away from the files on it (CRI `Mount.mount_options`, mount(8)).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MountOptions {
+    /// No device file works.
+    pub nodev: bool,
+    /// No program can be executed.
+    pub noexec: bool,
+    /// No program changes the user or gains capabilities.
+    pub nosuid: bool,
+}
+
+impl MountOptions {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The options by the names that mount(8) has for them.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let all = [(self.nodev, "nodev"), (self.noexec, "noexec"), (self.nosuid, "nosuid")];
+        all.into_iter().filter_map(|(set, name)| set.then_some(name))
+    }
 }
 
 /// How mounts made later travel between host and container (CRI `MountPropagation`).

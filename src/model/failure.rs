@@ -124,6 +124,8 @@ stages! {
     Record = 22, "could not write record";
     /// More than a limit allows.
     Limit = 23, "limit reached:";
+    /// The image of a volume; the kubelet knows the word.
+    ImageVolume = 24, "ImageVolumeMountFailed:";
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ mod resources;
 pub mod signal;
 mod time;
 
-pub use container::{ContainerConfig, ContainerMetadata, DeviceMapping, Mount, Propagation};
+pub use container::{
+    ContainerConfig, ContainerMetadata, DeviceMapping, ImageVolume, Mount, MountOptions, Propagation,
+};
 pub use exit::{Exit, ExitReason};
 pub use failure::{Failure, Stage};
 pub use id::{BadId, ContainerId, PodId};

@@ -1,11 +1,8 @@
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerId, IpcMode, NetworkMode, PidMode, Propagation, Resources, UserChoice};
+use super::{ContainerId, IpcMode, MountOptions, NetworkMode, PidMode, Propagation, Resources, UserChoice};
 
 /// Everything a pod's supervisor needs to make one container. Pure data: decided in the daemon, obeyed in
 /// the supervisor and its helper.
@@ -92,15 +89,9 @@ pub enum VolumeSource {
     /// A directory of the container's own beside its writable layer, absolute on the host; made with what the image
     /// has at the target (OCI image config, `Volumes`).
     Image(PathBuf),
-}
-
-impl VolumeSource {
-    /// Its path on the host.
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Host(path) | Self::PodFile(path) | Self::Image(path) => path,
-        }
-    }
+    /// The read-only content of an image (CRI `Mount.image`): its layer directories on the host, top first, and the
+    /// file or directory in them, empty for all of it.
+    Layers { lower: Vec<PathBuf>, sub_path: String },
 }
 
 /// A volume as the helper mounts it.
@@ -113,6 +104,8 @@ pub struct Volume {
     /// `readonly` also for mounts below it.
     pub recursive_read_only: bool,
     pub propagation: Propagation,
+    /// Of the volume itself; mounts below it keep their own.
+    pub options: MountOptions,
 }
 
 /// A device file in the container's `/dev` or elsewhere in it, or a directory of such.

@@ -376,11 +376,10 @@ fn recorded_containers(node: &Node) -> std::io::Result<BTreeSet<String>> {
 fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot::Receiver<()> {
     let Found { record, cgroup, containers, damaged, foreign, ended } = found;
     node.seen_creation(record.created_at);
-    let (mut made, mut leftovers) =
-        (Vec::new(), damaged.into_iter().map(|id| (id, None)).collect::<Vec<_>>());
+    let (mut made, mut leftovers) = (Vec::new(), damaged);
     for container in containers {
         // Images keep the layers of what may still run or be looked at.
-        node.images.retain(&container.image_id, container.id.as_str());
+        container.images().for_each(|image| node.images.retain(image, container.id.as_str()));
         node.seen_creation(container.created_at);
         match container.made.clone() {
             Some(facts) => {
@@ -388,7 +387,7 @@ fn recover_pod(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot
                 let starting = facts.starting;
                 made.push(Remembered { view: container.view(facts), starting, unheard_end });
             }
-            None => leftovers.push((container.id, Some(container.image_id))),
+            None => leftovers.push(container.id),
         }
     }
     let name = record.config.metadata.clone();
@@ -493,10 +492,7 @@ async fn undo_damaged(node: &Arc<Node>, id: PodId) {
     });
     // Its containers end with it; what images keep for them goes too.
     for container in containers {
-        let path = keep::container_file(&node.places.known(&pod.id), &container);
-        if let Ok(record) = keep::get::<ContainerRecord>(path).await {
-            node.images.release(&record.image_id, container.as_str());
-        }
+        node.images.release(container.as_str());
         if let Err(error) = node.images.remove_writable(container.as_str()).await {
             warn!(%container, error = %chain(&error), "could not remove a writable layer");
         }

@@ -43,6 +43,8 @@ pub struct ContainerView {
     pub image_id: Digest,
     /// Repo digest, else the id.
     pub image_ref: String,
+    /// The images that are the content of mounts, in the order of those in `config`.
+    pub volume_images: Vec<Digest>,
     /// For people: what the pod's author wrote, else the first tag.
     pub image_name: String,
     pub state: ContainerState,
@@ -173,6 +175,7 @@ impl ContainerView {
             config: Arc::new(config),
             image_id: Digest::from_bytes([1; 32]),
             image_ref: "ref".into(),
+            volume_images: Vec::new(),
             image_name: "name".into(),
             state,
             created_at: UnixNanos(byte.into()),

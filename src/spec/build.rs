@@ -34,7 +34,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<ContainerPlan, Error> {
         lower: inputs.layers.lower.clone(),
         writable: inputs.writable.clone(),
         readonly_rootfs: container.security.readonly_rootfs,
-        volumes: mounts::volumes(container, &inputs.pod_dir, image, &inputs.writable)?,
+        volumes: mounts::volumes(inputs)?,
         devices: devices::nodes(container)?,
         device_rules: devices::rules(container.security.privileged),
         resources: container.resources.clone(),
@@ -200,6 +200,7 @@ mod tests {
             container,
             image,
             layers: &RootfsLayers { lower: vec!["/layers/2".into(), "/layers/1".into()] },
+            volume_layers: &[],
             writable: "/containers/c".into(),
             pod_dir: "/pods/p".into(),
             seccomp: Some(seccomp::default(crate::spec::capabilities(container)?)),
@@ -638,7 +639,7 @@ mod tests {
             }
             let again = super::super::build(&Inputs {
                 id: &plan.id, pod: &pod(), container: &container, image: &image,
-                layers: &RootfsLayers { lower: plan.lower.clone() },
+                layers: &RootfsLayers { lower: plan.lower.clone() }, volume_layers: &[],
                 writable: plan.writable.clone(), pod_dir: "/pods/p".into(),
                 seccomp: Some(seccomp::default(crate::spec::capabilities(&container).unwrap())),
                 held_capabilities: u64::MAX,

@@ -58,6 +58,9 @@ pub enum Error {
     /// The caller forgot to compile the filter. Running without would be worse.
     #[error("no system call filter was compiled for a container that asks for one")]
     NoFilter,
+    /// The caller looked up fewer images than mounts ask for.
+    #[error("no layers were looked up for a mount of an image")]
+    NoVolumeLayers,
     #[error("encode OCI spec")]
     Oci(#[source] serde_json::Error),
     #[error("oom_score_adj {value} is outside -1000 to 1000")]
@@ -78,6 +81,8 @@ pub struct Inputs<'a> {
     pub container: &'a ContainerConfig,
     pub image: &'a ImageConfig,
     pub layers: &'a RootfsLayers,
+    /// The layers of the images that are the content of mounts, in the order of those in `container`.
+    pub volume_layers: &'a [RootfsLayers],
     /// Folder for `upper` and `work`.
     pub writable: PathBuf,
     /// The pod's folder, with `hostname`, `resolv.conf` and `hosts`.

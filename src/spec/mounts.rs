@@ -1,14 +1,11 @@
 //! What is mounted in a container: by libcontainer, and as volumes over that.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, path::PathBuf};
 
 use oci_spec::runtime;
 
-use super::Error;
-use crate::model::{ContainerConfig, ImageConfig, Mount, Propagation, Volume, VolumeSource};
+use super::{Error, Inputs};
+use crate::model::{Mount, MountOptions, Propagation, RootfsLayers, Volume, VolumeSource};
 
 /// Mounts in one request at most.
 const MOUNTS_MAX: usize = 1000;
@@ -62,17 +59,15 @@ pub(super) fn oci(privileged: bool) -> Vec<runtime::Mount> {
 
 /// The volumes in the order in which to mount them: parents first, else the pod's files, the image's volumes, and
 /// those of the request as asked. Where the request has a mount, neither of the others is made.
-pub(super) fn volumes(
-    container: &ContainerConfig,
-    pod_dir: &Path,
-    image: &ImageConfig,
-    writable: &Path,
-) -> Result<Vec<Volume>, Error> {
+pub(super) fn volumes(inputs: &Inputs<'_>) -> Result<Vec<Volume>, Error> {
+    let Inputs { container, image, .. } = inputs;
     let given = container.mounts.len() + image.volumes.len();
     if given > MOUNTS_MAX {
         return Err(Error::Limit { what: "mounts", given, max: MOUNTS_MAX });
     }
-    let asked = container.mounts.iter().map(|mount| volume(mount, container.security.privileged));
+    let mut layers = inputs.volume_layers.iter();
+    let asked =
+        container.mounts.iter().map(|mount| volume(mount, container.security.privileged, &mut layers));
     let asked = asked.collect::<Result<Vec<_>, _>>()?;
     let mut targets = HashSet::new();
     if let Some(twice) = asked.iter().find(|volume| !targets.insert(volume.target.clone())) {
@@ -80,17 +75,18 @@ pub(super) fn volumes(
     }
     let own = POD_FILES.into_iter().filter(|(_, target)| !targets.contains(*target));
     let own = own.map(|(name, target)| Volume {
-        source: VolumeSource::PodFile(pod_dir.join(name)),
+        source: VolumeSource::PodFile(inputs.pod_dir.join(name)),
         target: target.into(),
         readonly: container.security.readonly_rootfs,
         recursive_read_only: false,
         propagation: Propagation::Private,
+        options: MountOptions::default(),
     });
     let mut volumes: Vec<Volume> = own.collect();
     for (number, path) in image.volumes.iter().enumerate() {
         let target = image_target(path, container.security.privileged)?;
         if targets.insert(target.clone()) {
-            volumes.push(image_volume(target, writable.join("volumes").join(number.to_string())));
+            volumes.push(image_volume(target, inputs.writable.join("volumes").join(number.to_string())));
         }
     }
     volumes.extend(asked);
@@ -116,11 +112,26 @@ fn image_volume(target: String, folder: PathBuf) -> Volume {
         readonly: false,
         recursive_read_only: false,
         propagation: Propagation::Private,
+        options: MountOptions::default(),
     }
 }
 
-fn volume(mount: &Mount, privileged: bool) -> Result<Volume, Error> {
-    absolute("mount source", &mount.host_path)?;
+/// A mount of the request; one of an image takes the next of `layers`.
+fn volume<'a>(
+    mount: &Mount,
+    privileged: bool,
+    layers: &mut impl Iterator<Item = &'a RootfsLayers>,
+) -> Result<Volume, Error> {
+    let source = match &mount.image {
+        Some(image) => {
+            let layers = layers.next().ok_or(Error::NoVolumeLayers)?;
+            VolumeSource::Layers { lower: layers.lower.clone(), sub_path: image.sub_path.clone() }
+        }
+        None => {
+            absolute("mount source", &mount.host_path)?;
+            VolumeSource::Host(mount.host_path.clone().into())
+        }
+    };
     absolute("mount destination", &mount.container_path)?;
     let target = clean(&mount.container_path);
     let problem = if let Some(problem) = target_problem(&target, privileged) {
@@ -131,11 +142,12 @@ fn volume(mount: &Mount, privileged: bool) -> Result<Volume, Error> {
         "recursive_read_only needs private propagation"
     } else {
         return Ok(Volume {
-            source: VolumeSource::Host(mount.host_path.clone().into()),
+            source,
             target,
             readonly: mount.readonly,
             recursive_read_only: mount.recursive_read_only,
             propagation: mount.propagation,
+            options: mount.options,
         });
     };
     Err(Error::Mount { path: mount.container_path.clone(), problem })
@@ -190,8 +202,10 @@ fn depth(cleaned: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::model::Security;
+    use crate::model::{ContainerConfig, ContainerId, ImageConfig, ImageVolume, PodConfig, Security};
 
     fn at(container_path: &str) -> Mount {
         Mount { container_path: container_path.into(), host_path: "/h".into(), ..Default::default() }
@@ -199,7 +213,53 @@ mod tests {
 
     /// Of an image without volumes.
     fn volumes(container: &ContainerConfig, pod_dir: &Path) -> Result<Vec<Volume>, Error> {
-        super::volumes(container, pod_dir, &ImageConfig::default(), Path::new("/writable"))
+        volumes_of(container, pod_dir, &ImageConfig::default(), &[])
+    }
+
+    fn volumes_of(
+        container: &ContainerConfig,
+        pod_dir: &Path,
+        image: &ImageConfig,
+        volume_layers: &[RootfsLayers],
+    ) -> Result<Vec<Volume>, Error> {
+        super::volumes(&Inputs {
+            id: &ContainerId::from_bytes([7; 32]),
+            pod: &PodConfig::default(),
+            container,
+            image,
+            layers: &RootfsLayers::default(),
+            volume_layers,
+            writable: "/writable".into(),
+            pod_dir: pod_dir.into(),
+            seccomp: None,
+            held_capabilities: 0,
+        })
+    }
+
+    #[test]
+    fn each_mount_of_an_image_shows_the_layers_of_its_own() {
+        let of_image = |path: &str, sub_path: &str| Mount {
+            image: Some(ImageVolume { reference: "i".into(), sub_path: sub_path.into() }),
+            host_path: String::new(),
+            readonly: true,
+            options: MountOptions { noexec: true, ..MountOptions::default() },
+            ..at(path)
+        };
+        let container = with(vec![of_image("/deep/tools", "usr"), at("/data"), of_image("/model", "")]);
+        let layers = ["/l/tools", "/l/model"].map(|layer| RootfsLayers { lower: vec![layer.into()] });
+        let made = volumes_of(&container, Path::new("/pod"), &ImageConfig::default(), &layers).unwrap();
+        let source = |target: &str| made.iter().find(|volume| volume.target == target).unwrap();
+        let expected = |layer: &str, sub_path: &str| VolumeSource::Layers {
+            lower: vec![layer.into()],
+            sub_path: sub_path.into(),
+        };
+        assert_eq!(source("/deep/tools").source, expected("/l/tools", "usr"));
+        assert_eq!(source("/model").source, expected("/l/model", ""));
+        assert!(source("/model").readonly && source("/model").options.noexec);
+        assert_eq!(source("/data").source, VolumeSource::Host("/h".into()));
+
+        let too_few = volumes_of(&container, Path::new("/pod"), &ImageConfig::default(), &layers[..1]);
+        assert!(matches!(too_few, Err(Error::NoVolumeLayers)), "{too_few:?}");
     }
 
     fn with(mounts: Vec<Mount>) -> ContainerConfig {
@@ -243,7 +303,7 @@ mod tests {
         let volumes_of = |paths: &[&str], container: &ContainerConfig| {
             let volumes = paths.iter().map(|path| (*path).into()).collect();
             let image = ImageConfig { volumes, ..ImageConfig::default() };
-            super::volumes(container, Path::new("/pod"), &image, Path::new("/writable"))
+            volumes_of(container, Path::new("/pod"), &image, &[])
         };
         let container = ContainerConfig {
             security: Security { readonly_rootfs: true, ..Default::default() },
@@ -252,8 +312,12 @@ mod tests {
         let made = volumes_of(&["/data/db", "cache/", "/data//./db", "logs"], &container).unwrap();
         let of_image: Vec<_> = made
             .iter()
-            .filter(|volume| matches!(volume.source, VolumeSource::Image(_)))
-            .map(|volume| (volume.source.path().to_str().unwrap(), volume.target.as_str(), volume.readonly))
+            .filter_map(|volume| match &volume.source {
+                VolumeSource::Image(folder) => {
+                    Some((folder.to_str().unwrap(), volume.target.as_str(), volume.readonly))
+                }
+                _ => None,
+            })
             .collect();
         assert_eq!(
             of_image,

@@ -32,9 +32,28 @@ impl PeerGroup {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
     pub read_only: bool,
+    /// No device file on it works.
+    pub nodev: bool,
+    /// No program on it can be executed.
+    pub noexec: bool,
+    /// No program on it changes the user or gains capabilities.
+    pub nosuid: bool,
     pub peers: Option<PeerGroup>,
     /// Also all mounts below.
     pub recursive: bool,
+}
+
+impl Change {
+    /// The flags that are set; what is not named keeps its value.
+    fn attributes(self) -> u64 {
+        let all = [
+            (self.read_only, libc::MOUNT_ATTR_RDONLY),
+            (self.nodev, libc::MOUNT_ATTR_NODEV),
+            (self.noexec, libc::MOUNT_ATTR_NOEXEC),
+            (self.nosuid, libc::MOUNT_ATTR_NOSUID),
+        ];
+        all.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag)
+    }
 }
 
 /// Applies `change` to the mount that `mount` is on.
@@ -43,7 +62,7 @@ pub struct Change {
 /// As mount_setattr(2).
 pub fn change(mount: BorrowedFd<'_>, change: Change) -> io::Result<()> {
     let attributes = libc::mount_attr {
-        attr_set: if change.read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
+        attr_set: change.attributes(),
         attr_clr: 0,
         propagation: change.peers.map_or(0, PeerGroup::flag),
         userns_fd: 0,

@@ -35,6 +35,7 @@ mod stream;
 mod swap;
 mod takeover;
 mod update;
+mod volume;
 
 use std::{env, process::ExitCode};
 
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         conformance::TESTS,
         pod::TESTS,
         container::TESTS,
+        volume::TESTS,
         cgroup::TESTS,
         update::TESTS,
         swap::TESTS,

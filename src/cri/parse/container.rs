@@ -12,7 +12,8 @@ use super::{
 use crate::{
     cri::{signal, wire},
     model::{
-        ContainerConfig, ContainerMetadata, DeviceMapping, Mount, NamespaceModes, Propagation, Security,
+        ContainerConfig, ContainerMetadata, DeviceMapping, ImageVolume, Mount, MountOptions, NamespaceModes,
+        Propagation, Security,
     },
 };
 
@@ -133,10 +134,7 @@ fn mounts(wire: Vec<wire::Mount>) -> Result<Vec<Mount>, Refusal> {
 
 fn mount(wire: wire::Mount) -> Result<Mount, Refusal> {
     let mapped = !wire.uid_mappings.is_empty() || !wire.gid_mappings.is_empty();
-    let of_image = wire.image.is_some() || !wire.image_sub_path.is_empty();
-    absent("image", of_image, "asks for an image volume, which is not supported")?;
     absent("uidMappings", mapped, "asks for an id-mapped mount, which is not supported")?;
-    absent("mount_options", !wire.mount_options.is_empty(), "are not supported")?;
     let propagation = match known(wire.propagation).at("propagation")? {
         wire::MountPropagation::PropagationPrivate => Propagation::Private,
         wire::MountPropagation::PropagationHostToContainer => Propagation::HostToContainer,
@@ -149,14 +147,55 @@ fn mount(wire: wire::Mount) -> Result<Mount, Refusal> {
     let container_path = absolute_path(wire.container_path).at("container_path")?;
     let is_root = container_path.split('/').all(|part| matches!(part, "" | "."));
     absent("container_path", is_root, "is the container's root")?;
+    let (host_path, image) = match wire.image {
+        None => {
+            absent("image_sub_path", !wire.image_sub_path.is_empty(), "needs an image")?;
+            (absolute_path(wire.host_path).at("host_path")?, None)
+        }
+        Some(image) => {
+            absent("host_path", !wire.host_path.is_empty(), "excludes an image")?;
+            absent("readonly", !wire.readonly, "must be set for an image")?;
+            absent(
+                "propagation",
+                propagation != Propagation::Private,
+                "must be PROPAGATION_PRIVATE for an image",
+            )?;
+            (String::new(), Some(image_volume(image, wire.image_sub_path)?))
+        }
+    };
     Ok(Mount {
         container_path,
-        host_path: absolute_path(wire.host_path).at("host_path")?,
+        host_path,
         readonly: wire.readonly,
         recursive_read_only: wire.recursive_read_only,
         propagation,
         selinux_relabel: wire.selinux_relabel,
+        image,
+        options: mount_options(&wire.mount_options).at("mount_options")?,
     })
+}
+
+fn image_volume(image: wire::ImageSpec, sub_path: String) -> Result<ImageVolume, Refusal> {
+    let absolute = sub_path.starts_with('/');
+    absent("image_sub_path", absolute, "is absolute, and must be relative to the image's root")?;
+    if !sub_path.is_empty() {
+        path(sub_path.clone()).and_then(no_way_up).at("image_sub_path")?;
+    }
+    Ok(ImageVolume { reference: reference(Some(image))?, sub_path })
+}
+
+/// The options that Kubernetes has (`VolumeMount.bindMountOptions`); another one could take back what was asked for.
+fn mount_options(names: &[String]) -> Result<MountOptions, Why> {
+    let mut options = MountOptions::default();
+    for name in names {
+        *match name.as_str() {
+            "nodev" => &mut options.nodev,
+            "noexec" => &mut options.noexec,
+            "nosuid" => &mut options.nosuid,
+            _ => return Err(format!("has {}, not nodev, noexec or nosuid", quote(name)).into()),
+        } = true;
+    }
+    Ok(options)
 }
 
 fn devices(wire: Vec<wire::Device>) -> Result<Vec<DeviceMapping>, Refusal> {
@@ -208,6 +247,7 @@ pub(super) mod tests {
                 readonly: true,
                 recursive_read_only: true,
                 selinux_relabel: true,
+                mount_options: vec!["noexec".into(), "nodev".into()],
                 ..Default::default()
             }],
             devices: vec![wire::Device {
@@ -261,6 +301,8 @@ pub(super) mod tests {
                 recursive_read_only: true,
                 propagation: Propagation::Private,
                 selinux_relabel: true,
+                image: None,
+                options: MountOptions { nodev: true, noexec: true, nosuid: false },
             }],
             devices: vec![DeviceMapping {
                 container_path: "/dev/fuse".into(),
@@ -286,6 +328,24 @@ pub(super) mod tests {
         assert_eq!(create_container(request()), Ok(("pod".into(), expected)));
     }
 
+    /// The first mount of a request, made one of an image.
+    fn image_mount(config: &mut wire::ContainerConfig) -> &mut wire::Mount {
+        let mount = &mut config.mounts[0];
+        mount.host_path = String::new();
+        mount.image = Some(wire::ImageSpec { image: "tools:1".into(), ..Default::default() });
+        mount
+    }
+
+    #[test]
+    fn an_image_may_be_the_content_of_a_mount() {
+        let config = changed(|config| image_mount(config).image_sub_path = "usr/lib".into()).unwrap();
+        let expected = ImageVolume { reference: "tools:1".into(), sub_path: "usr/lib".into() };
+        assert_eq!(
+            (config.mounts[0].image.as_ref(), config.mounts[0].host_path.as_str()),
+            (Some(&expected), "")
+        );
+    }
+
     #[test]
     fn without_a_security_context_hidden_paths_are_ours() {
         let config = changed(|config| config.linux = None).unwrap();
@@ -295,7 +355,7 @@ pub(super) mod tests {
     #[test]
     fn bad_containers_are_refused_by_field_and_name() {
         type Change = fn(&mut wire::ContainerConfig);
-        let bad: [(&str, Change); 40] = [
+        let bad: [(&str, Change); 45] = [
             ("metadata.name", |c| c.metadata.as_mut().unwrap().name = "a/b".into()),
             ("image", |c| c.image = None),
             ("image.image", |c| c.image.as_mut().unwrap().image = String::new()),
@@ -320,11 +380,22 @@ pub(super) mod tests {
             ("mounts[0].propagation", |c| c.mounts[0].propagation = 3),
             ("mounts[0].recursive_read_only", |c| c.mounts[0].readonly = false),
             ("mounts[0].recursive_read_only", |c| c.mounts[0].propagation = 1),
-            ("mounts[0].image", |c| c.mounts[0].image = Some(Default::default())),
-            ("mounts[0].image", |c| c.mounts[0].image_sub_path = "a".into()),
+            ("mounts[0].image_sub_path", |c| c.mounts[0].image_sub_path = "a".into()),
+            ("mounts[0].host_path", |c| c.mounts[0].image = Some(Default::default())),
+            ("mounts[0].image.image", |c| image_mount(c).image = Some(Default::default())),
+            ("mounts[0].readonly", |c| {
+                let mount = image_mount(c);
+                (mount.readonly, mount.recursive_read_only) = (false, false);
+            }),
+            ("mounts[0].propagation", |c| {
+                let mount = image_mount(c);
+                (mount.propagation, mount.recursive_read_only) = (1, false);
+            }),
+            ("mounts[0].image_sub_path", |c| image_mount(c).image_sub_path = "/etc".into()),
+            ("mounts[0].image_sub_path", |c| image_mount(c).image_sub_path = "a/../..".into()),
             ("mounts[0].uidMappings", |c| c.mounts[0].uid_mappings = vec![Default::default()]),
             ("mounts[0].uidMappings", |c| c.mounts[0].gid_mappings = vec![Default::default()]),
-            ("mounts[0].mount_options", |c| c.mounts[0].mount_options = vec!["noexec".into()]),
+            ("mounts[0].mount_options", |c| c.mounts[0].mount_options = vec!["exec".into()]),
             ("devices", |c| c.devices = vec![c.devices[0].clone(); DEVICES_MAX + 1]),
             ("devices[0].host_path", |c| c.devices[0].host_path = "/dev/../etc".into()),
             ("devices[0].container_path", |c| c.devices[0].container_path = "dev".into()),

@@ -1,6 +1,6 @@
 use crate::{
     cri::{signal, wire},
-    model::{ContainerConfig, ContainerMetadata, Mount, Propagation, ResolvedUser, Resources},
+    model::{ContainerConfig, ContainerMetadata, Digest, Mount, Propagation, ResolvedUser, Resources},
     pod::{ContainerState, ContainerView},
 };
 
@@ -42,7 +42,7 @@ pub(crate) fn container_status(view: &ContainerView) -> wire::ContainerStatus {
         message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
         labels: config.labels.clone().into_iter().collect(),
         annotations: config.annotations.clone().into_iter().collect(),
-        mounts: config.mounts.iter().map(mount).collect(),
+        mounts: mounts(view),
         log_path: view.log_path.clone().unwrap_or_default(),
         resources: Some(wire::ContainerResources { linux: Some(resources(&view.resources)), windows: None }),
         image_id: view.image_id.to_string(),
@@ -71,8 +71,15 @@ fn image(view: &ContainerView) -> wire::ImageSpec {
     }
 }
 
+/// All mounts with the ids of the images that some of them show, which are in the same order.
+fn mounts(view: &ContainerView) -> Vec<wire::Mount> {
+    let mut images = view.volume_images.iter();
+    let with_image = |each: &Mount| mount(each, each.image.as_ref().and_then(|_| images.next()));
+    view.config.mounts.iter().map(with_image).collect()
+}
+
 /// As it was asked for: the kubelet finds its termination message by the path here.
-fn mount(mount: &Mount) -> wire::Mount {
+fn mount(mount: &Mount, volume_image: Option<&Digest>) -> wire::Mount {
     let propagation = match mount.propagation {
         Propagation::Private => wire::MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => wire::MountPropagation::PropagationHostToContainer,
@@ -85,6 +92,14 @@ fn mount(mount: &Mount) -> wire::Mount {
         selinux_relabel: mount.selinux_relabel,
         propagation: propagation.into(),
         recursive_read_only: mount.recursive_read_only,
+        image: mount.image.as_ref().map(|image| wire::ImageSpec {
+            image: image.reference.clone(),
+            user_specified_image: image.reference.clone(),
+            image_ref: volume_image.map(ToString::to_string).unwrap_or_default(),
+            ..wire::ImageSpec::default()
+        }),
+        image_sub_path: mount.image.as_ref().map(|image| image.sub_path.clone()).unwrap_or_default(),
+        mount_options: mount.options.names().map(str::to_owned).collect(),
         ..wire::Mount::default()
     }
 }

@@ -76,6 +76,7 @@ pub(crate) mod tests {
                 recursive_read_only: true,
                 propagation: Propagation::Bidirectional,
                 selinux_relabel: true,
+                ..Mount::default()
             }],
             labels: [("role".into(), "main".into())].into(),
             annotations: [("hash".into(), "f00".into())].into(),
@@ -93,6 +94,7 @@ pub(crate) mod tests {
             config: Arc::new(config),
             image_id: Digest::from_bytes([3; 32]),
             image_ref: "docker.io/library/busybox@sha256:11".into(),
+            volume_images: Vec::new(),
             image_name: "docker.io/library/busybox:latest".into(),
             state: ContainerState::Exited { started_at: Some(UnixNanos(3000)), exit },
             created_at: UnixNanos(2000),

@@ -77,7 +77,7 @@ fn status(
         features: Some(wire::RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
-            mount_options: false,
+            mount_options: true,
         }),
     }
 }
@@ -177,7 +177,11 @@ mod tests {
         let expected =
             ["", "pintle", "fast"].map(|name| wire::RuntimeHandler { name: name.into(), features });
         assert_eq!(status.runtime_handlers, expected);
-        let features = wire::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() };
+        let features = wire::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            mount_options: true,
+            ..Default::default()
+        };
         assert_eq!(status.features, Some(features));
     }
 

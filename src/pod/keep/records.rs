@@ -49,6 +49,9 @@ pub(in crate::pod) struct ContainerRecord {
     pub(in crate::pod) config: Arc<ContainerConfig>,
     pub(in crate::pod) image_id: Digest,
     pub(in crate::pod) image_ref: String,
+    /// The images that are the content of mounts, in the order of those in `config`.
+    #[serde(default)]
+    pub(in crate::pod) volume_images: Vec<Digest>,
     pub(in crate::pod) image_name: String,
     pub(in crate::pod) created_at: UnixNanos,
     pub(in crate::pod) log_path: Option<String>,
@@ -83,6 +86,7 @@ impl ContainerRecord {
             config: Arc::clone(&view.config),
             image_id: view.image_id.clone(),
             image_ref: view.image_ref.clone(),
+            volume_images: view.volume_images.clone(),
             image_name: view.image_name.clone(),
             created_at: view.created_at,
             log_path: view.log_path.clone(),
@@ -90,6 +94,11 @@ impl ContainerRecord {
             stop_signal: view.stop_signal,
             made: Some(Made { state: view.state.clone(), user: view.user.clone(), starting: false }),
         }
+    }
+
+    /// The images whose layers it uses: its own, and those that its mounts show.
+    pub(in crate::pod) fn images(&self) -> impl Iterator<Item = &Digest> {
+        [&self.image_id].into_iter().chain(&self.volume_images)
     }
 
     /// What readers see once it is made as `made` says.
@@ -100,6 +109,7 @@ impl ContainerRecord {
             config: Arc::clone(&self.config),
             image_id: self.image_id.clone(),
             image_ref: self.image_ref.clone(),
+            volume_images: self.volume_images.clone(),
             image_name: self.image_name.clone(),
             state: made.state,
             created_at: self.created_at,

@@ -13,7 +13,7 @@ use super::{
     stop::Ending,
 };
 use crate::{
-    model::{ContainerConfig, ContainerId, Digest, Exit, Resources, UnixNanos},
+    model::{ContainerConfig, ContainerId, Exit, Resources, UnixNanos},
     pod::{
         error::Refusal,
         view::{ContainerState, ContainerView},
@@ -106,9 +106,7 @@ pub(super) enum PendingState {
     Made(Request, Box<ContainerView>),
     Undoing,
     /// An earlier daemon left it half-made. To be undone when it is known how to reach its supervisor.
-    Leftover {
-        image: Option<Digest>,
-    },
+    Leftover,
 }
 
 /// What was asked for, and who waits for it.
@@ -127,7 +125,7 @@ impl PendingContainer {
             PendingState::Queued(request)
             | PendingState::Making(request)
             | PendingState::Made(request, _) => Some(request),
-            PendingState::Undoing | PendingState::Leftover { .. } => None,
+            PendingState::Undoing | PendingState::Leftover => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     stop::Ending,
 };
 use crate::{
-    model::{ContainerConfig, ContainerId, Digest, Exit, ExitReason, Failure, PidMode, Stage, UnixNanos},
+    model::{ContainerConfig, ContainerId, Exit, ExitReason, Failure, PidMode, Stage, UnixNanos},
     pod::{
         error::{Error, Refusal},
         view::{ContainerState, ContainerView},
@@ -129,7 +129,7 @@ impl Ledger {
             PendingState::Making(_)
             | PendingState::Made(..)
             | PendingState::Undoing
-            | PendingState::Leftover { .. } => true,
+            | PendingState::Leftover => true,
         });
         self.refuse_all(waiting, error);
     }
@@ -147,7 +147,7 @@ impl Ledger {
                 let reason = RecordReason::Created;
                 self.orders.push(Order::Write(Write::Container { reason, view: shown, starting: false }));
             }
-            (Ok(view), Err(error)) => self.unmake(at, request, Some(view.image_id), error),
+            (Ok(_), Err(error)) => self.unmake(at, request, error),
             (Err(error), _) => {
                 // The work has undone itself.
                 self.pending.remove(at);
@@ -156,10 +156,10 @@ impl Ledger {
         }
     }
 
-    fn unmake(&mut self, at: usize, request: Request, image: Option<Digest>, error: Error) {
+    fn unmake(&mut self, at: usize, request: Request, error: Error) {
         let id = self.pending[at].id.clone();
         self.pending[at].state = PendingState::Undoing;
-        self.work(Work::UnmakeContainer { id, image });
+        self.work(Work::UnmakeContainer(id));
         self.refuse_all(request.waiting, error);
     }
 
@@ -170,7 +170,7 @@ impl Ledger {
         let PendingState::Made(request, view) = &mut pending.state else { return };
         let (request, view) = (std::mem::take(request), ContainerView::clone(view));
         if let Err(error) = result.and_then(|()| self.usable()) {
-            return self.unmake(at, request, Some(view.image_id), error);
+            return self.unmake(at, request, error);
         }
         self.pending.remove(at);
         self.containers.push(Container::new(view));
@@ -389,8 +389,8 @@ impl Ledger {
     pub(super) fn erase(&mut self, at: usize, tickets: Vec<Ticket>) {
         let container = &mut self.containers[at];
         if container.begin_erase(tickets) {
-            let (id, image) = (container.id().clone(), container.shown().image_id.clone());
-            self.work(Work::EraseContainer { id, image });
+            let id = container.id().clone();
+            self.work(Work::EraseContainer(id));
         }
     }
 

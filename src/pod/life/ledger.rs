@@ -16,7 +16,7 @@ use super::{
     pod::{Link, PodFacts, PodInput, PodPhase, PodRemoval, PodState, Stopping, TearDown},
 };
 use crate::{
-    model::{ContainerId, Digest, Failure, PodLimits, Stage},
+    model::{ContainerId, Failure, PodLimits, Stage},
     network::Attachment,
     pod::{error::Error, view::PodView},
 };
@@ -81,8 +81,8 @@ pub(in crate::pod) struct Recovered {
     pub(in crate::pod) supervisor_pid: u32,
     pub(in crate::pod) limits: PodLimits,
     pub(in crate::pod) containers: Vec<Remembered>,
-    /// Half-made ones, to be undone; with the image to be released.
-    pub(in crate::pod) leftovers: Vec<(ContainerId, Option<Digest>)>,
+    /// Half-made ones, to be undone.
+    pub(in crate::pod) leftovers: Vec<ContainerId>,
     pub(in crate::pod) foreign: HashSet<ContainerId>,
 }
 
@@ -125,7 +125,7 @@ impl Ledger {
         };
         let mut ledger = Self::with(pod, state, limits);
         ledger.foreign = foreign;
-        let leftover = |(id, image)| PendingContainer { id, state: PendingState::Leftover { image } };
+        let leftover = |id| PendingContainer { id, state: PendingState::Leftover };
         ledger.pending = leftovers.into_iter().map(leftover).collect();
         ledger.containers = containers.into_iter().map(Container::recovered).collect();
         ledger.show();

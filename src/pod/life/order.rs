@@ -5,9 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{announce::Event, limits::Limited, pod::PodPhase};
 use crate::{
     cgroup::{self, Changed},
-    model::{
-        ContainerConfig, ContainerId, Digest, Exit, Failure, PodConfig, PodLimits, Resources, UnixNanos,
-    },
+    model::{ContainerConfig, ContainerId, Exit, Failure, PodConfig, PodLimits, Resources, UnixNanos},
     network::Attachment,
     pod::{
         error::Error,
@@ -222,11 +220,7 @@ pub(in crate::pod) enum Work {
         id: ContainerId,
         config: Arc<ContainerConfig>,
     },
-    /// `image`: to be released; `None` is not known.
-    UnmakeContainer {
-        id: ContainerId,
-        image: Option<Digest>,
-    },
+    UnmakeContainer(ContainerId),
     Start(ContainerId),
     /// The stop signal. Nothing comes back.
     Signal {
@@ -258,10 +252,7 @@ pub(in crate::pod) enum Work {
     },
     /// Sets limits back that could not be written down. `None`: the pod's.
     TakeBack(Option<ContainerId>, Changed),
-    EraseContainer {
-        id: ContainerId,
-        image: Digest,
-    },
+    EraseContainer(ContainerId),
     TearDown,
     ErasePod,
 }

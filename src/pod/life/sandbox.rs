@@ -238,10 +238,9 @@ impl Ledger {
 
     pub(super) fn undo_leftovers(&mut self) {
         for pending in &mut self.pending {
-            if let PendingState::Leftover { image } = &mut pending.state {
-                let (id, image) = (pending.id.clone(), image.take());
+            if let PendingState::Leftover = pending.state {
                 pending.state = PendingState::Undoing;
-                self.orders.push(Order::Work(Work::UnmakeContainer { id, image }));
+                self.orders.push(Order::Work(Work::UnmakeContainer(pending.id.clone())));
             }
         }
     }

@@ -255,7 +255,7 @@ fn name_of(work: &Work) -> Option<String> {
         Work::Reach { .. } => Some("reach".into()),
         Work::AwaitTurn(id) => of("turn", id),
         Work::MakeContainer { id, .. } => of("make", id),
-        Work::UnmakeContainer { id, .. } => of("unmake", id),
+        Work::UnmakeContainer(id) => of("unmake", id),
         Work::Start(id) => of("start", id),
         Work::KillRound { id, .. } => of("kill", id),
         Work::FindEnds(Ends::Orphaned(ids)) => of("find", &ids[0]),
@@ -264,7 +264,7 @@ fn name_of(work: &Work) -> Option<String> {
         Work::LimitPod { .. } => Some("limit pod".into()),
         Work::TakeBack(Some(id), _) => of("take back", id),
         Work::TakeBack(None, _) => Some("take back pod".into()),
-        Work::EraseContainer { id, .. } => of("erase", id),
+        Work::EraseContainer(id) => of("erase", id),
         Work::TearDown => Some("tear down".into()),
         Work::ErasePod => Some("erase pod".into()),
         Work::Signal { .. }
@@ -973,7 +973,7 @@ fn outcome(work: &Work, well: bool, world: &mut World) -> Input {
                 Outcome::Made(id.clone(), Err(bad()))
             }
         }
-        Work::UnmakeContainer { id, .. } => {
+        Work::UnmakeContainer(id) => {
             world.made.remove(id);
             Outcome::Unmade(id.clone())
         }
@@ -1017,7 +1017,7 @@ fn outcome(work: &Work, well: bool, world: &mut World) -> Input {
             Outcome::PodLimited(if well { Ok(Box::new(limited)) } else { Err(refused) })
         }
         Work::TakeBack(id, _) => Outcome::TakenBack(id.clone()),
-        Work::EraseContainer { id, .. } => {
+        Work::EraseContainer(id) => {
             if well {
                 assert_eq!(world.made.remove(id), Some(false), "erased while it lives");
             }

@@ -11,8 +11,8 @@ use crate::{
     cgroup,
     model::{
         ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IpcMode, LogPath,
-        NetworkMode, PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser, Stage, UnixNanos,
-        UserChoice, Volume, VolumeSource,
+        MountOptions, NetworkMode, PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser, Stage,
+        UnixNanos, UserChoice, Volume, VolumeSource,
     },
     supervisor::ContainerFacts,
 };
@@ -170,28 +170,46 @@ fn volume_message(volume: &Volume) -> v1::Volume {
         Propagation::HostToContainer => v1::Propagation::HostToContainer,
         Propagation::Bidirectional => v1::Propagation::Bidirectional,
     };
-    let (kind, create_source) = match volume.source {
-        VolumeSource::Host(_) => (v1::VolumeKind::Host, true),
-        VolumeSource::PodFile(_) => (v1::VolumeKind::PodFile, false),
-        VolumeSource::Image(_) => (v1::VolumeKind::Image, true),
+    let (kind, source) = match &volume.source {
+        VolumeSource::Host(path) => (v1::VolumeKind::Host, to_bytes(path)),
+        VolumeSource::PodFile(path) => (v1::VolumeKind::PodFile, to_bytes(path)),
+        VolumeSource::Image(path) => (v1::VolumeKind::Image, to_bytes(path)),
+        VolumeSource::Layers { .. } => (v1::VolumeKind::Layers, Vec::new()),
+    };
+    let (lower, sub_path) = match &volume.source {
+        VolumeSource::Layers { lower, sub_path } => {
+            (lower.iter().map(|layer| to_bytes(layer)).collect(), sub_path.clone())
+        }
+        VolumeSource::Host(_) | VolumeSource::PodFile(_) | VolumeSource::Image(_) => Default::default(),
     };
     v1::Volume {
-        source: to_bytes(volume.source.path()),
+        source,
         target: volume.target.clone(),
         readonly: volume.readonly,
         recursive_read_only: volume.recursive_read_only,
         propagation: propagation.into(),
-        create_source,
+        create_source: matches!(volume.source, VolumeSource::Host(_) | VolumeSource::Image(_)),
         kind: kind.into(),
+        lower,
+        sub_path,
+        nodev: volume.options.nodev,
+        noexec: volume.options.noexec,
+        nosuid: volume.options.nosuid,
     }
 }
 
-fn volume_source(kind: v1::VolumeKind, create_source: bool, path: PathBuf) -> VolumeSource {
+fn volume_source(message: &mut v1::Volume) -> VolumeSource {
+    let (kind, create_source) = (message.kind(), message.create_source);
+    let path = to_path(std::mem::take(&mut message.source));
     match kind {
         v1::VolumeKind::Host if create_source => VolumeSource::Host(path),
         // A daemon that knows no kinds creates all but the pod's files.
         v1::VolumeKind::Host | v1::VolumeKind::PodFile => VolumeSource::PodFile(path),
         v1::VolumeKind::Image => VolumeSource::Image(path),
+        v1::VolumeKind::Layers => VolumeSource::Layers {
+            lower: std::mem::take(&mut message.lower).into_iter().map(to_path).collect(),
+            sub_path: std::mem::take(&mut message.sub_path),
+        },
     }
 }
 
@@ -218,16 +236,17 @@ pub(crate) fn container_plan(message: v1::Create) -> Result<ContainerPlan, Failu
         v1::PidMode::Node => PidMode::Node,
         v1::PidMode::Target => PidMode::Target(message.pid_target.clone()),
     };
-    let volume = |volume: v1::Volume| Volume {
+    let volume = |mut volume: v1::Volume| Volume {
         propagation: match volume.propagation() {
             v1::Propagation::Private => Propagation::Private,
             v1::Propagation::HostToContainer => Propagation::HostToContainer,
             v1::Propagation::Bidirectional => Propagation::Bidirectional,
         },
-        source: volume_source(volume.kind(), volume.create_source, to_path(volume.source)),
+        source: volume_source(&mut volume),
         target: volume.target,
         readonly: volume.readonly,
         recursive_read_only: volume.recursive_read_only,
+        options: MountOptions { nodev: volume.nodev, noexec: volume.noexec, nosuid: volume.nosuid },
     };
     let device = |device: v1::Device| DeviceNode {
         source: to_path(device.source),
@@ -338,6 +357,7 @@ pub(in crate::supervisor) mod tests {
                 VolumeSource::Host("/s".into()),
                 VolumeSource::PodFile("/p/hosts".into()),
                 VolumeSource::Image("/w/v".into()),
+                VolumeSource::Layers { lower: vec!["/l/2".into(), "/l/1".into()], sub_path: "usr".into() },
             ]
             .map(|source| Volume {
                 source,
@@ -345,6 +365,7 @@ pub(in crate::supervisor) mod tests {
                 readonly: true,
                 recursive_read_only: true,
                 propagation: Propagation::Bidirectional,
+                options: MountOptions { nodev: true, noexec: false, nosuid: true },
             })
             .into(),
             devices: vec![DeviceNode {
@@ -377,6 +398,7 @@ pub(in crate::supervisor) mod tests {
     #[test]
     fn what_an_earlier_daemon_sends_is_understood() {
         let mut message = create_request(&plan()).unwrap();
+        message.volumes.truncate(3);
         message.log_directory.clear();
         for volume in &mut message.volumes {
             volume.kind = 0;

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{super::driver::Pod, Report, answered, tear_down::clear};
 use crate::{
-    model::{ContainerId, Digest, Exit, UnixNanos},
+    model::{ContainerId, Exit, UnixNanos},
     pod::{
         error::{Error, chain},
         keep::{self, EndRecord, blocking},
@@ -31,13 +31,8 @@ pub(super) async fn keep_end(
     Report::Nothing
 }
 
-pub(super) async fn container(
-    pod: Arc<Pod>,
-    client: Option<Client>,
-    id: ContainerId,
-    image: Digest,
-) -> Report {
-    let result = erase_container(&pod, client.as_ref(), &id, Some(&image)).await;
+pub(super) async fn container(pod: Arc<Pod>, client: Option<Client>, id: ContainerId) -> Report {
+    let result = erase_container(&pod, client.as_ref(), &id).await;
     Report::Outcome(Outcome::Erased(id, result))
 }
 
@@ -47,7 +42,6 @@ pub(in crate::pod) async fn erase_container(
     pod: &Arc<Pod>,
     client: Option<&Client>,
     id: &ContainerId,
-    image: Option<&Digest>,
 ) -> Result<(), Error> {
     let _reserve = descriptors::lend_reserve();
     let by_supervisor = match client {
@@ -69,9 +63,7 @@ pub(in crate::pod) async fn erase_container(
     };
     blocking(remove).await.map_err(Error::io("remove the records of a container in", &pod.folder))?;
     crate::failpoint!("container.record-removed");
-    if let Some(image) = image {
-        pod.node.images.release(image, id.as_str());
-    }
+    pod.node.images.release(id.as_str());
     pod.access.forget_init(id);
     Ok(())
 }

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{super::driver::Pod, Report, erase::erase_container};
 use crate::{
     image::Image,
-    model::{ContainerConfig, ContainerId, ContainerPlan, Digest, Failure, PodConfig, Stage},
+    model::{ContainerConfig, ContainerId, ContainerPlan, Failure, ImageVolume, PodConfig, Stage},
     pod::{
         error::{Error, chain},
         keep::{self, ContainerRecord, Made, blocking, files},
@@ -42,9 +42,15 @@ pub(super) async fn make(
         (Ok(None), _) => Err(Error::NoSuchImage(config.image.clone())),
         (_, None) => Err(Failure::new(Stage::Connection, format!("of pod {}", pod.id), "").into()),
         (Ok(Some(image)), Some(client)) => {
-            let made = ContainerCreation { pod: &pod, client, image: &image }.run(&id, config).await;
+            let made = match volume_images(&pod, &config) {
+                Ok(volume_images) => {
+                    let creation = ContainerCreation { pod: &pod, client, image: &image, volume_images };
+                    creation.run(&id, config).await
+                }
+                Err(error) => Err(error),
+            };
             if made.is_err() {
-                undo(&pod, Some(client), &id, Some(&image.id)).await;
+                undo(&pod, Some(client), &id).await;
             }
             made
         }
@@ -53,19 +59,25 @@ pub(super) async fn make(
     Report::Outcome(Outcome::Made(id, made.map(Box::new)))
 }
 
+/// The images that are the content of mounts. They must be here: the kubelet pulls them beforehand, with the pod's
+/// credentials.
+fn volume_images(pod: &Pod, config: &ContainerConfig) -> Result<Vec<Arc<Image>>, Error> {
+    let asked = config.mounts.iter().filter_map(|mount| mount.image.as_ref());
+    let find = |volume: &ImageVolume| {
+        let found = pod.node.images.find(&volume.reference)?;
+        found.ok_or_else(|| Error::NoSuchImage(volume.reference.clone()))
+    };
+    asked.map(find).collect()
+}
+
 /// For a container that is not to be, or that an earlier daemon left half-made.
-pub(super) async fn unmake(
-    pod: Arc<Pod>,
-    client: Option<Client>,
-    id: ContainerId,
-    image: Option<Digest>,
-) -> Report {
-    undo(&pod, client.as_ref(), &id, image.as_ref()).await;
+pub(super) async fn unmake(pod: Arc<Pod>, client: Option<Client>, id: ContainerId) -> Report {
+    undo(&pod, client.as_ref(), &id).await;
     Report::Outcome(Outcome::Unmade(id))
 }
 
-async fn undo(pod: &Arc<Pod>, client: Option<&Client>, id: &ContainerId, image: Option<&Digest>) {
-    if let Err(error) = erase_container(pod, client, id, image).await {
+async fn undo(pod: &Arc<Pod>, client: Option<&Client>, id: &ContainerId) {
+    if let Err(error) = erase_container(pod, client, id).await {
         // Its records stay, as an intent: the next start undoes it again.
         warn!(pod = %pod.id, container = %id, error = %chain(&error), "could not undo a failed create");
     }
@@ -76,12 +88,16 @@ struct ContainerCreation<'a> {
     pod: &'a Arc<Pod>,
     client: &'a Client,
     image: &'a Image,
+    /// The content of mounts, in the order of those in the request.
+    volume_images: Vec<Arc<Image>>,
 }
 
 impl ContainerCreation<'_> {
     async fn run(&self, id: &ContainerId, config: Arc<ContainerConfig>) -> Result<ContainerView, Error> {
         let record = self.intent(id, config);
-        self.pod.node.images.retain(&self.image.id, id.as_str());
+        for image in record.images() {
+            self.pod.node.images.retain(image, id.as_str());
+        }
         let writable = self.write_intent(record.clone()).await?;
         let plan = self.plan(&record, writable).await?;
         let init = keep::init_file(&self.pod.folder, id);
@@ -110,6 +126,7 @@ impl ContainerCreation<'_> {
             pod: pod.id.clone(),
             image_id: image.id.clone(),
             image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+            volume_images: self.volume_images.iter().map(|image| image.id.clone()).collect(),
             image_name,
             created_at: pod.node.creation_time(),
             log_path: logged.then(|| {
@@ -146,12 +163,14 @@ impl ContainerCreation<'_> {
         let config = ContainerConfig { resources: record.resources.clone(), ..(*record.config).clone() };
         // `build` knows no host, so the name is settled here.
         let pod = PodConfig { hostname: files::hostname(&self.pod.config), ..(*self.pod.config).clone() };
+        let volume_layers: Vec<_> = self.volume_images.iter().map(|image| image.layers.clone()).collect();
         let mut plan = spec::build(&spec::Inputs {
             id: &record.id,
             pod: &pod,
             container: &config,
             image: &self.image.config,
             layers: &self.image.layers,
+            volume_layers: &volume_layers,
             writable,
             pod_dir: self.pod.folder.clone(),
             seccomp: seccomp::program(&config).await?,

@@ -74,7 +74,7 @@ pub(super) fn begin(work: Work, means: Means) -> Running {
         Work::Reach { pid, once: false } => Box::pin(reach::keep_trying(pod, lost, pid)),
         Work::AwaitTurn(id) => Box::pin(make_container::await_turn(pod, id)),
         Work::MakeContainer { id, config } => Box::pin(make_container::make(pod, client, id, config, turn)),
-        Work::UnmakeContainer { id, image } => Box::pin(make_container::unmake(pod, client, id, image)),
+        Work::UnmakeContainer(id) => Box::pin(make_container::unmake(pod, client, id)),
         Work::Start(id) => Box::pin(reach::start(pod, client, id)),
         Work::Signal { id, signal, init } => Box::pin(signal::signal(client, id, signal, init)),
         Work::KillRound { id, init, round } => Box::pin(kill::round(pod, client, id, init, round)),
@@ -87,7 +87,7 @@ pub(super) fn begin(work: Work, means: Means) -> Running {
         Work::Limit(change) => Box::pin(limit::container(pod, *change)),
         Work::LimitPod { after } => Box::pin(limit::pod(pod, *after)),
         Work::TakeBack(id, changed) => Box::pin(limit::take_back(pod, id, changed)),
-        Work::EraseContainer { id, image } => Box::pin(erase::container(pod, client, id, image)),
+        Work::EraseContainer(id) => Box::pin(erase::container(pod, client, id)),
         Work::TearDown => Box::pin(tear_down::tear_down(pod, client)),
         Work::ErasePod => Box::pin(erase::pod(pod)),
     }
