@@ -115,6 +115,7 @@ pub(super) fn of_host() -> Vec<LinuxDevice> {
             .file_mode(metadata.mode() & 0o7777)
             .uid(metadata.uid())
             .gid(metadata.gid());
+        // It fails for a field that is not set; all are.
         device.build().ok()
     };
     below(Path::new("/dev"), DEVICES_MAX).into_iter().filter_map(device).collect()

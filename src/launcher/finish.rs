@@ -96,6 +96,8 @@ pub(super) fn confine<'a>(
 ) -> Result<Confined<'a>, Failure> {
     let failed = |what: &str, error: &io::Error| Failure::io(Stage::Privileges, what, "", error);
     // Before anything of the image is looked at by path: `/proc/self/fd/N` must lead nowhere.
+    // That of the helper, which has a descriptor of its own.
+    drop(std::panic::take_hook());
     process::close_all_but(&mut [report.as_raw()]).map_err(|error| failed("descriptors", &error))?;
     enter_directory(&plan.cwd)?;
     keyring.enter()?;

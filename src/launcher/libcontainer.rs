@@ -321,7 +321,8 @@ impl Init {
     }
 }
 
-/// The container's `/dev/null`, if that is what is there: a container may have put anything in its place.
+/// The container's `/dev/null`, if that is what is there: a container may have put anything in its place, also what
+/// cannot be opened.
 pub(super) fn own_null(root: BorrowedFd<'_>) -> Option<OwnedFd> {
     /// Documentation/admin-guide/devices.txt
     const NULL: (u32, u32) = (1, 3);
@@ -419,7 +420,8 @@ impl tracing::field::Visit for Line {
     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
         use fmt::Write as _;
         let separator = if self.0.is_empty() { "" } else { " " };
-        let _ = match field.name() {
+        // Writing to a string cannot fail.
+        let _written: fmt::Result = match field.name() {
             "message" => write!(self.0, "{separator}{value:?}"),
             name => write!(self.0, "{separator}{name}={value:?}"),
         };

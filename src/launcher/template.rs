@@ -92,9 +92,11 @@ pub fn build(plan: &PodPlan) -> Result<PodNamespaces, Failure> {
             drop(ours);
             let mut theirs = File::from(theirs);
             let result = make(plan);
-            let _ = serde_json::to_vec(&result).map(|bytes| io::Write::write(&mut theirs, &bytes));
+            let bytes = serde_json::to_vec(&result).unwrap_or_default();
+            // A supervisor that reads nothing knows that this process has failed; one that is gone needs nothing.
+            let written = io::Write::write_all(&mut theirs, &bytes);
             // The namespaces must be held by us until the supervisor has opened them.
-            let _ = io::Read::read(&mut theirs, &mut [0; 1]);
+            let _end: io::Result<usize> = written.and_then(|()| io::Read::read(&mut theirs, &mut [0; 1]));
             process::exit_now(0)
         }
         Fork::Parent(pid) => {
@@ -122,7 +124,8 @@ pub fn build(plan: &PodPlan) -> Result<PodNamespaces, Failure> {
                 })
             });
             drop(ours);
-            let _ = process::wait(pid);
+            // Its answer is there; a child that cannot be waited for is none.
+            let _ended: io::Result<process::Ended> = process::wait(pid);
             namespaces
         }
     }
@@ -210,7 +213,8 @@ impl PodNamespaces {
         let copied = copy();
         if copied.is_err() {
             // Tried again with the next container; a piece of it would be taken for all of it.
-            let _ = rustix::fs::unlinkat(&self.files, name, AtFlags::empty());
+            // If it stays too, that is the same failure.
+            let _unlinked: rustix::io::Result<()> = rustix::fs::unlinkat(&self.files, name, AtFlags::empty());
         }
         copied
     }

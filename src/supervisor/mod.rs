@@ -13,11 +13,13 @@
 //! |---|---|
 //! | daemon | `daemon/`: the client of a supervisor, the handle on the zygote; the only one with tokio |
 //! | all | `wire/`: frames and messages |
+//! | all | `allowance.rs`: how many log lines may be said |
+//! | supervisor, daemon | `last_words.rs`: log lines of a time without a daemon |
 //! | zygote | `zygote.rs` |
 //! | supervisor | `inside/`: the event loop and what it holds |
 //! | helper, anchor | `child/` |
 //!
-//! A folder uses only those below it: daemon and zygote, inside, child, wire.
+//! A folder uses only those below it: daemon and zygote, inside, last words, child, wire.
 //!
 //! Invariant: an exit is on disk before anybody is told, and told until a daemon has stored it.
 //! Invariant: a container's log is complete before its exit is told.
@@ -29,9 +31,11 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+mod allowance;
 mod child;
 mod daemon;
 mod inside;
+mod last_words;
 mod wire;
 mod zygote;
 
@@ -88,7 +92,8 @@ pub struct ExecExit {
     pub timed_out: bool,
 }
 
-/// Reads the exit record that the supervisor of `dir` wrote for `id`, also when that supervisor is gone.
+/// Reads the exit record that the supervisor of `dir` wrote for `id`, also when that supervisor is gone. A record that
+/// cannot be read says nothing, as none does.
 pub fn recorded_exit(dir: &Path, id: &ContainerId) -> Option<Exit> {
     store::get(&exit_path(dir, id)).ok()
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Write as _},
     os::fd::{AsFd, OwnedFd},
     process::ExitCode,
 };
@@ -28,11 +28,23 @@ use crate::{
 const UMASK_OF_WORKLOADS: rustix::fs::Mode = rustix::fs::Mode::WGRP.union(rustix::fs::Mode::WOTH);
 
 /// What `pintle zygote` does: forks a supervisor for each request on standard input, until its end.
+///
+/// Standard error is a pipe to the daemon, which logs what is written there. A supervisor has it until its pod is set up:
+/// so long it does not outlive the daemon.
 pub fn zygote_main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => {
+            say(format_args!("it ends: {error}"));
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Writes a line for the daemon to log.
+fn say(text: std::fmt::Arguments<'_>) {
+    // Without a daemon there is nobody to hear it.
+    let _written: io::Result<()> = writeln!(io::stderr(), "{text}");
 }
 
 fn serve() -> io::Result<()> {
@@ -47,6 +59,8 @@ fn serve() -> io::Result<()> {
     rustix::process::umask(UMASK_OF_WORKLOADS);
     // How a service manager has the daemon scheduled (`Nice=`, `CPUAffinity=` and their like) is not for workloads.
     process::schedule_as_usual();
+    // A daemon that does not read must not make it wait.
+    rustix::io::ioctl_fionbio(rustix::stdio::stderr(), true)?;
     title::claim()?;
     title::set("pintle: zygote", "pintle:zygote")?;
     // A service manager's sockets, say: a supervisor must not hold open what the daemon was given.
@@ -101,9 +115,11 @@ fn supervise(pod: &str, connection: OwnedFd) {
         )?;
         // Its containers set their own before they start.
         process::set_oom_score(-998);
+        crate::failpoint_error!("supervisor.begins")?;
         Supervisor::new(connection)
     };
-    if let Ok(supervisor) = ready() {
-        supervisor.run();
+    match ready() {
+        Ok(supervisor) => supervisor.run(),
+        Err(error) => say(format_args!("the supervisor of pod {pod} ends before it began: {error}")),
     }
 }

@@ -35,6 +35,7 @@ mod stream;
 mod swap;
 mod takeover;
 mod update;
+mod voice;
 mod volume;
 
 use std::{env, process::ExitCode};
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         volume::TESTS,
         cgroup::TESTS,
         update::TESTS,
+        voice::TESTS,
         swap::TESTS,
         takeover::TESTS,
         oom::TESTS,

@@ -117,6 +117,15 @@ pub(in crate::supervisor) fn exec(
     })
 }
 
+/// The reason of a panic in this process, or in one that it forks, is its failure. libcontainer has some.
+fn report_panics(report: &Reporter) {
+    // Without a descriptor more, a panic is seen by the end that it makes.
+    let Ok(report) = report.another() else { return };
+    std::panic::set_hook(Box::new(move |panic| {
+        report.send(&Report::Failed(Failure::new(Stage::Internal, "helper", panic.to_string())));
+    }));
+}
+
 /// Forks a helper into `cgroup` as far as it can be born there; it closes all descriptors but `keep`, does
 /// `work` and ends with 0, or reports why it could not and ends with 1. Without a helper nothing is left of the
 /// cgroup.
@@ -141,7 +150,9 @@ fn spawn(
         Fork::Child => {
             let mut alone = || -> io::Result<()> {
                 title::set(&format!("pintle: {what}"), "pintle:helper")?;
-                process::close_all_but(keep)
+                process::close_all_but(keep)?;
+                report_panics(report);
+                Ok(())
             };
             let alone = alone().map_err(|error| Failure::io(Stage::Internal, object, "helper", &error));
             match alone.and_then(|()| work()) {

@@ -4,9 +4,9 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     super::{
-        ContainerFacts, Event, ExecExit, Ready,
+        ContainerFacts, Event, ExecExit, Ready, last_words,
         wire::{self, Assembler, v1},
     },
     transport::{Transport, Waiting, lost, unexpected},
@@ -68,6 +68,9 @@ struct Shared {
     reader: AbortHandle,
     pid: u32,
     ended: AsyncFd<OwnedFd>,
+    pod: PodId,
+    /// The pod's folder, once it is set up.
+    folder: OnceLock<PathBuf>,
     /// [`SILENCE_MAX`], but for tests.
     silence_max: [Duration; 2],
 }
@@ -79,16 +82,25 @@ impl Drop for Shared {
 }
 
 impl Client {
-    /// Connects to the supervisor of an earlier daemon; also gives what it knows of its containers.
+    /// Connects to the supervisor of an earlier daemon; also gives what it knows of its containers. What it has said
+    /// while there was no daemon is logged, also when it is gone.
     ///
     /// # Errors
     /// Stage `Connection` when there is none; stage `Request` when it speaks another protocol; stage `Deadline` when
     /// it does not answer.
     pub async fn connect(pod: &PodId, dir: &Path) -> Result<(Self, Vec<ContainerFacts>), Failure> {
+        let connected = Self::connect_to(pod, dir).await;
+        // It has answered, so it knows that there is a daemon and writes no more.
+        log_last_words(pod, dir).await;
+        connected
+    }
+
+    async fn connect_to(pod: &PodId, dir: &Path) -> Result<(Self, Vec<ContainerFacts>), Failure> {
         let lost = |error: io::Error| Failure::io(Stage::Connection, pod.as_str(), dir, &error);
         let (socket, pid) = dial(dir).map_err(lost)?;
         let ended = crate::sys::process::pidfd(pid).map_err(lost)?;
-        let client = Self::new(socket, pid, ended).await?;
+        let client = Self::new(pod, socket, pid, ended).await?;
+        client.is_set_up_in(dir);
         let facts = match client.ask(Call::Snapshot(v1::Snapshot {}), Some(ANSWER_MAX)).await? {
             (Answer::All(all), _) => all.containers.into_iter().map(wire::facts).collect::<Result<_, _>>()?,
             _ => return Err(unexpected()),
@@ -100,11 +112,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::connect`].
-    pub(super) async fn new(socket: OwnedFd, pid: u32, ended: OwnedFd) -> Result<Self, Failure> {
-        Self::with_patience(socket, pid, ended, SILENCE_MAX).await
+    pub(super) async fn new(pod: &PodId, socket: OwnedFd, pid: u32, ended: OwnedFd) -> Result<Self, Failure> {
+        Self::with_patience(pod, socket, pid, ended, SILENCE_MAX).await
     }
 
     pub(super) async fn with_patience(
+        pod: &PodId,
         socket: OwnedFd,
         pid: u32,
         ended: OwnedFd,
@@ -115,10 +128,12 @@ impl Client {
         let ended = crate::sys::ready::watch(ended).map_err(failed)?;
         let (tell, events) = mpsc::channel(EVENTS_MAX);
         let (greeted, greeting) = oneshot::channel();
-        let reader = Reader { incoming: Assembler::default(), tell, greeted: Some(greeted) };
+        let reader =
+            Reader { pod: pod.clone(), incoming: Assembler::default(), tell, greeted: Some(greeted) };
         let reader = task::spawn("supervisor-reader", reader.run(Arc::clone(&transport))).abort_handle();
         let events = Mutex::new(events);
-        let shared = Arc::new(Shared { transport, events, reader, pid, ended, silence_max });
+        let (pod, folder) = (pod.clone(), OnceLock::new());
+        let shared = Arc::new(Shared { transport, events, reader, pid, ended, pod, folder, silence_max });
         let client = Self { shared };
         client.shared.transport.greet()?;
         let hello = time::timeout(GREETING_MAX, greeting).await;
@@ -138,10 +153,18 @@ impl Client {
         self.shared.pid
     }
 
-    /// Waits until the supervisor process has ended (pidfd).
+    /// The pod is set up: its supervisor may leave its last words in `dir`, the pod's folder.
+    pub(super) fn is_set_up_in(&self, dir: &Path) {
+        self.shared.folder.get_or_init(|| dir.to_owned());
+    }
+
+    /// Waits until the supervisor process has ended (pidfd), and logs its last words.
     pub async fn ended(&self) {
         // It fails only when the runtime is shutting down.
         let _ended: io::Result<_> = self.shared.ended.readable().await;
+        if let Some(folder) = self.shared.folder.get() {
+            log_last_words(&self.shared.pod, folder).await;
+        }
     }
 
     /// The next event. One task of the pod's driver calls it.
@@ -348,6 +371,7 @@ impl Drop for Abandoned<'_> {
 
 /// Reads what the supervisor says, and sends what its socket did not take at once.
 struct Reader {
+    pod: PodId,
     incoming: Assembler,
     tell: mpsc::Sender<Event>,
     greeted: Option<oneshot::Sender<v1::Hello>>,
@@ -360,7 +384,7 @@ impl Reader {
             error = transport.drain() => Err(error),
         };
         if let Err(error) = ended {
-            tracing::warn!(%error, "connection to supervisor broke");
+            tracing::warn!(pod = %self.pod, %error, "connection to supervisor broke");
         }
         transport.lose();
         self.tell(Event::Lost).await;
@@ -391,6 +415,7 @@ impl Reader {
                         transport.answer(reply, fds);
                     }
                     Some(v1::message::Body::Exited(exited)) => exits.push(exited),
+                    Some(v1::message::Body::LogLine(line)) => log_line(&self.pod, &line),
                     // Of a later release.
                     None => {}
                 }
@@ -407,6 +432,31 @@ impl Reader {
         // It is told again on the next connection; without a client there is nobody to tell.
         let _unread: Result<(), mpsc::error::SendError<Event>> = self.tell.send(event).await;
     }
+}
+
+/// Logs what a supervisor has to say.
+fn log_line(pod: &PodId, line: &v1::LogLine) {
+    const MESSAGE: &str = "message from a supervisor";
+    let container = Some(line.container_id.as_str()).filter(|id| !id.is_empty());
+    let text = line.text.as_str();
+    match line.level() {
+        v1::Level::Info => tracing::info!(%pod, container, text, "{MESSAGE}"),
+        v1::Level::Warn => tracing::warn!(%pod, container, text, "{MESSAGE}"),
+        v1::Level::Error => tracing::error!(%pod, container, text, "{MESSAGE}"),
+    }
+}
+
+/// Logs what a supervisor said while there was no daemon, and forgets it. All of that also if nobody waits for it any
+/// more.
+async fn log_last_words(pod: &PodId, dir: &Path) {
+    let (pod, folder) = (pod.clone(), dir.to_owned());
+    let log = move || match last_words::take_from(&folder) {
+        Ok(lines) => lines.iter().for_each(|line| log_line(&pod, line)),
+        Err(error) => {
+            tracing::warn!(%pod, %error, "could not read what a supervisor said without a daemon");
+        }
+    };
+    task::blocking("last words", log).await;
 }
 
 /// Connects to the socket in `dir`, through the folder's descriptor; gives the pid of the other side.
@@ -540,7 +590,7 @@ mod tests {
     #[tokio::test]
     async fn a_supervisor_that_never_greets_is_given_up() {
         let (socket, fake) = FakeSupervisor::silent();
-        let late = Client::new(socket, 5, fake.pidfd()).await.unwrap_err();
+        let late = Client::new(&PodId::from_bytes([1; 32]), socket, 5, fake.pidfd()).await.unwrap_err();
         assert_eq!(late.to_string(), "deadline exceeded: supervisor (process 5): no answer within 5s");
     }
 

@@ -17,7 +17,7 @@ use super::{
     },
     Client,
 };
-use crate::model::{ContainerId, Exit, Failure, UnixNanos};
+use crate::model::{ContainerId, Exit, Failure, PodId, UnixNanos};
 
 use v1::{reply::Result as Answer, request::Call};
 
@@ -56,12 +56,16 @@ pub(crate) enum Asked {
     Ping,
 }
 
+fn pod() -> PodId {
+    PodId::from_bytes([1; 32])
+}
+
 impl FakeSupervisor {
     /// One that has greeted, and its daemon's end.
     pub(crate) async fn new() -> (Client, Self) {
         let (ours, mut fake) = Self::silent();
-        let (pid, pidfd) = (fake.process.id(), fake.pidfd());
-        let (client, ()) = tokio::join!(Client::new(ours, pid, pidfd), fake.greet());
+        let (pod, pid, pidfd) = (pod(), fake.process.id(), fake.pidfd());
+        let (client, ()) = tokio::join!(Client::new(&pod, ours, pid, pidfd), fake.greet());
         (client.unwrap(), fake)
     }
 
@@ -69,8 +73,8 @@ impl FakeSupervisor {
     /// and until it must have been answered.
     pub(crate) async fn with_patience(silence_max: [Duration; 2]) -> (Client, Self) {
         let (ours, mut fake) = Self::silent();
-        let (pid, pidfd) = (fake.process.id(), fake.pidfd());
-        let client = Client::with_patience(ours, pid, pidfd, silence_max);
+        let (pod, pid, pidfd) = (pod(), fake.process.id(), fake.pidfd());
+        let client = Client::with_patience(&pod, ours, pid, pidfd, silence_max);
         let (client, ()) = tokio::join!(client, fake.greet());
         (client.unwrap(), fake)
     }

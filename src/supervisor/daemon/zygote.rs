@@ -12,11 +12,11 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
-    io::unix::AsyncFd,
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader, unix::AsyncFd},
     process::Child,
     sync::{mpsc, oneshot},
     time,
@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 use super::{
     super::{
         Ready,
+        allowance::Allowance,
         wire::{self, Assembler, Outgoing, v1},
     },
     Client,
@@ -50,6 +51,9 @@ const DEATH_MAX: Duration = Duration::from_secs(1);
 /// wait for it.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of a line of the zygote's that are logged together.
+const LINE_BYTES_MAX: u64 = 1024;
 
 /// Forks that may wait for the zygote: as many as there may be pods that are being made.
 const FORKS_MAX: usize = 1024;
@@ -119,7 +123,7 @@ impl Zygote {
         let Forked { pid, process, connection } = self.ask(pod, gate).await?;
         let ended = process.pidfd.try_clone();
         let ended = ended.map_err(|error| Failure::io(Stage::Internal, "zygote", "", &error))?;
-        let client = Client::new(connection, pid, ended).await?;
+        let client = Client::new(pod, connection, pid, ended).await?;
         Ok(Newborn { client, pid, process })
     }
 
@@ -162,6 +166,7 @@ impl Newborn {
         plan: &PodPlan,
         cgroup: &cgroup::Handle,
     ) -> Result<(Client, Ready), Failure> {
+        self.client.is_set_up_in(dir);
         let ready = self.client.set_up(wire::setup_request(pod, dir, plan, cgroup)?).await?;
         self.process.may_stay = true;
         Ok((self.client.clone(), ready))
@@ -269,6 +274,29 @@ where
     }
 }
 
+/// Logs what the zygote writes to standard error (why it ends, a panic), and what its supervisors write there that have
+/// no pod yet, until the last of them has ended.
+async fn log_lines(written: impl AsyncRead + Unpin) {
+    let mut written = BufReader::new(written);
+    let mut allowance = Allowance::new(Instant::now());
+    loop {
+        let mut line = Vec::new();
+        let read = (&mut written).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await;
+        let dropped = allowance.take_dropped(Instant::now());
+        if let Some(dropped) = dropped {
+            warn!(dropped, "messages of the zygote were dropped");
+        }
+        match read {
+            Ok(0) | Err(_) => return,
+            Ok(_) if allowance.admits_line(Instant::now()) => {
+                let text = String::from_utf8_lossy(&line);
+                warn!(text = text.trim_end(), "message from the zygote");
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
 /// A zygote that was started.
 #[derive(Debug)]
 struct Process {
@@ -289,8 +317,11 @@ impl Process {
             .envs(crate::telemetry::failpoint_environment())
             .current_dir("/");
         // What outlives the daemon must not hold the daemon's output open.
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = tokio::process::Command::from(command).spawn()?;
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        if let Some(written) = child.stderr.take() {
+            task::spawn("zygote-log", log_lines(written));
+        }
         Self::new(ours.into(), child)
     }
 
@@ -341,7 +372,6 @@ mod tests {
         collections::VecDeque,
         io::Read,
         sync::{Arc, Mutex},
-        time::Instant,
     };
 
     use super::*;

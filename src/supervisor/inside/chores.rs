@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::event_loop::Supervisor;
+use super::{event_loop::Supervisor, voice::Level};
 use crate::{cgroup, model::ContainerId};
 
 /// Pause before the second try to remove what was busy, and at most. A process in the kernel's hands ends when a disk
@@ -34,6 +34,8 @@ struct Removal {
     cgroup: cgroup::Container,
     due: Instant,
     pause: Duration,
+    /// It was said that it cannot be removed.
+    is_said: bool,
 }
 
 impl Chores {
@@ -50,7 +52,7 @@ impl Chores {
     /// A cgroup that could not be removed is tried again until it can.
     pub(super) fn remove_later(&mut self, cgroup: cgroup::Container) {
         let (pause, due) = (REMOVAL_PAUSE_MIN, Instant::now() + REMOVAL_PAUSE_MIN);
-        self.removals.push(Removal { cgroup, due, pause });
+        self.removals.push(Removal { cgroup, due, pause, is_said: false });
     }
 }
 
@@ -64,6 +66,13 @@ impl Supervisor {
             self.chores.killings.push(Killing { steps, of, explains, due });
         }
         Ok(())
+    }
+
+    /// As [`Self::kill_container`], for those who have nobody to give an error to.
+    pub(super) fn kill_or_say(&mut self, id: &ContainerId, explains: bool) {
+        if let Err(error) = self.kill_container(id, explains) {
+            self.say(Level::Warn, Some(id), format!("could not kill all of it: {}", chain(&error)));
+        }
     }
 
     /// As [`Self::kill_container`], of a cgroup that is no container's or no living one's. `false`: the last of it
@@ -88,7 +97,11 @@ impl Supervisor {
                 Some(container) => container.kill_further(&mut killing.steps, killing.explains),
                 None => killing.steps.step(&mut || {}),
             };
-            // What it could not kill the daemon finds alive, and tries itself.
+            if let Err(error) = &stepped {
+                // The daemon finds it alive, and tries itself.
+                let text = format!("could not kill all of a cgroup: {}", chain(error));
+                self.say(Level::Warn, killing.of.as_ref(), text);
+            }
             if let Ok(Some(pause)) = stepped {
                 killing.due = now + pause;
                 self.chores.killings.push(killing);
@@ -103,11 +116,24 @@ impl Supervisor {
             }
             // Something of it may have appeared since the first killing.
             let killed = self.kill_cgroup(&removal.cgroup);
-            if !matches!(killed.and_then(|_| removal.cgroup.try_remove()), Ok(true)) {
+            let removed = killed.and_then(|_| removal.cgroup.try_remove());
+            if let Err(error) = &removed
+                && !std::mem::replace(&mut removal.is_said, true)
+            {
+                let text = format!("a cgroup could not be removed yet: {}", chain(error));
+                self.say(Level::Warn, None, text);
+            }
+            if !matches!(removed, Ok(true)) {
                 removal.pause = (removal.pause * 2).min(REMOVAL_PAUSE_MAX);
                 removal.due = now + removal.pause;
                 self.chores.removals.push(removal);
             }
         }
     }
+}
+
+/// An error and its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -51,6 +51,11 @@ impl Connection {
         }
     }
 
+    /// Bytes that the socket has not taken yet.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.outgoing.bytes()
+    }
+
     /// Whether to be told when the socket takes more.
     pub(super) fn has_waiting(&self) -> bool {
         !self.outgoing.is_empty()

@@ -217,6 +217,7 @@ impl Container {
 
     /// Looks whether the kernel has killed in it since the last look.
     pub(super) fn look_for_oom(&mut self, at: UnixNanos) -> OomCounts {
+        // A count that cannot be read is the cause of nothing.
         let counts = self.cgroup.oom_counts().unwrap_or_default();
         if counts.oom_kill > self.oom_seen {
             self.oom_seen = counts.oom_kill;
@@ -240,7 +241,7 @@ impl Container {
     /// Best effort: lowering it needs a capability that the node may not have.
     pub(super) fn set_oom_score(&self) {
         let path = format!("/proc/{}/oom_score_adj", self.pid);
-        let _: io::Result<()> = std::fs::write(path, self.oom_score_adj.to_string());
+        let _written: io::Result<()> = std::fs::write(path, self.oom_score_adj.to_string());
     }
 }
 

@@ -12,18 +12,24 @@ use super::{
     connection::{Connection, Waiter},
     container::{Container, Phase},
     event_loop::{Source, Supervisor},
+    voice::Level,
 };
 use crate::model::{ContainerId, Failure, Stage};
 
 impl Supervisor {
     pub(super) fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
-        let Ok(socket) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else {
-            return;
-        };
-        let is_root = rustix::net::sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid.is_root());
-        if is_root {
-            let _ = self.connect(socket);
+        let accepted = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC);
+        let connected = accepted.map_err(io::Error::from).and_then(|socket| {
+            // Who is not root has not found the way to this socket by itself; it gets no answer.
+            let is_root = rustix::net::sockopt::socket_peercred(&socket)?.uid.is_root();
+            if is_root { self.connect(socket) } else { Ok(()) }
+        });
+        if let Err(error) = connected
+            && error.kind() != io::ErrorKind::WouldBlock
+            && !is_hang_up(&error)
+        {
+            self.say(Level::Warn, None, format!("could not accept a connection of a daemon: {error}"));
         }
     }
 
@@ -62,6 +68,11 @@ impl Supervisor {
         let served = self.exchange(token, flags);
         if !matches!(served, Ok(true)) {
             self.disconnect(token);
+        }
+        if let Err(error) = served
+            && !is_hang_up(&error)
+        {
+            self.say(Level::Warn, None, format!("a connection of a daemon is closed: {error}"));
         }
     }
 
@@ -124,10 +135,12 @@ impl Supervisor {
         self.send(waiter.connection, wire::encode(&v1::Message { body: Some(body) }, fds));
     }
 
-    fn send(&mut self, token: u64, frame: wire::Frame) {
+    pub(super) fn send(&mut self, token: u64, frame: wire::Frame) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        if connection.push(frame).is_err() || self.rewatch(token).is_err() {
-            self.disconnect(token);
+        let Err(error) = connection.push(frame).and_then(|()| self.rewatch(token)) else { return };
+        self.disconnect(token);
+        if !is_hang_up(&error) {
+            self.say(Level::Warn, None, format!("a connection of a daemon is closed: {error}"));
         }
     }
 
@@ -139,4 +152,9 @@ impl Supervisor {
             self.send(token, wire::exited_frame(id, &exit));
         }
     }
+}
+
+/// Whether the daemon has ended or closed the connection: nothing that an operator should be told.
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

@@ -14,13 +14,14 @@ use std::{
 use rustix::event::epoll;
 
 use super::{
-    super::wire::v1,
+    super::{allowance::Allowance, wire::v1},
     chores::Chores,
     connection::{Connection, Waiter},
     container::{Container, Phase},
     exec::Exec,
     lifecycle::never_executed,
     pid_slots::PidSlots,
+    voice::Level,
 };
 use crate::{
     cgroup,
@@ -83,6 +84,8 @@ pub(in crate::supervisor) struct Supervisor {
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) next_exec: u64,
     pub(super) chores: Chores,
+    /// Of the log lines that it says.
+    pub(super) allowance: Allowance,
     /// Where what is being launched leaves its pid.
     pub(super) pid_slots: PidSlots,
     /// Those who wait for the end of the pod.
@@ -107,6 +110,7 @@ impl Supervisor {
             execs: BTreeMap::new(),
             next_exec: 1,
             chores: Chores::default(),
+            allowance: Allowance::new(Instant::now()),
             pid_slots: PidSlots::new()?,
             shutdown: Vec::new(),
             buffer: vec![0; OUTPUT_BYTES],
@@ -128,10 +132,14 @@ impl Supervisor {
                 // Rounded up, so that a deadline is over when we wake for it.
                 tv_nsec: i64::from(left.subsec_nanos().saturating_add(1).min(999_999_999)),
             });
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            let waited = crate::failpoint_error!("supervisor.waits").and_then(|()| {
+                Ok(epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref())?)
+            });
+            match waited {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Nothing is left to wait on; what runs is found by the daemon through the cgroup.
-                Err(_) => return,
+                Err(error) => return self.say_last(format!("it ends: epoll_wait: {error}")),
             }
             for event in &events {
                 self.dispatch(event.data.u64(), event.flags);
@@ -154,7 +162,8 @@ impl Supervisor {
             self.answer(waiter, Ok(v1::reply::Result::Done(v1::Done {})));
         }
         if let Some((pid, _)) = self.pod.as_ref().and_then(|pod| pod.anchor.as_ref()) {
-            let _ = process::kill(*pid);
+            // One that has ended by itself is what was wanted.
+            let _ended: io::Result<()> = process::kill(*pid);
         }
         true
     }
@@ -203,7 +212,8 @@ impl Supervisor {
 
     /// Forgets a descriptor that is about to be closed.
     pub(super) fn unwatch(&mut self, fd: impl AsFd, token: u64) {
-        let _ = epoll::delete(&self.epoll, fd);
+        // Its close, which follows, takes it out too.
+        let _deleted: rustix::io::Result<()> = epoll::delete(&self.epoll, fd);
         self.sources.remove(&token);
     }
 
@@ -218,12 +228,17 @@ impl Supervisor {
                 Err(rustix::io::Errno::AGAIN) => return,
                 Err(rustix::io::Errno::INTR) => {}
                 // A terminal says EIO when its last user is gone. Whatever else it says, it will say again.
-                Ok(0) | Err(_) => {
+                ended @ (Ok(0) | Err(_)) => {
                     let (token, _, fd) = container.outputs.swap_remove(index);
                     if let Some(log) = &mut container.log {
                         log.finish(stream, SystemTime::now());
                     }
                     self.unwatch(fd.as_fd(), token);
+                    if let Err(error) = ended
+                        && error != rustix::io::Errno::IO
+                    {
+                        self.say(Level::Warn, Some(id), format!("could not read its {stream}: {error}"));
+                    }
                     self.settle_end(id);
                     return;
                 }
@@ -246,10 +261,16 @@ impl Supervisor {
     // Children ------------------------------------------------------------------------------------------
 
     fn children_ended(&mut self) {
-        // It only says that there is something to reap.
-        let _: rustix::io::Result<usize> = rustix::io::read(&self.signals, &mut [0; 512]);
-        while let Ok(Some((pid, ended))) = self.reap() {
-            self.child_ended(pid, ended);
+        // It only says that there is something to reap, which is found without it too.
+        let _read: rustix::io::Result<usize> = rustix::io::read(&self.signals, &mut [0; 512]);
+        loop {
+            match self.reap() {
+                Ok(Some((pid, ended))) => self.child_ended(pid, ended),
+                Ok(None) => return,
+                Err(error) => {
+                    return self.say(Level::Error, None, format!("could not reap a child: {error}"));
+                }
+            }
         }
     }
 
@@ -288,7 +309,11 @@ impl Supervisor {
         }
         if let Some(pod) = &mut self.pod {
             // The next container that shares the pod's processes gets a new one.
-            pod.anchor.take_if(|(anchor, _)| *anchor == pid);
+            if pod.anchor.take_if(|(anchor, _)| *anchor == pid).is_some() && self.shutdown.is_empty() {
+                let code = ended.code();
+                let text = format!("the first process of the shared pid namespace ended with {code}");
+                self.say(Level::Warn, None, text);
+            }
         }
         let is_its = |exec: &Exec| exec.helper == pid || (exec.pid() == Some(pid) && !exec.has_ended());
         let exec = self.execs.iter().find(|(_, exec)| is_its(exec));
@@ -304,6 +329,9 @@ impl Supervisor {
         if let Some(Phase::Making { helper, .. }) = self.containers.get_mut(id).map(|one| &mut one.phase) {
             // Its number may be given to another process now.
             *helper = 0;
+        } else if ended != Ended::Code(0) {
+            let text = format!("the helper that made it ended with {} afterwards", ended.code());
+            self.say(Level::Warn, Some(id), text);
         }
         // One that has done its work leaves an init that tells when it waits, or whose end will be told.
         if ended != Ended::Code(0) {
@@ -334,7 +362,7 @@ impl Supervisor {
         // what the kernel did before; this kill is not one that explains the end.
         if container.cgroup.populated().unwrap_or(true) {
             // What it does not reach goes with the removal.
-            let _killed: Result<(), cgroup::Error> = self.kill_container(id, false);
+            self.kill_or_say(id, false);
         }
         let Some(container) = self.containers.get_mut(id) else { return };
         container.phase = Phase::Ended { ended, at, drain_until: Instant::now() + DRAIN_MAX };
@@ -352,12 +380,18 @@ impl Supervisor {
         });
         let looks = self.containers.values().filter_map(|container| Some(container.oom_look?.due));
         let execs = self.execs.values().filter_map(|exec| exec.deadline);
-        containers.chain(looks).chain(execs).chain(self.chores.next_due()).min()
+        containers
+            .chain(looks)
+            .chain(execs)
+            .chain(self.chores.next_due())
+            .chain(self.allowance.report_due())
+            .min()
     }
 
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
         self.go_on_with_chores(now);
+        self.report_dropped_lines(now);
         for container in self.containers.values_mut() {
             container.look_again(now, self::now());
         }

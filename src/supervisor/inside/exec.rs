@@ -231,7 +231,9 @@ impl Supervisor {
     fn remove_leaf(&mut self, id: &ContainerId, leaf: cgroup::Container) {
         let Some(container) = self.containers.get_mut(id) else {
             // Its helper may have made it while the container was removed.
-            let _ = leaf.remove();
+            if leaf.remove().is_err() {
+                self.chores.remove_later(leaf);
+            }
             return;
         };
         let mut leaves = std::mem::take(&mut container.busy_leaves);
@@ -260,7 +262,8 @@ impl Supervisor {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         if let (Some(pid), None) = (exec.pid(), exec.ended) {
             // A privileged one may have left its cgroup; it must go, or nobody is ever answered.
-            let _ = crate::sys::process::kill(pid);
+            // One that has ended by now is what was wanted.
+            let _ended: io::Result<()> = crate::sys::process::kill(pid);
         }
         crate::failpoint!("supervisor.exec-killed");
         // A killed process needs some microseconds to be gone; only one in the kernel's hands needs long.
@@ -293,7 +296,8 @@ impl Supervisor {
 
 /// Kills a helper and waits a moment until it can do nothing more. It stays to be reaped with the others.
 fn end_helper(helper: u32) {
-    let _ = crate::sys::process::kill(helper);
+    // One that has ended by now is what was wanted.
+    let _ended: io::Result<()> = crate::sys::process::kill(helper);
     let Some(pid) = i32::try_from(helper).ok().and_then(Pid::from_raw) else { return };
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     for _ in 0..GONE_LOOKS_MAX {

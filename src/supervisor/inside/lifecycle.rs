@@ -11,15 +11,16 @@ use super::{
         child::helper,
         wire::{self, v1},
     },
+    chores::chain,
     connection::Waiter,
     container::{Container, Phase},
     event_loop::{Source, Supervisor, now},
     exit,
     pid_slots::fork_failure,
     requests::shared_namespaces,
+    voice::Level,
 };
 use crate::{
-    cgroup,
     launcher::{Report, Reporter, Stdio},
     logs::{CriLog, Stream},
     model::{ContainerId, ContainerPlan, Failure, Stage},
@@ -154,7 +155,18 @@ impl Supervisor {
                 Ok(Some((report, fd))) => self.reported(id, report, fd),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(None) | Err(_) => return self.reports_ended(id),
+                ended @ (Ok(None) | Err(_)) => {
+                    if let Err(error) = ended
+                        && !self.containers.get(id).is_some_and(|one| one.sealed)
+                    {
+                        self.say(
+                            Level::Warn,
+                            Some(id),
+                            format!("could not read a report of its helper: {error}"),
+                        );
+                    }
+                    return self.reports_ended(id);
+                }
             }
         }
     }
@@ -246,17 +258,30 @@ impl Supervisor {
         container.phase = Phase::Created;
         self.pid_slots.give_back(slot);
         container.set_oom_score();
-        // Without it a shell whose child was killed is an Error; nothing worse.
-        let watch = container.cgroup.watch_oom().ok().flatten();
+        let trace = std::mem::take(&mut container.trace);
         crate::failpoint!("supervisor.container-made");
         let facts = wire::facts_message(&container.facts());
-        if let Some(watch) = watch
-            && let Ok(token) = self.watch_for(watch.as_fd(), Source::Oom(id.clone()), watch.readiness())
-            && let Some(container) = self.containers.get_mut(id)
-        {
-            container.oom_watch = Some((token, watch));
+        if let Err(error) = self.watch_oom(id) {
+            // A shell whose child was killed is an Error then; nothing worse.
+            self.say(Level::Warn, Some(id), format!("could not watch for kills for memory: {error}"));
         }
         self.answer(waiter, Ok(Answer::Facts(facts)));
+        if let Some(trace) = trace.strip_prefix("; ") {
+            self.say(Level::Warn, Some(id), format!("libcontainer made it, and said: {trace}"));
+        }
+    }
+
+    fn watch_oom(&mut self, id: &ContainerId) -> Result<(), String> {
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        let watch = container.cgroup.watch_oom().map_err(|error| chain(&error))?;
+        let Some(watch) = watch else { return Ok(()) };
+        let token = self
+            .watch_for(watch.as_fd(), Source::Oom(id.clone()), watch.readiness())
+            .map_err(|error| error.to_string())?;
+        if let Some(container) = self.containers.get_mut(id) {
+            container.oom_watch = Some((token, watch));
+        }
+        Ok(())
     }
 
     fn launch_failed(&mut self, id: &ContainerId, told: Failure) {
@@ -303,12 +328,11 @@ impl Supervisor {
             Ok(false) => {
                 // One that is not dying has closed the report by itself, which it does only in strange hands.
                 // A kill that fails is repeated by whoever stops the container.
-                let _killed: Result<(), cgroup::Error> = self.kill_container(id, true);
+                self.kill_or_say(id, true);
                 Err(never_executed(id))
             }
             Err(error) => {
-                // A kill that fails is repeated by whoever stops the container.
-                let _killed: Result<(), cgroup::Error> = self.kill_container(id, true);
+                self.kill_or_say(id, true);
                 Err(Failure::io(Stage::Internal, id.as_str(), "its state cannot be read", &error))
             }
         };
@@ -333,7 +357,7 @@ impl Supervisor {
         // It may not have joined the container's cgroup yet; once it is dead it makes nothing more.
         if let Ok(helper) = process::pidfd(helper) {
             // One that has ended by itself needs none.
-            let _: rustix::io::Result<()> =
+            let _ended: rustix::io::Result<()> =
                 rustix::process::pidfd_send_signal(&helper, rustix::process::Signal::KILL);
             process::wait_for_end(&helper, HELPER_DEATH_MAX);
         }
@@ -350,6 +374,9 @@ impl Supervisor {
             }
         };
         let removers = self.drop_container(id);
+        if !self.connections.contains_key(&waiter.connection) {
+            self.say(Level::Warn, Some(id), format!("nobody waits for the answer to its create: {failure}"));
+        }
         self.answer(waiter, Err(failure));
         for waiter in removers {
             self.answer(waiter, Ok(Answer::Done(v1::Done {})));
@@ -388,7 +415,10 @@ impl Supervisor {
         crate::failpoint!("supervisor.exit-decided");
         if let Some(pod) = &self.pod {
             // On a state directory that is full the daemon is still told; it has its own record.
-            let _ = store::put(&super::super::exit_path(&pod.dir, id), &exit, Durability::Process);
+            if let Err(error) = store::put(&super::super::exit_path(&pod.dir, id), &exit, Durability::Process)
+            {
+                self.say(Level::Error, Some(id), format!("could not record its exit: {error}"));
+            }
         }
         crate::failpoint!("supervisor.exit-recorded");
         self.tell_exit(id);

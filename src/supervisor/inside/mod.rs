@@ -11,6 +11,7 @@
 //! | `exec.rs` | processes run in a container |
 //! | `exit.rs` | why a container ended |
 //! | `inspection.rs` | a started process compared with its plan |
+//! | `voice.rs` | log lines for the daemon |
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -25,5 +26,6 @@ mod inspection;
 mod lifecycle;
 mod pid_slots;
 mod requests;
+mod voice;
 
 pub(super) use event_loop::Supervisor;

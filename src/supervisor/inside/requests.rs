@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::{
     super::{
         child::helper,
+        last_words,
         wire::{self, v1},
     },
     connection::Waiter,
@@ -19,7 +20,6 @@ use super::{
     event_loop::{Pod, Source, Supervisor},
 };
 use crate::{
-    cgroup,
     launcher::{self, Joined},
     model::{ContainerId, Failure, PidMode, Stage},
     sys::{self, signal, title},
@@ -91,6 +91,8 @@ impl Supervisor {
             return Err(Failure::new(Stage::WrongState, "pod", "it is set up already"));
         }
         let (id, dir, plan, cgroup) = wire::pod_plan(setup)?;
+        keep_words_in(&dir)
+            .map_err(|error| Failure::io(Stage::Internal, "standard error", "/dev/null", &error))?;
         // The title is for people; the supervisor has one without the name already.
         let _titled: io::Result<()> = title::set(
             &format!("pintle: supervisor of pod {} {id}", plan.name),
@@ -213,9 +215,16 @@ impl Supervisor {
         let living = self.containers.values().filter(|container| container.exit().is_none());
         for id in living.map(|container| container.id.clone()).collect::<Vec<_>>() {
             // What stays is killed with the pod's cgroup.
-            let _killed: Result<(), cgroup::Error> = self.kill_container(&id, true);
+            self.kill_or_say(&id, true);
         }
     }
+}
+
+/// From now on the supervisor may outlive its daemon: what it says goes into the pod's folder when there is none, and
+/// no more to the daemon's pipe.
+fn keep_words_in(dir: &Path) -> io::Result<()> {
+    last_words::keep_in(dir);
+    Ok(rustix::stdio::dup2_stderr(File::options().write(true).open("/dev/null")?)?)
 }
 
 /// The socket on which a later daemon finds this supervisor. Bound through the folder's descriptor, since the

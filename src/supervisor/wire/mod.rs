@@ -38,6 +38,27 @@ pub(super) fn speaks_with_us(hello: &v1::Hello) -> bool {
     hello.protocol_min <= PROTOCOL_MAX && hello.protocol_max >= PROTOCOL_MIN
 }
 
+/// Bytes of a log line's text at most.
+const LOG_TEXT_BYTES_MAX: usize = 1024;
+
+/// A log line of this moment, about a container or about the pod.
+pub(super) fn log_line(
+    level: v1::Level,
+    container: Option<&crate::model::ContainerId>,
+    text: impl std::fmt::Display,
+) -> v1::LogLine {
+    let mut text = text.to_string();
+    text.truncate(text.floor_char_boundary(LOG_TEXT_BYTES_MAX));
+    let at = crate::model::UnixNanos::from(std::time::SystemTime::now()).0;
+    let container_id = container.map(ToString::to_string).unwrap_or_default();
+    v1::LogLine { level: level.into(), text, at, container_id }
+}
+
+/// The frame of a log line.
+pub(super) fn log_line_frame(line: v1::LogLine) -> Frame {
+    encode(&v1::Message { body: Some(v1::message::Body::LogLine(line)) }, Vec::new())
+}
+
 /// The frame that tells an exit.
 pub(super) fn exited_frame(id: &crate::model::ContainerId, exit: &crate::model::Exit) -> Frame {
     let exited = v1::Exited { container_id: id.to_string(), exit: Some(convert::exit_message(exit)) };
