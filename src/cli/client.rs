@@ -13,11 +13,11 @@ use tonic::{
 use tower::service_fn;
 
 use crate::cri::wire::{
-    ContainerConfig, ContainerStatus, ContainerStatusRequest, CreateContainerRequest, Image, ImageSpec,
-    ImageStatusRequest, ListImagesRequest, PodSandboxConfig, PullImageRequest, RemoveImageRequest,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
-    StopPodSandboxRequest, image_service_client::ImageServiceClient,
-    runtime_service_client::RuntimeServiceClient,
+    Container, ContainerConfig, ContainerStatus, ContainerStatusRequest, CreateContainerRequest, Image,
+    ImageSpec, ImageStatusRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
+    PodSandbox, PodSandboxConfig, PullImageRequest, RemoveImageRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
 
 /// As the kubelet's: a long list of images must fit.
@@ -49,6 +49,11 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// What was asked about does not exist (any more).
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if status.code() == Code::NotFound)
+    }
+
     /// The daemon is restarting, or was stopped: asking again may help.
     pub(super) fn is_away(&self) -> bool {
         match self {
@@ -99,6 +104,16 @@ impl Client {
     pub(super) async fn remove_image(&mut self, reference: &str) -> Result<(), Error> {
         let request = RemoveImageRequest { image: Some(spec(reference)) };
         answer(self.images.remove_image(request).await, || format!("remove image {reference}")).map(drop)
+    }
+
+    pub(super) async fn containers(&mut self) -> Result<Vec<Container>, Error> {
+        let reply = soon(self.pods.list_containers(ListContainersRequest::default())).await;
+        Ok(answer(reply, || "list containers".into())?.containers)
+    }
+
+    pub(super) async fn pods(&mut self) -> Result<Vec<PodSandbox>, Error> {
+        let reply = soon(self.pods.list_pod_sandbox(ListPodSandboxRequest::default())).await;
+        Ok(answer(reply, || "list pods".into())?.items)
     }
 
     /// The id of the new pod.

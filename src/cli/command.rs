@@ -2,7 +2,7 @@ use std::{env, io, io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{check, config, exit::Exit, image, run, serve};
+use super::{check, config, exit::Exit, image, logs, run, serve};
 use crate::{
     config::{Flags, Listen, Loaded, load},
     supervisor, telemetry,
@@ -57,6 +57,25 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Show what a container has written, from its log and from those rotated away
+    Logs {
+        #[command(flatten)]
+        place: Place,
+        /// Go on until the container ends
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last N lines
+        #[arg(short = 'n', long, value_name = "N")]
+        tail: Option<u64>,
+        /// Only lines since then: 2026-11-28T10:00:00Z (UTC without an offset), 10m ago, or seconds since 1970
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Begin each line with its time
+        #[arg(short, long)]
+        timestamps: bool,
+        #[arg(value_name = "CONTAINER", help = CONTAINER)]
+        container: String,
+    },
     /// Load, list and remove images
     Image {
         #[command(subcommand)]
@@ -75,6 +94,10 @@ enum Command {
     /// Print the version
     Version,
 }
+
+/// What may stand for a container.
+const CONTAINER: &str =
+    "ID or its beginning, NAME, POD/NAME, NAMESPACE/POD/NAME, or a POD that has one container";
 
 #[derive(Debug, Subcommand)]
 enum Image {
@@ -156,6 +179,9 @@ impl Command {
             }
             Self::Run { place, network, image, command } => {
                 run::run(place, &run::Order { network, image, command })
+            }
+            Self::Logs { place, follow, tail, since, timestamps, container } => {
+                logs::logs(place, &logs::Order { container, follow, tail, since, timestamps })
             }
             Self::Image { command: Image::Load { place, tag, files } } => {
                 image::load(place, tag.as_deref(), &files)

@@ -19,7 +19,7 @@ impl Exit {
     /// Another daemon is there; later it may work.
     pub(super) const TEMPORARY: Self = Self(75);
     pub(super) const CONFIG: Self = Self(78);
-    /// `run` itself failed, not the container: what other container tools say.
+    /// `run` or `logs` itself failed, not the container: what other container tools say.
     pub(super) const RUN: Self = Self(125);
     /// Ended by ctrl-c before there was a container: 128 + SIGINT.
     pub(super) const INTERRUPTED: Self = Self(130);

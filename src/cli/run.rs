@@ -17,7 +17,7 @@ use super::{
     client::{self, Client},
     command::{Network, Place},
     exit::Exit,
-    follow::{self, Follow},
+    logs::{Follow, FollowError, Printer},
 };
 use crate::{
     cri::wire::{
@@ -52,7 +52,7 @@ enum Error {
     #[error(transparent)]
     Daemon(#[from] client::Error),
     #[error(transparent)]
-    Output(#[from] follow::Error),
+    Output(#[from] FollowError),
     #[error("{doing} {}", path.display())]
     File {
         doing: &'static str,
@@ -81,7 +81,7 @@ pub(super) fn run(place: Place, order: &Order) -> Result<Exit, Exit> {
         let cleaned = visit.clean().await;
         let exit = outcome.map_err(|error| match &error {
             Error::Interrupted => Exit::INTERRUPTED,
-            Error::Output(follow::Error::Write(cause)) if cause.kind() == io::ErrorKind::BrokenPipe => {
+            Error::Output(FollowError::Write(cause)) if cause.kind() == io::ErrorKind::BrokenPipe => {
                 Exit::BROKEN_PIPE
             }
             _ => Exit::RUN.because(&error),
@@ -172,7 +172,7 @@ impl Visit {
     async fn watch(&mut self, container: &str) -> Result<ContainerStatus, Error> {
         let path = self.folder.join(LOG_NAME);
         let log = File::open(&path).map_err(|source| Error::File { doing: "open log", path, source })?;
-        let mut log = Follow::new(log);
+        let (mut log, mut printer) = (Follow::new(log), Printer::default());
         let (mut stopping, mut away_since) = (0, None);
         loop {
             // Asked before reading: the log of a container that has exited is complete.
@@ -187,7 +187,7 @@ impl Visit {
                 }
                 Err(error) => return Err(error.into()),
             };
-            log.copy(&mut io::stdout().lock(), &mut io::stderr().lock())?;
+            log.copy(&mut printer, &mut io::stdout().lock(), &mut io::stderr().lock())?;
             if let Some(status) = status {
                 away_since = None;
                 if status.state == i32::from(ContainerState::ContainerExited) {

@@ -9,6 +9,7 @@ mod bad_input;
 mod cgroup;
 mod check;
 mod churn;
+mod cli;
 mod clients;
 mod conformance;
 mod container;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         check::TESTS,
         crictl::TESTS,
         descriptors::TESTS,
+        cli::TESTS[0],
         clients::TESTS,
         stats::TESTS,
     ];

@@ -1,0 +1,28 @@
+//! The commands that an operator types, as pintle itself has them.
+
+mod logs;
+
+use std::process::{Command, Output, Stdio};
+
+use crate::harness::{Node, pintle, runner::Test};
+
+pub(crate) const TESTS: [&[Test]; 1] = [logs::TESTS];
+
+/// `pintle COMMAND`, with the daemon of the node.
+fn command<const N: usize>(node: &Node, name: &str, arguments: [&str; N]) -> Command {
+    let mut command = node.command(pintle());
+    command.arg(name).arg("--config").arg(node.path("config.toml")).args(arguments);
+    command
+}
+
+fn run<const N: usize>(node: &Node, name: &str, arguments: [&str; N]) -> Output {
+    command(node, name, arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
