@@ -94,6 +94,11 @@ impl Handle {
         self.path.as_str()
     }
 
+    /// Whether it is this pod's: a record may have been copied from another's folder.
+    pub fn is_of(&self, pod: &PodId) -> bool {
+        self.path().rsplit('/').next() == Some(pod.as_str())
+    }
+
     /// The pod's directory on the host in every hierarchy.
     #[cfg(test)]
     pub(super) fn paths(&self) -> Vec<std::path::PathBuf> {

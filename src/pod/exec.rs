@@ -1,7 +1,6 @@
 //! ExecSync: a command in a running container, to its end.
 
 use std::{
-    collections::HashMap,
     io,
     os::fd::OwnedFd,
     sync::{
@@ -15,7 +14,7 @@ use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 
 use super::{
-    admission::open_files_allow,
+    admission::{Execs, open_files_allow},
     error::Error,
     keep,
     node::Node,
@@ -23,17 +22,13 @@ use super::{
     view::{ContainerState, ContainerView},
 };
 use crate::{
-    model::{ContainerId, Failure, ProcessPlan, Stage},
+    model::{Failure, ProcessPlan, Stage},
     spec,
     supervisor::Client,
 };
 
 /// Bytes of both streams together. The reply has to fit into the 16 MiB that the kubelet receives.
 pub(super) const EXEC_OUTPUT_BYTES_MAX: usize = (16 << 20) - (64 << 10);
-
-/// Bytes of output that all execs of the node hold together, beyond what each may hold in any case. Four commands
-/// that say all they may are kept whole; of more at once, each is cut where the others have left nothing.
-const OUTPUT_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of output that an exec may hold whatever the others do. No probe says more, and 512 of them are 32 MiB.
 const EXEC_OUTPUT_BYTES_SURE: usize = 64 << 10;
@@ -45,12 +40,6 @@ const EXEC_DRAIN_MAX: Duration = Duration::from_secs(1);
 /// to give a supervisor up that does not answer. CRI names no figure; a probe of the kubelet waits two seconds.
 const EXEC_ANSWER_MAX: Duration = Duration::from_millis(1_900);
 
-/// Execs in one container at a time: each costs a process there, and its pids limit is its own.
-const EXECS_PER_CONTAINER_MAX: usize = 64;
-
-/// Execs on the node at a time: each holds two pipes.
-const EXECS_MAX: usize = 512;
-
 /// Both ends of those.
 const DESCRIPTORS_PER_EXEC: u64 = 4;
 
@@ -60,66 +49,6 @@ pub struct ExecOutput {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
     pub exit_code: i32,
-}
-
-/// How many execs are running where, and how much they have said.
-#[derive(Debug, Default)]
-pub(super) struct Execs {
-    counts: Mutex<Counts>,
-    /// Bytes of output that are held beyond what is sure.
-    output_bytes: AtomicUsize,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    all: usize,
-    per_container: HashMap<ContainerId, usize>,
-}
-
-/// One of them; dropped at its end.
-#[derive(Debug)]
-pub(super) struct Turn<'a> {
-    execs: &'a Execs,
-    id: ContainerId,
-}
-
-impl Execs {
-    pub(super) fn enter(&self, id: &ContainerId) -> Result<Turn<'_>, Error> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.all >= EXECS_MAX {
-            return Err(Error::TooManyExecs { object: "all containers".into(), running: counts.all });
-        }
-        let here = counts.per_container.entry(id.clone()).or_default();
-        if *here >= EXECS_PER_CONTAINER_MAX {
-            return Err(Error::TooManyExecs { object: format!("container {id}"), running: *here });
-        }
-        *here += 1;
-        counts.all += 1;
-        Ok(Turn { execs: self, id: id.clone() })
-    }
-}
-
-impl Execs {
-    /// Takes as much of `wanted` as is left for all.
-    fn take_output(&self, wanted: usize) -> usize {
-        let left = |held: usize| OUTPUT_BYTES_MAX.saturating_sub(held).min(wanted);
-        let take = |held| Some(held + left(held));
-        let before = self.output_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        left(before.unwrap_or(OUTPUT_BYTES_MAX))
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut counts = self.execs.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.all -= 1;
-        if let Some(here) = counts.per_container.get_mut(&self.id) {
-            *here -= 1;
-            if *here == 0 {
-                counts.per_container.remove(&self.id);
-            }
-        }
-    }
 }
 
 /// Runs `command` in the container, and answers soon after `timeout` whatever happens. Dropping the future kills the
@@ -229,7 +158,7 @@ struct Output<'a> {
 
 impl Drop for Output<'_> {
     fn drop(&mut self) {
-        self.execs.output_bytes.fetch_sub(*self.taken.get_mut(), Ordering::Relaxed);
+        self.execs.give_back_output(*self.taken.get_mut());
     }
 }
 
@@ -279,6 +208,7 @@ mod tests {
     use std::{fs::File, io::Write};
 
     use super::*;
+    use crate::pod::admission::OUTPUT_BYTES_MAX;
 
     #[tokio::test]
     async fn both_streams_share_one_limit_and_the_writer_never_blocks() {
@@ -322,7 +252,7 @@ mod tests {
         (0..17).for_each(|_| whole.keep(&mebibyte, false));
         assert_eq!(whole.take().0.len(), EXEC_OUTPUT_BYTES_MAX);
         drop(whole);
-        assert_eq!(execs.output_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(execs.output_bytes(), 0);
     }
 
     #[tokio::test]
@@ -335,21 +265,5 @@ mod tests {
         let output = Output::new(&execs);
         tokio::join!(output.drain(out, false), output.drain(err, true));
         assert_eq!(output.take(), (b"to out".to_vec(), b"to err".to_vec()));
-    }
-
-    #[test]
-    fn one_container_cannot_have_all_the_execs() {
-        let execs = Execs::default();
-        let id = |byte| ContainerId::from_bytes([byte; 32]);
-        let mut turns: Vec<_> = (0..EXECS_PER_CONTAINER_MAX).map(|_| execs.enter(&id(0)).unwrap()).collect();
-        assert!(matches!(execs.enter(&id(0)), Err(Error::TooManyExecs { running: 64, .. })));
-        turns.pop();
-        turns.push(execs.enter(&id(0)).unwrap());
-        for byte in 1..8 {
-            turns.extend((0..EXECS_PER_CONTAINER_MAX).map(|_| execs.enter(&id(byte)).unwrap()));
-        }
-        assert!(matches!(execs.enter(&id(9)), Err(Error::TooManyExecs { running: 512, .. })));
-        turns.clear();
-        assert!(execs.counts.lock().unwrap().per_container.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 //! One task drives one pod (`drive`). Calls and events come to it; the pod's ledger (`life`) says, purely, what
 //! follows from them; the driver writes the decision, has it done, writes what came of it and tells. Readers see
 //! immutable views that are replaced as a whole, and wait for nobody. `keep` has what is left on disk;
-//! `recover.rs` makes pods of it again, `reconcile.rs` retries what could not be taken away.
+//! `recover` makes pods of it again, `reconcile.rs` retries what could not be taken away.
 //!
 //! ```text
 //! /run/pintle/pods/                  tmpfs: gone after a reboot; nothing here is synced

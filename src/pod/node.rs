@@ -8,9 +8,8 @@ use std::{
 };
 
 use super::{
-    admission::Admission,
+    admission::{Admission, Execs},
     config::Config,
-    exec::Execs,
     keep::{Places, owed::Debts},
     life::Event,
     names::Names,

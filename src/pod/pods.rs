@@ -42,7 +42,8 @@ impl Pods {
         let (node, zygote) = Node::new(deps);
         let (node, zygote) = (Arc::new(node), Arc::new(zygote));
         let reader = Arc::clone(&node);
-        let survey = task::blocking("survey", move || recover::survey(&reader)).await?;
+        let survey = move || reader.places.make().and_then(|()| recover::survey::survey(&reader));
+        let survey = task::blocking("survey", survey).await?;
         recover::recover(&node, survey).await;
         task::spawn("reconciler", reconcile::run(Arc::clone(&node)));
         Ok(Self { node, zygote })

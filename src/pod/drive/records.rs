@@ -29,6 +29,7 @@ pub(super) async fn write_record(pod: &Pod, write: Write) -> Result<(), Error> {
                 supervisor_pid,
                 limits: Some(*limits),
                 cgroup: pod.cgroup.clone(),
+                root: Some(pod.node.places.root.clone()),
             };
             let result = keep::put(keep::pod_file(&pod.folder), record).await;
             if let Err(error) = &result {

@@ -39,6 +39,9 @@ pub(in crate::pod) struct PodRecord {
     /// As `cgroup.record` has it, once it is made: either may be damaged.
     #[serde(default)]
     pub(in crate::pod) cgroup: Option<cgroup::Handle>,
+    /// The root folder of the daemon that wrote it: a copy of it is not about a pod of the daemon that finds it.
+    #[serde(default)]
+    pub(in crate::pod) root: Option<PathBuf>,
 }
 
 /// A container. `made` is `None` while it is only intended.

@@ -83,6 +83,7 @@ impl<'a> Intended<'a> {
             supervisor_pid: 0,
             limits: None,
             cgroup: None,
+            root: Some(pod.node.places.root.clone()),
         };
         let write = move || {
             keep::make_folder(&live)?;
