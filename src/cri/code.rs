@@ -101,17 +101,21 @@ fn of_io(error: &io::Error) -> Code {
 impl Coded for network::Error {
     fn code(&self) -> Code {
         match self {
-            Self::HostPortsUnsupported { .. } | Self::Sysctl { .. } => Code::InvalidArgument,
+            Self::HostPortsUnsupported { .. } | Self::Sysctl { .. } | Self::Pod(_) => Code::InvalidArgument,
             // Only an operator can mend these.
             Self::NotConfigured | Self::BadConfig { .. } | Self::NotABridge { .. } => {
                 Code::FailedPrecondition
             }
-            Self::Exhausted { .. } => Code::ResourceExhausted,
+            // The plugins may be there, or of another mind, in a moment.
+            Self::NotReady(_) | Self::Plugin { .. } => Code::Unavailable,
+            Self::BadResult(_) | Self::BadAttachment { .. } => Code::Internal,
+            Self::Exhausted { .. } | Self::Busy { .. } => Code::ResourceExhausted,
             // The kernel was busy: another try may do better.
             Self::Deadline { .. } => Code::Unavailable,
-            Self::Lease { source, .. } | Self::Netlink { source, .. } | Self::Namespace { source, .. } => {
-                of_io(source)
-            }
+            Self::Lease { source, .. }
+            | Self::File { source, .. }
+            | Self::Netlink { source, .. }
+            | Self::Namespace { source, .. } => of_io(source),
             Self::HostNamespace { .. } => Code::Internal,
             Self::Sweep { first, .. } => first.code(),
         }
@@ -256,7 +260,7 @@ mod tests {
 
     use super::*;
     const NO_NETWORK: &str =
-        "no network is configured: the built-in bridge is switched off (network.enabled)";
+        "no network is configured: pods of their own network are switched off (network.mode = \"none\")";
 
     fn failure(stage: Stage) -> Failure {
         Failure { stage, object: "c1".into(), errno: 0, path: String::new(), text: String::new() }

@@ -51,7 +51,7 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
         warn!(error = %chain(&error), "systemd does not answer yet: no pod can be made until it does");
     }
     let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
-    let network = Network::open(&config.network, &config.root.join("network")).map_err(Error::Network)?;
+    let network = Network::open(&config.network, &config.root).map_err(Error::Network)?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;
     let boot_id = fs::read_to_string(BOOT_ID).map_err(Error::BootId)?.trim().to_owned();
     let deps = pod::Deps {

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -10,13 +10,39 @@ const INTERFACE_NAME_BYTES_MAX: usize = 15;
 const MTU_BYTES_MIN: u32 = 68;
 const MTU_BYTES_MAX: u32 = 65_535;
 
+/// Longest that plugins may be given: the kubelet waits four minutes for a pod.
+const CNI_TIMEOUT_S_MAX: u64 = 600;
+
+/// What pods are put on the network by.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// CNI plugins as soon as there is a configuration for them, the built-in bridge until then.
+    Auto,
+    Cni,
+    Bridge,
+    /// Only pods with the host's network can start.
+    None,
+}
+
 /// How pods are put on the network.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Whether pods get an address on the built-in bridge. When false, only pods with the host's network
-    /// can start; pods that are attached already can still be stopped.
-    pub enabled: bool,
+    /// auto, cni, bridge or none. auto: CNI plugins as soon as there is a configuration for them, the built-in
+    /// bridge until then. none: only pods with the host's network can start. Pods keep what they were made with.
+    pub mode: Mode,
+    /// Folder of CNI configurations (`.conflist`, `.conf`, `.json`); the first by name counts. Read anew for each
+    /// pod. A file that cannot be used is reported, and the last good one stays in use.
+    pub cni_conf_dir: PathBuf,
+    /// Folders in which CNI plugins are looked for, in their order.
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// Folder of libcni's cache, for tools that read it; `results` in it has a file for each pod.
+    pub cni_cache_dir: PathBuf,
+    /// How long all plugins of a network together may take for one pod before they are killed; seconds.
+    pub cni_timeout_s: u64,
+    /// Folder in which the network namespaces of pods are mounted for CNI plugins.
+    pub netns_dir: PathBuf,
     /// Name of the bridge, made when the first pod needs it. An existing bridge of that name is used.
     pub bridge_name: String,
     /// IPv4 addresses for pods. It must not overlap with any network that the node or its pods talk to.
@@ -30,7 +56,18 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let bridge_name = "pintle0".into();
-        Self { enabled: true, bridge_name, subnet: Subnet::DEFAULT, gateway: None, mtu: 0 }
+        Self {
+            mode: Mode::Auto,
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dirs: ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from).into(),
+            cni_cache_dir: "/var/lib/cni".into(),
+            cni_timeout_s: 90,
+            netns_dir: "/run/netns".into(),
+            bridge_name,
+            subnet: Subnet::DEFAULT,
+            gateway: None,
+            mtu: 0,
+        }
     }
 }
 
@@ -38,6 +75,11 @@ impl Config {
     /// The address of the bridge.
     pub(super) fn gateway(&self) -> Ipv4Addr {
         self.gateway.unwrap_or(self.subnet.first())
+    }
+
+    /// How long plugins may take for one pod.
+    pub(super) fn cni_timeout(&self) -> Duration {
+        Duration::from_secs(self.cni_timeout_s)
     }
 
     /// Finds what the types cannot rule out.
@@ -55,6 +97,29 @@ impl Config {
         let gateway = self.gateway();
         if !self.subnet.has_host(gateway) {
             return bad("gateway", format!("{gateway} is not a host of {}", self.subnet));
+        }
+        for (field, folder) in [
+            ("cni_conf_dir", &self.cni_conf_dir),
+            ("cni_cache_dir", &self.cni_cache_dir),
+            ("netns_dir", &self.netns_dir),
+        ] {
+            if !folder.is_absolute() {
+                return bad(field, format!("{} is not an absolute path", folder.display()));
+            }
+        }
+        // CNI_PATH separates them by colons.
+        let unfit = |folder: &&PathBuf| !folder.is_absolute() || folder.to_string_lossy().contains(':');
+        if let Some(folder) = self.cni_bin_dirs.iter().find(unfit) {
+            return bad(
+                "cni_bin_dirs",
+                format!("{} is not an absolute path without a colon", folder.display()),
+            );
+        }
+        if !(1..=CNI_TIMEOUT_S_MAX).contains(&self.cni_timeout_s) {
+            return bad(
+                "cni_timeout_s",
+                format!("{} is not between 1 and {CNI_TIMEOUT_S_MAX}", self.cni_timeout_s),
+            );
         }
         if self.mtu != 0 && !(MTU_BYTES_MIN..=MTU_BYTES_MAX).contains(&self.mtu) {
             return bad("mtu", format!("{} is not between {MTU_BYTES_MIN} and {MTU_BYTES_MAX}", self.mtu));
@@ -76,7 +141,7 @@ mod tests {
     #[test]
     fn nothing_configured_is_a_bridge() {
         let config = checked("").unwrap();
-        assert_eq!((config.enabled, &*config.bridge_name), (true, "pintle0"));
+        assert_eq!((config.mode, &*config.bridge_name), (Mode::Auto, "pintle0"));
         assert_eq!(config.gateway(), Ipv4Addr::new(10, 88, 0, 1));
     }
 
@@ -101,6 +166,13 @@ mod tests {
             ("gateway = '10.89.0.1'", "network.gateway: 10.89.0.1 is not a host of 10.88.0.0/16"),
             ("gateway = '10.88.0.0'", "is not a host of"),
             ("gateway = '10.88.255.255'", "is not a host of"),
+            ("mode = 'calico'", "unknown variant `calico`"),
+            ("cni_conf_dir = 'net.d'", "network.cni_conf_dir: net.d is not an absolute path"),
+            (
+                "cni_bin_dirs = ['/a', '/b:/c']",
+                "network.cni_bin_dirs: /b:/c is not an absolute path without a colon",
+            ),
+            ("cni_timeout_s = 0", "network.cni_timeout_s: 0 is not between 1 and 600"),
             ("mtu = 67", "network.mtu: 67 is not between 68 and 65535"),
         ] {
             let error = checked(text).unwrap_err();

@@ -1,13 +1,42 @@
 use std::{io, path::PathBuf};
 
-use super::Subnet;
+use super::{BadPod, Fault, Subnet};
 use crate::model::PodId;
 
 /// Why a pod could not be put on the network, or taken off it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no network is configured: the built-in bridge is switched off (network.enabled)")]
+    #[error("no network is configured: pods of their own network are switched off (network.mode = \"none\")")]
     NotConfigured,
+    /// What the network of the plugins lacks.
+    #[error("{0}")]
+    NotReady(String),
+    #[error("{waiting} pods are waiting for CNI plugins already")]
+    Busy { waiting: usize },
+    /// A pod that cannot be described to plugins.
+    #[error("cannot describe the pod to CNI plugins")]
+    Pod(#[source] BadPod),
+    #[error("CNI plugin {program} failed ({verb})")]
+    Plugin {
+        program: String,
+        verb: &'static str,
+        #[source]
+        source: Fault,
+    },
+    /// All plugins have ended well, and what they say is of no use.
+    #[error("the CNI plugins {0}")]
+    BadResult(String),
+    /// What was written down of a pod's attachment; its DEL needs it.
+    #[error("the record of the CNI attachment of pod {pod} in {} cannot be used: {reason}", path.display())]
+    BadAttachment { pod: PodId, path: PathBuf, reason: String },
+    /// A step on the files and mounts of attachments.
+    #[error("{operation} {}", path.display())]
+    File {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("network.{field}: {reason}")]
     BadConfig { field: &'static str, reason: String },
     #[error("cannot forward host port {port}: host ports are not supported yet")]

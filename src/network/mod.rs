@@ -1,9 +1,9 @@
 //! Pods on the network: an interface, addresses and routes in the pod's namespace, and the host's side.
 //!
-//! [`Network`] is the front door: it asks the [`NetworkKind`] that a pod is to be attached by, or was. Today that is the
-//! built-in bridge only: netlink, no child process.
+//! [`Network`] is the front door: it asks the [`NetworkKind`] that a pod is to be attached by, or was.
 //!
-//! - `bridge.rs`: attach, detach, sweep; the order of steps and their undoing.
+//! - `cni/`: plugins of others, by the Container Network Interface.
+//! - `bridge.rs`: the built-in bridge: attach, detach, sweep; the order of steps and their undoing. No child process.
 //! - `netlink.rs`: the requests to the kernel, each with a deadline.
 //! - `lease.rs`: who has which address, in files as the CNI plugin host-local has them.
 //! - `traffic.rs`: what has gone through a pod's interfaces.
@@ -11,20 +11,21 @@
 //!
 //! Invariant: what a pod has on the network can be found again by its id alone, so that [`Network::detach`]
 //! needs no namespace, no record and no configuration, and may be repeated.
-//! Invariant: a failed attach leaves neither link nor lease.
+//! Invariant: a failed attach to the bridge leaves neither link nor lease.
 //! Invariant: no thread of the runtime ever enters a pod's namespace.
-//! Not here: making the namespace (`supervisor`). Not yet: CNI, host ports, masquerade, IPv6.
+//! Not here: making the namespace (`supervisor`). Not yet: host ports, masquerade, IPv6.
 
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 mod bridge;
+mod cni;
 mod config;
 mod error;
 mod lease;
@@ -34,7 +35,9 @@ mod traffic;
 mod veth;
 
 use bridge::Bridge;
-pub use config::Config;
+use cni::Cni;
+pub use cni::{BadPod, Fault, inspect as inspect_cni};
+pub use config::{Config, Mode};
 pub use error::Error;
 pub use subnet::Subnet;
 #[cfg(test)]
@@ -60,6 +63,8 @@ pub enum NetworkKind {
     /// The built-in bridge.
     #[default]
     Bridge,
+    /// CNI plugins.
+    Cni,
 }
 
 /// What a pod got; stored with the pod. Fields are only ever added.
@@ -72,6 +77,9 @@ pub struct Attachment {
     /// Records of releases that had only the bridge do not say.
     #[serde(default)]
     pub made_by: NetworkKind,
+    /// Where the pod's network namespace is mounted, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
 }
 
 /// A pod that is to be put on the network.
@@ -89,49 +97,79 @@ pub struct Request<'a> {
 /// How pods are put on the network of this node: the front door to each [`NetworkKind`].
 #[derive(Debug)]
 pub struct Network {
+    mode: Mode,
     /// A bridge on the host and a veth pair for each pod.
     bridge: Bridge,
+    cni: Cni,
 }
 
 impl Network {
-    /// Keeps the leases below the folder `leases`, which should outlive a reboot. Touches no interface.
+    /// Keeps leases and attachments below the folder `root`, which should outlive a reboot. Touches no interface.
     ///
     /// # Errors
     /// A configuration that cannot work, or a folder that cannot be made.
-    pub fn open(config: &Config, leases: &Path) -> Result<Self, Error> {
-        Ok(Self { bridge: Bridge::open(config, leases)? })
+    pub fn open(config: &Config, root: &Path) -> Result<Self, Error> {
+        let bridge = Bridge::open(config, &root.join("network"))?;
+        Ok(Self { mode: config.mode, bridge, cni: Cni::open(config, root.join("cni"))? })
     }
 
-    /// `Ok` when pods can be attached; else why not (CRI `NetworkReady`).
+    /// Reads the folder of CNI configurations again, so that [`Network::ready`] speaks of now.
+    pub async fn look(&self) {
+        if matches!(self.mode, Mode::Auto | Mode::Cni) {
+            self.cni.refresh().await;
+        }
+    }
+
+    /// `Ok` when pods can be attached; else why not (CRI `NetworkReady`). As of the last look; never waits.
     ///
     /// # Errors
-    /// [`Error::NotConfigured`].
+    /// [`Error::NotConfigured`], [`Error::NotReady`].
     pub fn ready(&self) -> Result<(), Error> {
-        self.bridge.ready()
+        match self.kind()? {
+            NetworkKind::Bridge => Ok(()),
+            NetworkKind::Cni => self.cni.ready(),
+        }
+    }
+
+    /// For a verbose status: the CNI configuration as containerd shows it, and whether it could be read. As of the last
+    /// look; `None` where plugins are not used.
+    pub fn cni_info(&self) -> Option<(serde_json::Value, String)> {
+        matches!(self.mode, Mode::Auto | Mode::Cni).then(|| self.cni.info())
     }
 
     /// Whether a pod of this configuration can be put on the network at all, before anything is made for it.
     ///
     /// # Errors
-    /// [`Error::NotConfigured`] and [`Error::HostPortsUnsupported`]: another try changes nothing.
-    pub fn admit(&self, pod: &PodConfig) -> Result<(), Error> {
-        self.bridge.admit(&pod.port_mappings)
+    /// [`Error::NotConfigured`], [`Error::HostPortsUnsupported`] and [`Error::Pod`]: another try changes nothing.
+    /// [`Error::NotReady`]: it would end there.
+    pub async fn admit(&self, pod: &PodConfig) -> Result<(), Error> {
+        self.look().await;
+        match self.kind()? {
+            NetworkKind::Bridge => self.bridge.admit(&pod.port_mappings),
+            NetworkKind::Cni => self.cni.admit(pod),
+        }
     }
 
     /// Gives the namespace an interface with addresses and default routes. The pod must not be attached.
     ///
     /// # Errors
-    /// Whatever fails; then nothing is left of it.
+    /// Whatever fails. What is left then, [`Network::detach`] takes away: it is to be called.
     pub async fn attach(&self, request: Request<'_>) -> Result<Attachment, Error> {
-        self.bridge.attach(request).await
+        match self.kind()? {
+            NetworkKind::Bridge => self.bridge.attach(request).await,
+            NetworkKind::Cni => self.cni.attach(request).await,
+        }
     }
 
     /// What an attached pod has, without its record; `None` for one that has no address.
     ///
     /// # Errors
-    /// Leases that cannot be listed.
+    /// Leases or attachments that cannot be read.
     pub async fn attachment_of(&self, pod: &PodId) -> Result<Option<Attachment>, Error> {
-        self.bridge.attachment_of(pod).await
+        match self.kind_of(pod) {
+            NetworkKind::Bridge => self.bridge.attachment_of(pod).await,
+            NetworkKind::Cni => self.cni.attachment_of(pod).await,
+        }
     }
 
     /// Releases link and addresses, whichever kind made them; works without the namespace and the pod's record; a
@@ -140,16 +178,45 @@ impl Network {
     /// # Errors
     /// Whatever fails; calling again goes on from there.
     pub async fn detach(&self, pod: &PodId) -> Result<(), Error> {
-        self.bridge.detach(pod).await
+        match self.kind_of(pod) {
+            NetworkKind::Bridge => self.bridge.detach(pod).await,
+            NetworkKind::Cni => self.cni.detach(pod).await,
+        }
     }
 
     /// Releases what belongs to no pod of `live`, which must name every pod that is being attached too. `held`: the
-    /// addresses that pods are known to have, whatever the leases say.
+    /// addresses that pods are known to have, whatever the leases say. Returns the pods that are to be detached yet,
+    /// by plugins that may take their time.
     ///
     /// # Errors
     /// [`Error::Sweep`] after everything was tried.
-    pub async fn sweep(&self, live: &HashSet<PodId>, held: &HashMap<IpAddr, PodId>) -> Result<(), Error> {
-        self.bridge.sweep(live, held).await
+    pub async fn sweep(
+        &self,
+        live: &HashSet<PodId>,
+        held: &HashMap<IpAddr, PodId>,
+    ) -> Result<Vec<PodId>, Error> {
+        let (swept, dead) = tokio::join!(self.bridge.sweep(live, held), self.cni.sweep(live));
+        swept.and(dead)
+    }
+
+    /// Whether the next pod is attached by plugins, which may take as long as they are given.
+    pub fn asks_plugins(&self) -> bool {
+        matches!(self.kind(), Ok(NetworkKind::Cni))
+    }
+
+    /// What the next pod is attached by, as of the last look.
+    fn kind(&self) -> Result<NetworkKind, Error> {
+        match self.mode {
+            Mode::None => Err(Error::NotConfigured),
+            Mode::Cni => Ok(NetworkKind::Cni),
+            Mode::Auto if self.cni.is_configured() => Ok(NetworkKind::Cni),
+            Mode::Auto | Mode::Bridge => Ok(NetworkKind::Bridge),
+        }
+    }
+
+    /// What the pod was attached by, if it was.
+    fn kind_of(&self, pod: &PodId) -> NetworkKind {
+        if self.cni.has(pod) { NetworkKind::Cni } else { NetworkKind::Bridge }
     }
 }
 

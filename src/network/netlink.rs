@@ -80,13 +80,22 @@ impl Netlink {
     ///
     /// The socket belongs to the namespace of the thread that makes it.
     pub(super) async fn inside(pod: &PodId, netns: OwnedFd) -> Result<Self, Error> {
+        Self::within(pod, netns, || refuse_router_advertisements("default")).await
+    }
+
+    /// To the namespace of a pod, in which a thread does `first` before.
+    async fn within(
+        pod: &PodId,
+        netns: OwnedFd,
+        first: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, Error> {
         let namespace = |source| Error::Namespace { pod: pod.clone(), source };
         if is_own(&netns).map_err(namespace)? {
             return Err(Error::HostNamespace { pod: pod.clone() });
         }
         let runtime = tokio::runtime::Handle::current();
         let connect = move || {
-            refuse_router_advertisements("default");
+            first();
             let _runtime = runtime.enter(); // whose reactor the socket is registered with
             connect()
         };
@@ -249,6 +258,11 @@ async fn visit<T: Send + 'static>(
     visitor.spawn(send).map_err(namespace)?;
     let gone = |_| io::Error::other("the thread in the namespace ended early");
     run("enter", "network namespace", async { answered.await.map_err(gone)? }).await
+}
+
+/// Brings up `lo` in a pod's network namespace, and changes nothing else there: the rest is for plugins.
+pub(super) async fn bring_up_loopback(pod: &PodId, netns: OwnedFd) -> Result<(), Error> {
+    Netlink::within(pod, netns, || {}).await?.set_up("lo").await
 }
 
 /// Sets kernel settings of the pod's network namespace, in their order.

@@ -118,7 +118,8 @@ impl Node {
     pub(super) fn fake(folder: &std::path::Path) -> Arc<Self> {
         let (state, root) = (folder.join("run"), folder.join("lib"));
         let images = Images::open(&folder.join("images"), &crate::image::Config::default()).unwrap();
-        let network = Network::open(&crate::network::Config::default(), &folder.join("leases")).unwrap();
+        let network = crate::network::Config { mode: crate::network::Mode::Bridge, ..Default::default() };
+        let network = Network::open(&network, &folder.join("lib")).unwrap();
         let places = Places { state, root };
         places.make().unwrap();
         let cgroups = cgroup::Manager::Fake;

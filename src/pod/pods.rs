@@ -22,6 +22,9 @@ use crate::{
     telemetry::task,
 };
 
+/// How long a status may wait for the disk to say what network is configured.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
 /// Every pod and container of the node. Cheap to clone.
 ///
 /// What changes something is done by the pod's driver, to the end, also when the caller goes away. Ids may be
@@ -59,7 +62,7 @@ impl Pods {
             return Err(Error::UnknownHandler(config.runtime_handler));
         }
         if config.namespaces.network == NetworkMode::Pod {
-            self.node.network.admit(&config)?;
+            self.node.network.admit(&config).await?;
         }
         let config = Arc::new(config);
         let id = PodId::from_bytes(random_bytes()?);
@@ -265,12 +268,24 @@ impl Pods {
         self.view().container(id).cloned().map_err(|lookup| Error::no_container(id, lookup))
     }
 
-    /// Whether pods can be attached to the network; else why not.
+    /// Whether pods can be attached to the network; else why not. Never waits for a plugin, and for a slow disk a second
+    /// at most.
     ///
     /// # Errors
     /// The network's own word.
-    pub fn network_ready(&self) -> Result<(), network::Error> {
+    pub async fn network_ready(&self) -> Result<(), network::Error> {
+        let _late = tokio::time::timeout(LOOK_MAX, self.node.network.look()).await;
         self.node.network.ready()
+    }
+
+    /// The CNI configuration and how it was loaded, for a verbose status.
+    pub fn cni_info(&self) -> Option<(serde_json::Value, String)> {
+        self.node.network.cni_info()
+    }
+
+    /// Pods of which something could not be taken away yet, such as an address; it is retried.
+    pub fn pending_removals(&self) -> Vec<PodId> {
+        self.node.debts.pods()
     }
 
     pub fn images(&self) -> &Images {

@@ -408,6 +408,20 @@ pub fn close_all_but(keep: &mut [i32]) -> io::Result<()> {
     close_range(first, u32::MAX)
 }
 
+/// Has `command` start as a stranger: in a session and process group of its own, with the usual umask (022), and with no
+/// descriptor but the three standard ones.
+pub fn make_stranger(command: &mut tokio::process::Command) {
+    let between = || {
+        rustix::process::setsid()?;
+        rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+        // SAFETY: it closes nothing before the execve, up to which the standard library needs descriptors of its own.
+        check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+            .map(drop)
+    };
+    // SAFETY: between fork and execve these are system calls and nothing else: no lock, no allocation.
+    unsafe { command.pre_exec(between) };
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: closes descriptors whose owners, by the contract above, are never used again.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)

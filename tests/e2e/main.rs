@@ -11,6 +11,7 @@ mod check;
 mod churn;
 mod cli;
 mod clients;
+mod cni;
 mod conformance;
 mod container;
 mod crictl;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         own_log::TESTS,
         image::TESTS,
         network::TESTS,
+        cni::TESTS,
         security::TESTS,
         gauntlet::TESTS,
         event::TESTS,

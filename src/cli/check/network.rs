@@ -1,7 +1,7 @@
 use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
 use super::{
-    Finding,
+    Finding, fail,
     host::Host,
     ok,
     scratch::{FOLDER, attempt},
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{PodConfig, PodId},
-    network::{Config, Network, Request},
+    network::{Config, Mode, Network, Request, inspect_cni},
     sys::{
         process::{Namespaces, unshare},
         sysctl,
@@ -18,18 +18,41 @@ use crate::{
 };
 
 pub(super) fn questions(host: &Host, config: &Config) -> Vec<Finding> {
-    vec![bridge(config), forwarding(host), bridge_filter(host)]
+    vec![cni(config), bridge(config), forwarding(host), bridge_filter(host)]
+}
+
+/// Reads the CNI configuration and asks its plugins, as the daemon does.
+fn cni(config: &Config) -> Finding {
+    let topic = "CNI";
+    if !matches!(config.mode, Mode::Auto | Mode::Cni) {
+        return ok(topic, "not used (network.mode)");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let inspected = runtime
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| runtime.block_on(inspect_cni(config)).map_err(|error| chain(&error)));
+    let (folder, alone) = (config.cni_conf_dir.display(), config.mode == Mode::Cni);
+    match inspected {
+        Ok(Some((path, network))) => {
+            ok(topic, format!("pods go on the network {network} of {}", path.display()))
+        }
+        Ok(None) if alone => {
+            fail(topic, format!("no configuration in {folder}: no pod with a network of its own can start"))
+        }
+        Ok(None) => ok(topic, format!("no configuration in {folder}: pods go on the built-in bridge")),
+        Err(error) => fail(topic, format!("no pod with a network of its own can start: {error}")),
+    }
 }
 
 /// Attaches a pod to the built-in bridge and detaches it, on a host of its own.
 fn bridge(config: &Config) -> Finding {
     let topic = "pod network";
-    if !config.enabled {
-        return ok(topic, "switched off (network.enabled): only pods with the host's network can start");
+    if config.mode == Mode::None {
+        return ok(topic, "switched off (network.mode): only pods with the host's network can start");
     }
+    let config = Config { mode: Mode::Bridge, ..config.clone() };
     let tried = attempt(Namespaces::MOUNT.and(Namespaces::NETWORK), || {
-        let network =
-            Network::open(config, &Path::new(FOLDER).join("leases")).map_err(|error| chain(&error))?;
+        let network = Network::open(&config, Path::new(FOLDER)).map_err(|error| chain(&error))?;
         let netns = new_netns().map_err(|error| format!("make a network namespace: {error}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
@@ -96,6 +119,23 @@ mod tests {
     use super::{super::Level, *};
 
     #[test]
+    fn a_configuration_that_cannot_work_is_a_fault_and_none_is_only_where_plugins_are_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = |mode| Config { mode, cni_conf_dir: folder.path().into(), ..Config::default() };
+        assert_eq!(cni(&config(Mode::Bridge)).level, Level::Ok);
+        assert_eq!(cni(&config(Mode::Auto)).level, Level::Ok);
+        let none = cni(&config(Mode::Cni));
+        assert!(none.level == Level::Fail && none.text.starts_with("no configuration in"), "{}", none.text);
+        std::fs::write(folder.path().join("a.conf"), r#"{"name": "a", "type": "no-such-plugin"}"#).unwrap();
+        let missing = cni(&config(Mode::Auto));
+        assert!(
+            missing.level == Level::Fail && missing.text.contains("CNI plugin no-such-plugin"),
+            "{}",
+            missing.text
+        );
+    }
+
+    #[test]
     fn what_is_on_need_not_be_tried_and_what_is_off_by_choice_is_no_fault() {
         let (host, _dir) = Host::fake(&[
             ("proc/sys/net/ipv4/ip_forward", "1\n"),
@@ -103,6 +143,6 @@ mod tests {
         ]);
         assert_eq!(forwarding(&host).level, Level::Ok);
         assert_eq!(bridge_filter(&host).level, Level::Warn);
-        assert_eq!(bridge(&Config { enabled: false, ..Config::default() }).level, Level::Ok);
+        assert_eq!(bridge(&Config { mode: Mode::None, ..Config::default() }).level, Level::Ok);
     }
 }

@@ -11,13 +11,31 @@ use super::{
     scratch::{FOLDER, attempt},
     warn,
 };
-use crate::{launcher, sys::process::Namespaces};
+use crate::{launcher, model::PodId, sys::process::Namespaces};
 
 /// As many layers as an image may have.
 const LAYERS_MANY: usize = 127;
 
 pub(super) fn questions(root: &Path) -> Vec<Finding> {
-    vec![overlayfs(), layers(), storage(root)]
+    vec![overlayfs(), layers(), storage(root), pending(root)]
+}
+
+/// What the daemon could not take away of pods yet (docs/formats/state.md, `owed`).
+fn pending(root: &Path) -> Finding {
+    let topic = "pending removals";
+    let names = fs::read_dir(root.join("owed")).into_iter().flatten().flatten();
+    let pods: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let pods: Vec<&str> = pods.iter().map(String::as_str).filter(|name| PodId::parse(name).is_ok()).collect();
+    match pods.as_slice() {
+        [] => ok(topic, "none"),
+        [first, ..] => warn(
+            topic,
+            format!(
+                "of {} pods something is left, such as an address (one is {first}): the daemon retries it, and its log says why",
+                pods.len()
+            ),
+        ),
+    }
 }
 
 fn in_memory(layers: usize) -> Result<String, String> {
@@ -85,5 +103,22 @@ impl Drop for Scratch {
         if let Err(error) = fs::remove_dir_all(&self.0) {
             eprintln!("pintle: {} could not be removed: {error}", self.0.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+
+    #[test]
+    fn what_is_left_of_pods_is_counted() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(pending(root.path()).level, Level::Ok);
+        fs::create_dir(root.path().join("owed")).unwrap();
+        for name in [PodId::from_bytes([7; 32]).as_str(), "not-a-pod"] {
+            fs::write(root.path().join("owed").join(name), "").unwrap();
+        }
+        let found = pending(root.path());
+        assert!(found.level == Level::Warn && found.text.starts_with("of 1 pods"), "{}", found.text);
     }
 }

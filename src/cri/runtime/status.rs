@@ -7,6 +7,7 @@ use super::RuntimeService;
 use crate::{
     cgroup::Driver,
     cri::{Node, code, parse, wire},
+    model::PodId,
     network,
     pod::View,
     telemetry::log,
@@ -27,9 +28,16 @@ impl RuntimeService {
     }
 
     pub(super) async fn status(&self, request: wire::StatusRequest) -> Result<wire::StatusResponse, Status> {
-        let network = self.pods.network_ready();
+        let network = self.pods.network_ready().await;
         let info = if request.verbose {
-            info(&self.node, &self.pods.view(), self.pods.cgroup_notice())
+            let pending = self.pods.pending_removals();
+            let mut info = info(&self.node, &self.pods.view(), &pending, self.pods.cgroup_notice());
+            // The names that containerd has for them: tools look for these.
+            if let Some((config, status)) = self.pods.cni_info() {
+                info.insert("cniconfig".into(), config.to_string());
+                info.insert("lastCNILoadStatus".into(), status);
+            }
+            info
         } else {
             HashMap::new()
         };
@@ -114,13 +122,14 @@ fn runtime_config(node: &Node) -> wire::RuntimeConfigResponse {
     wire::RuntimeConfigResponse { linux: Some(linux) }
 }
 
-fn info(node: &Node, view: &View, notice: Option<String>) -> HashMap<String, String> {
+fn info(node: &Node, view: &View, pending: &[PodId], notice: Option<String>) -> HashMap<String, String> {
     let mut info = json!({
         "version": node.runtime_version,
         "cgroupDriver": node.cgroup_driver,
         "pods": view.pods.len(),
         "containers": view.pods.iter().map(|pod| pod.containers.len()).sum::<usize>(),
         "logLinesLost": log::lost(),
+        "pendingRemovals": pending,
     });
     if let (Some(notice), Some(info)) = (notice, info.as_object_mut()) {
         info.insert("cgroupNotice".into(), notice.into());
@@ -163,7 +172,7 @@ mod tests {
         let missing = wire::RuntimeCondition {
             status: false,
             reason: "NetworkPluginNotReady".into(),
-            message: "no network is configured: the built-in bridge is switched off (network.enabled)".into(),
+            message: "no network is configured: pods of their own network are switched off (network.mode = \"none\")".into(),
             ..network
         };
         assert_eq!(conditions(Err(network::Error::NotConfigured)), [ready, missing]);
@@ -194,16 +203,18 @@ mod tests {
     #[test]
     fn verbose_status_counts() {
         let view = View { pods: vec![Arc::new(pod())] };
-        let info: serde_json::Value =
-            serde_json::from_str(&info(&node(Driver::Cgroupfs), &view, None)["info"]).unwrap();
-        let expected = json!({"version": "1.2.3", "cgroupDriver": "Cgroupfs", "pods": 1, "containers": 1, "logLinesLost": 0});
+        let info: serde_json::Value = serde_json::from_str(
+            &info(&node(Driver::Cgroupfs), &view, &[PodId::from_bytes([7; 32])], None)["info"],
+        )
+        .unwrap();
+        let expected = json!({"version": "1.2.3", "cgroupDriver": "Cgroupfs", "pods": 1, "containers": 1, "logLinesLost": 0, "pendingRemovals": ["07".repeat(32)]});
         assert_eq!(info, expected);
     }
 
     #[test]
     fn verbose_status_tells_what_an_operator_should_know() {
         let view = View { pods: vec![] };
-        let info = info(&node(Driver::Systemd), &view, Some("the kubelet uses another driver".into()));
+        let info = info(&node(Driver::Systemd), &view, &[], Some("the kubelet uses another driver".into()));
         let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
         assert_eq!(info["cgroupNotice"], "the kubelet uses another driver");
     }

@@ -21,7 +21,7 @@ use crate::{
     pod::{
         drive::{Driver, Pod},
         error::chain,
-        keep::{self, blocking},
+        keep::{self, blocking, owed::Debt},
         node::Node,
         reach::SupervisorAccess,
     },
@@ -185,7 +185,12 @@ async fn sweep(node: &Arc<Node>, plan: &Plan) {
         Err(error) => warn!(%error, "could not list the containers; no writable layer is removed"),
     }
     match tokio::time::timeout(SWEEP_MAX, node.network.sweep(&live, &held)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(dead)) => {
+            for pod in dead {
+                let debt = Debt { pod, network: true, cgroup: None, records: false };
+                node.debts.add(&node.places, debt).await;
+            }
+        }
         Ok(Err(error)) => warn!(error = %chain(&error), "could not release networks of no pod"),
         Err(_) => warn!("releasing networks of no pod took too long; the next start goes on with it"),
     }

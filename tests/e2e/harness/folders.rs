@@ -20,8 +20,10 @@ impl Folders {
     pub(crate) fn new() -> Self {
         let temporary = tempfile::Builder::new().prefix("pintle-e2e-").tempdir().unwrap();
         let folders = Self { temporary, cgroups: Cgroups::new() };
-        for folder in ["root", "state", "logs", "conf.d", "shared"] {
-            fs::create_dir(folders.path(folder)).unwrap();
+        for folder in
+            ["root", "state", "logs", "conf.d", "shared", "cni/net.d", "cni/bin", "cni/plugins", "netns"]
+        {
+            fs::create_dir_all(folders.path(folder)).unwrap();
         }
         folders
     }

@@ -95,7 +95,7 @@ fn cgroups(node: &Node) -> Vec<String> {
 fn links(node: &Node) -> Vec<String> {
     let links = node.run("ip", ["-o", "link", "show", "type", "veth"]);
     let names = links.lines().filter_map(|line| line.split(": ").nth(1));
-    let named = fs::read_dir(node.namespaces().root().join("run/netns")).into_iter().flatten().flatten();
+    let named = fs::read_dir(node.path("netns")).into_iter().flatten().flatten();
     let named = named.map(|entry| format!("netns {}", entry.file_name().display()));
     names.map(|name| format!("link {name}")).chain(named).collect()
 }

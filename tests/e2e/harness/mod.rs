@@ -29,7 +29,7 @@ pub(crate) use http::{ROLE as NODE_GET, node_get};
 pub(crate) use init::{ROLE as NODE_INIT, node_init};
 pub(crate) use node::{Node, Setup};
 pub(crate) use pod::{Container, Output, Pod, pod_config};
-pub(crate) use programs::{client, other_clients, patched_critest, pintle};
+pub(crate) use programs::{client, new_plugins, other_clients, patched_critest, pintle};
 pub(crate) use wait::wait_until;
 
 /// The small image that most tests run.

@@ -362,13 +362,18 @@ fn start_registry(folders: &Folders, namespaces: &Namespaces) -> Child {
 /// The node's own places, and what the test adds.
 fn write_config(folders: &Folders, more: &str) {
     let text = format!(
-        "root = {:?}\nstate = {:?}\nlisten = \"unix://{}\"\n\n[image]\nregistry_config_dir = {:?}\n\n[cgroup]\ndriver = {:?}\nparent = {:?}\n",
+        "root = {:?}\nstate = {:?}\nlisten = \"unix://{}\"\n\n[image]\nregistry_config_dir = {:?}\n\n[cgroup]\ndriver = {:?}\nparent = {:?}\n\n\
+         [network]\ncni_conf_dir = {:?}\ncni_bin_dirs = [{:?}, \"/usr/lib/cni\"]\ncni_cache_dir = {:?}\nnetns_dir = {:?}\n",
         folders.path("root"),
         folders.path("state"),
         folders.path("pintle.sock").display(),
         test_images().join("hosts"),
         folders.cgroups.driver().name(),
         folders.cgroups.configured_parent(),
+        folders.path("cni/net.d"),
+        folders.path("cni/bin"),
+        folders.path("cni/cache"),
+        folders.path("netns"),
     );
     fs::write(folders.path("config.toml"), text).unwrap();
     if !more.is_empty() {

@@ -15,6 +15,8 @@ static TOOLS: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 static OTHER_CLIENTS: LazyLock<PathBuf> =
     LazyLock::new(|| printed_folder(&mut Command::new("hack/tools/clients")));
+static NEW_PLUGINS: LazyLock<PathBuf> =
+    LazyLock::new(|| printed_folder(&mut Command::new("hack/tools/plugins")));
 static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut make = Command::new(env!("CARGO"));
     make.args(["run", "-q", "-p", "xtask", "--", "images"]);
@@ -24,6 +26,11 @@ static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
 /// The folder that a variable names: a machine that only runs the tests can make nothing.
 fn made_before(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).map(PathBuf::from)
+}
+
+/// The folder with CNI plugins of a release that knows version 1.1, `cnitool` and `cachecheck`.
+pub(crate) fn new_plugins() -> &'static Path {
+    &NEW_PLUGINS
 }
 
 /// `crictl` or `critest`, of the version that `hack/tools` pins.

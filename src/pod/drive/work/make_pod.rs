@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
 use super::{super::driver::Pod, Report, tear_down::clear};
@@ -49,19 +50,22 @@ pub(super) async fn make(pod: Arc<Pod>, zygote: Option<Arc<Zygote>>) -> Report {
         return Report::PodFailed(Leftovers::default(), error);
     };
     // The turn ends with the making, before anybody is told.
-    let _turn = match pod.node.creates.enter().await {
+    let turn = match pod.node.creates.enter().await {
         Ok(turn) => turn,
         Err(busy) => return Report::PodFailed(Leftovers::default(), busy),
     };
-    match steps(&pod, &zygote).await {
+    match steps(&pod, &zygote, turn).await {
         Ok((client, made)) => Report::Connected(client, Outcome::PodMade(Ok(Box::new(made)))),
         Err(Failed { leftovers, error }) => Report::PodFailed(leftovers, error),
     }
 }
 
-async fn steps(pod: &Pod, zygote: &Zygote) -> Result<(Client, MadePod), Failed> {
+async fn steps(pod: &Pod, zygote: &Zygote, turn: OwnedSemaphorePermit) -> Result<(Client, MadePod), Failed> {
     let grouped = Intended::write(pod).await?.make_cgroup().await?;
-    grouped.spawn(zygote).await?.attach().await?.write_files().await
+    let supervised = grouped.spawn(zygote).await?;
+    // Plugins have turns of their own: those that hang must not keep pods back that need none.
+    let _turn = Some(turn).filter(|_| !pod.node.network.asks_plugins());
+    supervised.attach().await?.write_files().await
 }
 
 /// The records say that there is to be a pod.

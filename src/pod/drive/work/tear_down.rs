@@ -59,7 +59,7 @@ pub(in crate::pod) async fn end_pod(pod: &Arc<Pod>, client: Option<&Client>) -> 
     };
     crate::failpoint!("pod.cgroup-removed");
     let (network_held, cgroup_held) = (network.is_err(), cgroup.is_err());
-    let hopeless = matches!(network, Err(network::Error::NotConfigured));
+    let hopeless = matches!(network, Err(network::Error::BadAttachment { .. }));
     if let (Err(_), Err(error)) = (&network, &cgroup) {
         warn!(pod = %pod.id, error = %chain(error), "could not remove the pod's cgroup");
     }
