@@ -36,7 +36,7 @@ pub(super) struct Client {
 /// Why the daemon did not do it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("no daemon answers on {}; is `pintle serve` running?", path.display())]
+    #[error("no `pintle serve` answers on {}", path.display())]
     Connect {
         path: PathBuf,
         #[source]

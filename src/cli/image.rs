@@ -96,28 +96,45 @@ pub(super) fn list(place: Place) -> Result<Exit, Exit> {
     say(&table(rows))
 }
 
-/// `pintle image rm`: by the daemon, else from the store. All are tried; a failure shows in the exit code.
+/// `pintle image rm`: by the daemon, else from the store. All are tried; a failure shows in the exit code, and so does
+/// an image that is not here, which the CRI takes for removed.
 pub(super) fn remove(place: Place, references: &[String]) -> Result<Exit, Exit> {
     let config = place.load(None)?.config;
     let mut exit = Exit::OK;
     match daemon(&config)? {
         Some((runtime, mut client)) => {
             for reference in references {
-                if let Err(error) = runtime.block_on(client.remove_image(reference)) {
-                    exit = Exit::FAILED.because(&error);
-                }
+                let removed = runtime.block_on(async {
+                    let found = client.find_image(reference).await?.is_some();
+                    client.remove_image(reference).await.map(|()| found)
+                });
+                exit = after_removal(reference, removed).unwrap_or(exit);
             }
         }
         None => {
             let (images, runtime) = (open(&config)?, runtime()?);
             for reference in references {
-                if let Err(error) = runtime.block_on(images.remove(reference)) {
-                    exit = Exit::FAILED.because(&error);
-                }
+                let removed = runtime.block_on(async {
+                    let found = images.find(reference)?.is_some();
+                    images.remove(reference).await.map(|()| found)
+                });
+                exit = after_removal(reference, removed).unwrap_or(exit);
             }
         }
     }
     Ok(exit)
+}
+
+/// Says what went wrong with a removal, and the exit code for it. `removed`: whether there was an image.
+fn after_removal<E: std::error::Error>(reference: &str, removed: Result<bool, E>) -> Option<Exit> {
+    match removed {
+        Ok(true) => None,
+        Ok(false) => {
+            eprintln!("pintle: remove image {reference}: it is not here");
+            Some(Exit::FAILED)
+        }
+        Err(error) => Some(Exit::FAILED.because(&error)),
+    }
 }
 
 fn open(config: &Config) -> Result<Images, Exit> {

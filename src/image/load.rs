@@ -462,7 +462,8 @@ mod tests {
             (&flipped, "archive: "),
             (b"\xfd7zXZ\0 and more", "xz is not supported"),
             (b"BZh91AY", "bzip2 is not supported"),
-            (&gzip(b"no tar"), "archive: "),
+            (&gzip(b"no tar"), "it is no tar archive"),
+            (&b"root:x:0:0:root:/root:/bin/bash\n".repeat(40), "it is no tar archive"),
             (b"", "neither an OCI layout"),
         ] {
             let error = node.load_as(&node.file("archive", bytes), None).unwrap_err();

@@ -187,11 +187,13 @@ fn a_saved_and_packed_image_comes_through_a_pipe_and_runs() {
         tar -c manifest.json config.json layer.tar | gzip > saved.tgz
         cat saved.tgz | "$3" image load --config "$2"/config.toml --tag saved.test/busybox:old -
         if echo no archive | "$3" image load --config "$2"/config.toml -; then exit 1; fi
+        if "$3" image rm --config "$2"/config.toml saved.test/other:1 2>&1; then exit 1; fi
     "#;
     let program = crate::harness::pintle();
     let [folder, node_folder] = [folder, node.path("")].map(|path| path.to_string_lossy().into_owned());
     let said = node.run("sh", ["-c", script, "sh", &folder, &node_folder, &program.to_string_lossy()]);
     assert!(said.contains("loaded saved.test/busybox:old\n"), "{said}");
+    assert!(said.contains("remove image saved.test/other:1: it is not here\n"), "{said}");
 
     let image = find(&node, "saved.test/busybox:old").unwrap();
     assert_eq!(image.repo_tags, ["saved.test/busybox:old"]);

@@ -14,7 +14,7 @@ use super::{
 const BUFFER_BYTES: usize = 128 << 10;
 /// The buffer grows to this for a header with all its extensions, and no further; bytes.
 const BUFFER_BYTES_MAX: usize = 3 * METADATA_BYTES_MAX as usize;
-const BLOCK_BYTES: u64 = 512;
+pub(in crate::image) const BLOCK_BYTES: u64 = 512;
 
 /// A tar stream, entry after entry.
 ///
@@ -241,6 +241,13 @@ impl Entry {
             _ => 0,
         }
     }
+}
+
+/// Whether bytes begin as a tar does: with a header whose checksum holds, or with the zeros that end one.
+pub(in crate::image) fn begins_tar(bytes: &[u8]) -> bool {
+    const BLOCK: usize = BLOCK_BYTES as usize;
+    let header = bytes.first_chunk::<BLOCK>().map(Header::from_bytes);
+    header.is_some_and(|header| header.is_empty() || header.verify_checksum().is_ok())
 }
 
 /// Goes past the extension headers at the start of `rest` to the entry's own header and takes its numbers out.

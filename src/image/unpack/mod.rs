@@ -22,8 +22,7 @@ mod tree;
 #[cfg(test)]
 pub(super) mod testtar;
 
-pub(super) use archive::Archive;
-pub(super) use archive::Kind;
+pub(super) use archive::{Archive, BLOCK_BYTES, Kind, begins_tar};
 pub(super) use layer::{Limits, Unpacked, unpack};
 pub(super) use overlay::Below;
 
