@@ -20,7 +20,9 @@ use rustix::{
 };
 use serde::Deserialize;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, Registry, filter::ParseError, layer::SubscriberExt as _,
+    Layer as _, Registry,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
 
@@ -73,7 +75,7 @@ pub enum Error {
     Level {
         level: String,
         #[source]
-        source: ParseError,
+        source: Box<dyn StdError + Send + Sync>,
     },
     #[error("open the journal")]
     Journal(#[source] io::Error),
@@ -84,8 +86,16 @@ pub enum Error {
 }
 
 /// Checks a level without setting anything up.
-pub fn parse_level(level: &str) -> Result<EnvFilter, Error> {
-    EnvFilter::builder().parse(level).map_err(|source| Error::Level { level: level.into(), source })
+///
+/// # Errors
+/// [`Error::Level`]: something in it is neither a level nor `room=level`.
+pub fn parse_level(level: &str) -> Result<Targets, Error> {
+    let wrong = |source| Error::Level { level: level.into(), source };
+    for word in level.split(',').filter(|word| !word.contains('=')) {
+        // The parser would take it for a room of which all is wanted, and of others nothing.
+        word.parse::<LevelFilter>().map_err(|error| wrong(error.into()))?;
+    }
+    level.parse::<Targets>().map_err(|error| wrong(error.into()))
 }
 
 /// Sets up logging for the whole process; once.
@@ -210,8 +220,10 @@ mod tests {
     #[test]
     fn a_level_may_differ_by_room_and_nonsense_is_refused() {
         assert!(parse_level("info,pintle::image=debug").is_ok());
-        let error = parse_level("pintle=loud").unwrap_err();
-        assert_eq!(error.to_string(), "log level \"pintle=loud\" is not one");
+        for nonsense in ["pintle=loud", "inf", "pintle::image", "info,pintle"] {
+            let error = parse_level(nonsense).unwrap_err();
+            assert_eq!(error.to_string(), format!("log level {nonsense:?} is not one"));
+        }
     }
 
     #[test]
