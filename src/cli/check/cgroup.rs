@@ -96,12 +96,12 @@ impl Pod {
         };
         let mut findings = vec![made, self.limits(), self.devices()];
         let optional = [
-            (cpuset(), "containers cannot be bound to processors"),
-            (hugepages(), "huge pages are not limited"),
+            (cpuset(), "processors", "containers cannot be bound to some"),
+            (hugepages(), "huge pages", "they are not limited"),
         ];
-        for (resources, loss) in optional {
+        for (resources, what, loss) in optional {
             if let Some(Err(error)) = resources.map(|resources| self.limit(&resources, &[])) {
-                findings.push(warn("limits", format!("{loss}: {error}")));
+                findings.push(warn(what, format!("{loss}: {error}")));
             }
         }
         findings.push(self.swap(swap_is_on));
