@@ -25,6 +25,9 @@ const WARM_UP: usize = 5;
 const EXECS: usize = 200;
 /// Pods alive at once for the memory figures.
 const PODS: usize = 50;
+/// Daemons one after the other, and the pods that each of them makes and the next one finds.
+const GENERATIONS: usize = 3;
+const PODS_OF_EACH: usize = 10;
 /// Containers alive at once for the lists.
 const LISTED: usize = 100;
 const LISTS: usize = 200;
@@ -72,6 +75,7 @@ async fn measure(peer: Peer) -> Result<Figures> {
     lives(&mut node, &mut figures).await?;
     execs(&mut node, &mut figures).await?;
     memory(&mut node, &mut figures).await?;
+    generations(&mut node, &mut figures).await?;
     lists(&mut node, &mut figures).await?;
     logs(&mut node, &mut figures).await?;
     node.stop()?;
@@ -127,6 +131,30 @@ async fn memory(node: &mut runtime::Node, figures: &mut Figures) -> Result<()> {
     figures.push(("daemon RSS with 50 pods, MiB", mib(node.daemon_rss_kib()?)));
     for (pod, container) in pods {
         node.end_pod(&pod, &container).await?;
+    }
+    Ok(())
+}
+
+/// What the pods of several daemons cost together: of one program that is restarted, and of one that is upgraded.
+async fn generations(node: &mut runtime::Node, figures: &mut Figures) -> Result<()> {
+    let restarted = ["per pod of 3 daemons, PSS + page tables, KiB", "copies of the program, MiB"];
+    let upgraded = ["per pod of 3 daemons and upgrades, KiB", "copies of the programs, MiB"];
+    for (names, is_upgrade) in [(restarted, false), (upgraded, true)] {
+        let mut pods = Vec::new();
+        for generation in 0..GENERATIONS {
+            if generation > 0 {
+                node.restart(is_upgrade).await?;
+            }
+            for index in 0..PODS_OF_EACH {
+                let name = format!("generation-{is_upgrade}-{generation}-{index}");
+                pods.push(node.start_pod(&name, &["sleep", "1000"]).await?);
+            }
+        }
+        figures.push((names[0], (node.helpers_kib()? / pods.len() as u64).to_string()));
+        figures.push((names[1], mib(node.copies_kib()?)));
+        for (pod, container) in pods {
+            node.end_pod(&pod, &container).await?;
+        }
     }
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! A runtime under measurement: its daemon, in folders and a cgroup of its own.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    io::Write as _,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -73,6 +76,8 @@ pub(crate) struct Node {
     /// On tmpfs, as `/run` is: live records and sockets.
     state: PathBuf,
     cgroup: String,
+    /// pintle's own: what the next daemon is started from.
+    program: PathBuf,
     pub(crate) runtime: RuntimeServiceClient<Channel>,
 }
 
@@ -86,25 +91,56 @@ impl Node {
         fs::create_dir_all(format!("{CPU}{cgroup}/daemon"))?;
         make_parents(&format!("{cgroup}/pods"))?;
         let image = archive(&folder, IMAGE, &["sh"])?;
-        let socket = folder.join("cri.sock");
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_pintle"));
         let mut command = match peer {
-            Peer::Pintle => pintle(&folder, &state, &socket, &image)?,
-            Peer::Containerd => containerd(&folder, &state, &socket)?,
+            Peer::Pintle => pintle(&program, &folder, &state),
+            Peer::Containerd => containerd(&folder, &state)?,
         };
-        let log = fs::File::create(folder.join("daemon.log"))?;
-        let daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        fs::write(format!("{CPU}{cgroup}/daemon/cgroup.procs"), daemon.id().to_string())?;
-        let runtime = connect(&socket).await?;
-        let mut node = Self { peer, daemon, folder, state, cgroup, runtime };
+        if peer == Peer::Pintle {
+            let root = folder.join("root");
+            run(Command::new(&program).args(["image", "load", "--root"]).arg(root).arg(&image))?;
+        }
+        let daemon = spawn(&mut command, &folder, &cgroup)?;
+        let runtime = connect(&socket_in(&folder)).await?;
+        let mut node = Self { peer, daemon, folder, state, cgroup, program, runtime };
         if peer == Peer::Containerd {
             let pause = archive(&node.folder, PAUSE, &["sleep", "1000000"])?;
             for image in [&image, &pause] {
                 let mut ctr = Command::new("ctr");
-                run(ctr.arg("-a").arg(&socket).args(["-n", "k8s.io", "images", "import"]).arg(image))?;
+                run(ctr
+                    .arg("-a")
+                    .arg(socket_in(&node.folder))
+                    .args(["-n", "k8s.io", "images", "import"])
+                    .arg(image))?;
             }
         }
         node.version().await?;
         Ok(node)
+    }
+
+    /// Ends the daemon and starts another one; the pods go on. `upgraded`: pintle's program is another file with
+    /// another content, so that supervisors of before and after have no page in common.
+    pub(crate) async fn restart(&mut self, upgraded: bool) -> Result<()> {
+        run(Command::new("kill").arg(self.daemon.id().to_string()))?;
+        self.daemon.wait()?;
+        if upgraded {
+            let next = self.folder.join(format!("pintle-{}", self.daemon.id()));
+            fs::copy(&self.program, &next)?;
+            // What follows the sections of a program is nothing to the kernel.
+            fs::File::options().append(true).open(&next)?.write_all(b"x")?;
+            self.program = next;
+        }
+        let mut command = match self.peer {
+            Peer::Pintle => pintle(&self.program, &self.folder, &self.state),
+            Peer::Containerd => containerd(&self.folder, &self.state)?,
+        };
+        fs::remove_file(socket_in(&self.folder)).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        self.daemon = spawn(&mut command, &self.folder, &self.cgroup)?;
+        self.runtime = connect(&socket_in(&self.folder)).await?;
+        self.version().await.map(drop)
     }
 
     pub(crate) async fn version(&mut self) -> Result<String> {
@@ -229,6 +265,22 @@ impl Node {
         Ok(total)
     }
 
+    /// Memory of the copies of itself that pintle's supervisors run from, in KiB; what is not mapped counts too.
+    pub(crate) fn copies_kib(&self) -> Result<u64> {
+        let mut copies = BTreeMap::new();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let exe = entry.path().join("exe");
+            let is_copy =
+                fs::read_link(&exe).is_ok_and(|exe| exe.display().to_string().contains("memfd:pintle"));
+            let cgroup = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            if is_copy && cgroup.contains(&self.cgroup) {
+                let copy = fs::metadata(&exe)?;
+                copies.insert(copy.ino(), copy.blocks() / 2);
+            }
+        }
+        Ok(copies.values().sum())
+    }
+
     pub(crate) fn stop(mut self) -> Result<()> {
         run(Command::new("kill").arg(self.daemon.id().to_string()))?;
         self.daemon.wait()?;
@@ -309,19 +361,27 @@ fn runtime_default() -> v1::SecurityProfile {
     v1::SecurityProfile::default()
 }
 
-fn pintle(folder: &Path, state: &Path, socket: &Path, image: &Path) -> Result<Command> {
-    let binary = env!("CARGO_BIN_EXE_pintle");
-    let root = folder.join("root");
-    run(Command::new(binary).args(["image", "load", "--root"]).arg(&root).arg(image))?;
-    let mut command = Command::new(binary);
-    command.arg("serve").arg("--root").arg(root).arg("--state").arg(state);
-    command.arg("--listen").arg(format!("unix://{}", socket.display()));
-    Ok(command)
+/// Starts a daemon in its cgroup, with its log in the folder.
+fn spawn(command: &mut Command, folder: &Path, cgroup: &str) -> Result<Child> {
+    let log = fs::File::options().create(true).append(true).open(folder.join("daemon.log"))?;
+    let daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+    fs::write(format!("{CPU}{cgroup}/daemon/cgroup.procs"), daemon.id().to_string())?;
+    Ok(daemon)
 }
 
-fn containerd(folder: &Path, state: &Path, socket: &Path) -> Result<Command> {
-    let config = folder.join("containerd.toml");
-    let root = folder.join("root");
+fn socket_in(folder: &Path) -> PathBuf {
+    folder.join("cri.sock")
+}
+
+fn pintle(program: &Path, folder: &Path, state: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg("serve").arg("--root").arg(folder.join("root")).arg("--state").arg(state);
+    command.arg("--listen").arg(format!("unix://{}", socket_in(folder).display()));
+    command
+}
+
+fn containerd(folder: &Path, state: &Path) -> Result<Command> {
+    let (config, root, socket) = (folder.join("containerd.toml"), folder.join("root"), socket_in(folder));
     fs::write(
         &config,
         format!(
