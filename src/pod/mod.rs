@@ -48,6 +48,8 @@ mod reconcile;
 mod recover;
 mod seccomp;
 mod signal;
+#[cfg(test)]
+mod sim;
 mod view;
 
 pub use config::Config;

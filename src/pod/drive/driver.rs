@@ -100,7 +100,7 @@ impl Driver {
     /// The driver of a pod of an earlier daemon, which is shown at once. The receiver ends when it is known
     /// whether its supervisor answers.
     pub(in crate::pod) fn of_recovered(pod: Pod, found: Recovered) -> (Self, Reach, oneshot::Receiver<()>) {
-        let (ledger, orders) = Ledger::recovered(pod.facts(), found);
+        let (ledger, orders) = Ledger::recovered(pod.facts(), found, Instant::now());
         let (mut driver, reach) = Self::with(pod, ledger);
         let (sender, known) = oneshot::channel();
         driver.finding_out = Some(sender);

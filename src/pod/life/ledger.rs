@@ -111,7 +111,7 @@ impl Ledger {
     }
 
     /// A pod of an earlier daemon.
-    pub(in crate::pod) fn recovered(pod: PodFacts, found: Recovered) -> (Self, Vec<Order>) {
+    pub(in crate::pod) fn recovered(pod: PodFacts, found: Recovered, now: Instant) -> (Self, Vec<Order>) {
         let Recovered { phase, attachment, supervisor_pid, limits, containers, leftovers, foreign } = found;
         let link = Link::Lost { pid: supervisor_pid };
         let state = match phase {
@@ -134,6 +134,8 @@ impl Ledger {
         }
         if phase == PodPhase::NotReady {
             ledger.undo_leftovers();
+            // A pod is torn down when all its containers have ended; how one did may not have been written.
+            ledger.containers_orphaned(now);
         } else {
             ledger.finding_out = true;
             ledger.work(Work::Reach { pid: supervisor_pid, once: true });
@@ -326,7 +328,7 @@ impl Ledger {
         view
     }
 
-    pub(super) fn view(&self) -> PodView {
+    pub(in crate::pod) fn view(&self) -> PodView {
         PodView {
             id: self.pod.id.clone(),
             config: Arc::clone(&self.pod.config),

@@ -20,6 +20,8 @@
 mod announce;
 mod container;
 mod containers;
+#[cfg(test)]
+pub(super) mod desk;
 mod ledger;
 mod limits;
 mod order;
