@@ -13,15 +13,18 @@ const FILE_LINES_MAX: usize = 500;
 const VAGUE_NAMES: [&str; 5] = ["utils", "common", "helpers", "types", "manager"];
 
 /// (crate, the only places that may name it)
-const FENCES: [(&str, &[&str]); 18] = [
+const FENCES: [(&str, &[&str]); 21] = [
     ("http", &["cri/", "metrics/"]),
-    ("hyper", &["cri/", "metrics/"]),
-    ("hyper_util", &["cri/", "cli/client", "metrics/"]),
+    ("hyper", &["cri/", "metrics/", "streaming/"]),
+    ("hyper_util", &["cri/", "cli/client", "metrics/", "streaming/"]),
     ("tonic", &["cri/", "cli/client"]),
     ("tonic_prost", &["cri/", "cli/client"]),
     ("prost", &["cri/", "cli/client", "supervisor/wire"]),
     ("prost_types", &["cri/", "supervisor/wire"]),
     ("libcontainer", &["launcher/"]),
+    ("tokio_tungstenite", &["streaming/"]),
+    ("data_encoding", &["streaming/"]),
+    ("subtle", &["streaming/token"]),
     ("zbus", &["cgroup/systemd"]),
     ("cgroups_rs", &["cgroup/"]),
     ("clap", &["cli/"]),

@@ -259,7 +259,8 @@ mod tests {
         assert_eq!(
             problem("\nrooot = '/a'"),
             "config.toml:2: rooot: unknown field `rooot`, expected one of \
-             `root`, `state`, `listen`, `log`, `cgroup`, `image`, `network`, `pod`, `metrics`"
+             `root`, `state`, `listen`, `log`, `cgroup`, `image`, `network`, `pod`, `metrics`, \
+             `streaming`"
         );
         assert_eq!(
             problem("root = '/a'\n\n[log]\nlevel = 'info'\ncolour = 1"),

@@ -12,7 +12,7 @@ mod tests {
     use super::DEFAULT;
 
     /// (table, the source that holds its struct `Config`)
-    const PARTS: [(&str, &str); 7] = [
+    const PARTS: [(&str, &str); 8] = [
         ("", "config/settings.rs"),
         ("cgroup", "cgroup"),
         ("image", "image"),
@@ -20,6 +20,7 @@ mod tests {
         ("metrics", "metrics"),
         ("network", "network"),
         ("pod", "pod"),
+        ("streaming", "streaming"),
     ];
 
     #[test]

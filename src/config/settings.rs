@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::Listen;
-use crate::{cgroup, image, metrics, network, pod, telemetry::log};
+use crate::{cgroup, image, metrics, network, pod, streaming, telemetry::log};
 
 /// The whole configuration: where pintle lives, then each room's own part.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,6 +21,7 @@ pub struct Config {
     pub network: network::Config,
     pub pod: pod::Config,
     pub metrics: metrics::Config,
+    pub streaming: streaming::Config,
 }
 
 impl Default for Config {
@@ -35,6 +36,7 @@ impl Default for Config {
             network: network::Config::default(),
             pod: pod::Config::default(),
             metrics: metrics::Config::default(),
+            streaming: streaming::Config::default(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::parse::Refusal;
 use crate::{
     cgroup, event, image,
     model::{Failure, Stage},
-    network, pod, spec,
+    network, pod, spec, streaming,
     telemetry::log,
 };
 
@@ -168,6 +168,12 @@ impl Coded for cgroup::Error {
             | Self::Unkillable { .. }
             | Self::FrozenAbove { .. } => Code::Internal,
         }
+    }
+}
+
+impl Coded for streaming::TooManyPending {
+    fn code(&self) -> Code {
+        Code::ResourceExhausted
     }
 }
 

@@ -126,6 +126,6 @@ mod tests {
             })
             .collect();
         assert_eq!(listed, expected);
-        assert_eq!(RuntimeService::BUILT.len() + ImageService::BUILT.len(), 37);
+        assert_eq!(RuntimeService::BUILT.len() + ImageService::BUILT.len(), 40);
     }
 }

@@ -43,6 +43,9 @@ subjects! {
     UpdateContainerResourcesRequest: |request| request.container_id.clone();
     ReopenContainerLogRequest: |request| request.container_id.clone();
     ExecSyncRequest: |request| request.container_id.clone();
+    ExecRequest: |request| request.container_id.clone();
+    AttachRequest: |request| request.container_id.clone();
+    PortForwardRequest: |request| request.pod_sandbox_id.clone();
     ListPodSandboxRequest: |_| String::new();
     ListContainersRequest: |_| String::new();
     ListContainerStatsRequest: |_| String::new();

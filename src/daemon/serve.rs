@@ -92,7 +92,7 @@ impl Daemon {
         if let Some(address) = &self.config.metrics.listen {
             metrics::start(address.clone(), pods.clone(), Arc::clone(&rooms.meter), stop.clone());
         }
-        let runtime = cri::RuntimeService::new(rooms.pods, rooms.meter, rooms.node);
+        let runtime = cri::RuntimeService::new(rooms.pods, rooms.meter, rooms.streams, rooms.node);
         let mut serving = pin!(cri::serve(listener, runtime, image, stop.clone().cancelled_owned()));
         let systemd = ServiceManager::find();
         systemd.tell(NotifyState::Ready);

@@ -10,6 +10,7 @@ use crate::{
     meter::Meter,
     network::{self, Network},
     pod::{self, Pods},
+    streaming,
     supervisor::Zygote,
     telemetry::log::chain,
 };
@@ -30,6 +31,12 @@ pub enum Error {
     Zygote(#[source] io::Error),
     #[error("read {BOOT_ID}")]
     BootId(#[source] io::Error),
+    #[error("serve streams on {address}")]
+    Streaming {
+        address: std::net::SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("recover the pods")]
     Pod(#[source] pod::Error),
 }
@@ -38,11 +45,13 @@ pub enum Error {
 pub(super) struct Rooms {
     pub(super) pods: Pods,
     pub(super) meter: Arc<Meter>,
+    pub(super) streams: streaming::Server,
     pub(super) node: cri::Node,
 }
 
 /// Builds every room, each from its own part of the configuration. When this returns, what an earlier daemon
-/// left is known again.
+/// left is known again. Recovery, which may use up the descriptors, comes last: whatever the daemon cannot be without is
+/// open before.
 pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     let cgroups = cgroup::Manager::detect(&config.cgroup).map_err(Error::Cgroup)?;
     let cgroup_driver = cgroups.driver();
@@ -52,6 +61,9 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     }
     let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
     let network = Network::open(&config.network, &config.root).map_err(Error::Network)?;
+    let address = config.streaming.listen;
+    let listening = streaming::bind(config.streaming.clone()).await;
+    let listening = listening.map_err(|source| Error::Streaming { address, source })?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;
     let boot_id = fs::read_to_string(BOOT_ID).map_err(Error::BootId)?.trim().to_owned();
     let deps = pod::Deps {
@@ -66,10 +78,11 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     };
     let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
     let meter = Meter::start(pods.images().clone(), pods.board());
+    let streams = listening.serve(pods.clone());
     let node = cri::Node {
         runtime_version: env!("CARGO_PKG_VERSION").into(),
         cgroup_driver,
         runtime_handlers: config.pod.runtime_handlers.clone(),
     };
-    Ok(Rooms { pods, meter, node })
+    Ok(Rooms { pods, meter, streams, node })
 }

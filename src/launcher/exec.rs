@@ -4,12 +4,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
-
 use super::{
     finish::{Identity, Keyring, Route, confine},
-    libcontainer::{Stdio, own_null},
     report::Reporter,
+    stdio::ExecStdio,
 };
 use crate::{
     model::{ContainerId, Failure, ProcessPlan, Stage},
@@ -31,7 +29,7 @@ pub struct Exec<'a> {
     pub namespaces: Namespaces,
     /// Give it a cgroup namespace, so that it sees its own leaf as the root and so the container's limits.
     pub own_cgroup_namespace: bool,
-    pub stdio: Stdio,
+    pub stdio: ExecStdio,
     /// Where the host pid of the process is left, which becomes a child of this process's parent.
     pub pid: Slot,
     pub report: Reporter,
@@ -44,7 +42,7 @@ pub fn exec(exec: &Exec<'_>) -> Failure {
         return failure;
     }
     let keyring = Keyring::of(exec.container, false);
-    let route = Route { fork: Some(exec.pid), terminal: false };
+    let route = Route { fork: Some(exec.pid), terminal: exec.stdio.is_terminal() };
     match confine(exec.plan, exec.identity, &keyring, route, &exec.report) {
         Err(failure) => failure,
         Ok(confined) => {
@@ -57,25 +55,10 @@ pub fn exec(exec: &Exec<'_>) -> Failure {
 /// The container's namespaces, the pid namespace for what is forked from now on; and the standard streams.
 fn enter(exec: &Exec<'_>) -> Result<(), Failure> {
     let failed = |what: &str, error: &std::io::Error| Failure::io(Stage::Namespace, what, "", error);
-    let owner = rustix::fs::Uid::from_raw(exec.identity.user.uid);
-    for fd in [&exec.stdio.stdout, &exec.stdio.stderr] {
-        // So that the process may open /dev/stdout again. What is no pipe of ours may refuse it.
-        let _: rustix::io::Result<()> = rustix::fs::fchown(fd, Some(owner), None);
-    }
+    exec.stdio.give_to(exec.identity.user.uid);
     if exec.own_cgroup_namespace {
         process::unshare(Namespaces::CGROUP).map_err(|error| failed("cgroup", &error))?;
     }
     process::enter(exec.init.as_fd(), exec.namespaces).map_err(|error| failed("setns", &error))?;
-    standard_streams(&exec.stdio).map_err(|error| failed("standard streams", &error))
-}
-
-fn standard_streams(stdio: &Stdio) -> std::io::Result<()> {
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    match own_null(root.as_fd()) {
-        Some(null) => rustix::stdio::dup2_stdin(null)?,
-        None => rustix::stdio::dup2_stdin(&stdio.stdin)?,
-    }
-    rustix::stdio::dup2_stdout(&stdio.stdout)?;
-    rustix::stdio::dup2_stderr(&stdio.stderr)?;
-    Ok(())
+    exec.stdio.take_up(exec.identity.user.uid).map_err(|error| failed("standard streams", &error))
 }

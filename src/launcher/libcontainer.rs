@@ -32,6 +32,7 @@ use super::{
     joined::{self, Joined},
     report::{Report, Reporter, TRACE_BYTES_MAX},
     rootfs,
+    stdio::{open_terminal, speak_through},
     template::{self, BUNDLE, PodNamespaces, ROOTFS, SHM},
     user,
     volume::{self, Tree},
@@ -300,23 +301,16 @@ impl Init {
     /// A pseudo-terminal of the container's own devpts as its three standard streams and `/dev/console`;
     /// the master goes to the supervisor.
     fn terminal(&self, root: &OwnedFd) -> io::Result<()> {
-        let flags = OFlags::RDWR | OFlags::NOCTTY;
-        let master = open_in_root(root.as_fd(), Path::new("/dev/pts/ptmx"), flags)?;
-        rustix::pty::unlockpt(&master)?;
-        let peer_flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
-        let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer_flags)?;
+        let (master, slave) = open_terminal(root.as_fd(), self.identity.user.uid)?;
         let name = rustix::pty::ptsname(&master, Vec::new())?;
         let name = PathBuf::from(OsString::from_vec(name.into_bytes()));
-        rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(self.identity.user.uid)), None)?;
         let console = make_in_root(root.as_fd(), Path::new("/dev/console"), Make::File)?;
         let tree = detached(CWD, &name, Change { peers: Some(PeerGroup::Private), ..Change::default() })?;
         attach(tree.as_fd(), console.as_fd())?;
         if self.others.is_none() {
             rustix::process::ioctl_tiocsctty(&slave)?;
         }
-        rustix::stdio::dup2_stdin(&slave)?;
-        rustix::stdio::dup2_stdout(&slave)?;
-        rustix::stdio::dup2_stderr(&slave)?;
+        speak_through(&slave)?;
         self.report.send_terminal(&master)
     }
 }

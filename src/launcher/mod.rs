@@ -13,6 +13,7 @@
 //! | `finish.rs` | the last steps before execve, the same for a container's init and for an exec |
 //! | `program.rs` | the program: looked for in PATH, explained when the kernel does not take it |
 //! | `exec.rs` | a process in a container that runs already |
+//! | `stdio.rs` | the standard streams of a process, pipes or a terminal |
 //! | `report.rs` | what these processes tell the supervisor |
 //!
 //! Everything here runs in short-lived processes that the supervisor forks, with one thread, no descriptor
@@ -34,6 +35,7 @@ mod libcontainer;
 mod program;
 mod report;
 mod rootfs;
+mod stdio;
 mod template;
 mod user;
 mod volume;
@@ -45,4 +47,5 @@ pub use joined::{Joined, mount_pod_proc};
 pub use libcontainer::{Launch, Stdio, create};
 pub use report::{Report, Reporter};
 pub use rootfs::try_overlay;
+pub use stdio::ExecStdio;
 pub use template::{PodNamespaces, build as build_namespaces};

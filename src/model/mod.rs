@@ -13,6 +13,7 @@ mod pod;
 mod process;
 mod resources;
 pub mod signal;
+mod terminal;
 mod time;
 
 pub use container::{
@@ -28,4 +29,5 @@ pub use pod::{
 };
 pub use process::{Capabilities, GroupsPolicy, ResolvedUser, SeccompChoice, Security, UserChoice};
 pub use resources::{HugepageLimit, PodLimits, Resources};
+pub use terminal::TerminalSize;
 pub use time::UnixNanos;

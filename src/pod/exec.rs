@@ -24,7 +24,7 @@ use super::{
 use crate::{
     model::{Failure, ProcessPlan, Stage},
     spec,
-    supervisor::Client,
+    supervisor::{Client, ExecStdio},
 };
 
 /// Bytes of both streams together. The reply has to fit into the 16 MiB that the kubelet receives.
@@ -83,16 +83,13 @@ async fn run(
     let client = client_of(reach, container).await?;
     let _turn = node.execs.enter(id)?;
     open_files_allow(DESCRIPTORS_PER_EXEC)?;
-    let init = init_plan(node, reach, container).await?;
-    let command = command.into_iter().map(String::into_bytes).collect();
-    let mut plan = spec::exec(&init, command, false);
-    // The init's may have been changed since.
-    plan.oom_score_adj = container.resources.oom_score_adj;
+    let plan = exec_plan(node, reach, container, command, false).await?;
 
     let (stdout, stdout_writer) = pipe_pair()?;
     let (stderr, stderr_writer) = pipe_pair()?;
     let output = Output::new(&node.execs);
-    let run = client.exec(id, &plan, stdout_writer, stderr_writer, timeout);
+    let stdio = ExecStdio::Pipes { stdin: None, stdout: stdout_writer, stderr: stderr_writer };
+    let run = client.exec(id, &plan, stdio, timeout);
     let drain = async { tokio::join!(output.drain(stdout, false), output.drain(stderr, true)) };
     tokio::pin!(run, drain);
     let exit = tokio::select! {
@@ -129,6 +126,22 @@ pub(super) async fn client_of(reach: &Reach, container: &ContainerView) -> Resul
     Err(Error::WrongState { object: format!("container {}", container.id), state, wanted })
 }
 
+/// What a command in the container is run as.
+pub(super) async fn exec_plan(
+    node: &Node,
+    reach: &Reach,
+    container: &ContainerView,
+    command: Vec<String>,
+    tty: bool,
+) -> Result<ProcessPlan, Error> {
+    let init = init_plan(node, reach, container).await?;
+    let command = command.into_iter().map(String::into_bytes).collect();
+    let mut plan = spec::exec(&init, command, tty);
+    // The init's may have been changed since.
+    plan.oom_score_adj = container.resources.oom_score_adj;
+    Ok(plan)
+}
+
 /// What the container's init was planned as: kept by this daemon, or written by an earlier one.
 async fn init_plan(node: &Node, reach: &Reach, container: &ContainerView) -> Result<Arc<ProcessPlan>, Error> {
     if let Some(plan) = reach.access.init(&container.id) {
@@ -141,7 +154,7 @@ async fn init_plan(node: &Node, reach: &Reach, container: &ContainerView) -> Res
 }
 
 /// A pipe that the daemon reads without blocking and the process writes as it likes.
-fn pipe_pair() -> Result<(OwnedFd, OwnedFd), Error> {
+pub(super) fn pipe_pair() -> Result<(OwnedFd, OwnedFd), Error> {
     rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
         .map_err(|errno| Error::Io { doing: "make a pipe for the command".into(), source: errno.into() })
 }

@@ -50,6 +50,7 @@ mod seccomp;
 mod signal;
 #[cfg(test)]
 mod sim;
+mod stream;
 mod view;
 
 pub use config::Config;
@@ -57,4 +58,5 @@ pub use error::Error;
 pub use life::{Change, Event};
 pub use node::Deps;
 pub use pods::Pods;
+pub use stream::{ExecEnds, RunningExec, Wanted};
 pub use view::{Board, ContainerState, ContainerView, PodView, View};

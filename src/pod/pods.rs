@@ -292,12 +292,16 @@ impl Pods {
         &self.node.images
     }
 
-    fn reach_pod(&self, id: &str) -> Result<Option<Reach>, Error> {
+    pub(super) fn reach_pod(&self, id: &str) -> Result<Option<Reach>, Error> {
         let Some(pod) = known(self.pod(id))? else { return Ok(None) };
         Ok(self.node.names().reach(&pod.id))
     }
 
-    fn reach_container(&self, id: &str) -> Result<(Arc<ContainerView>, Reach), Error> {
+    pub(super) fn node(&self) -> Arc<Node> {
+        Arc::clone(&self.node)
+    }
+
+    pub(super) fn reach_container(&self, id: &str) -> Result<(Arc<ContainerView>, Reach), Error> {
         let container = self.container(id)?;
         let reach = self.node.names().reach(&container.pod);
         reach.map(|reach| (container, reach)).ok_or_else(|| Error::NoSuchContainer(id.into()))

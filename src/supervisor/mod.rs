@@ -50,8 +50,9 @@ use crate::{
     store,
 };
 
+pub use crate::launcher::ExecStdio;
 pub use child::anchor_main;
-pub use daemon::{Client, Zygote};
+pub use daemon::{Attachment, Client, Shown, Zygote};
 pub use zygote::zygote_main;
 
 /// What the supervisor of a new pod has made.

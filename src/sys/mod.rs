@@ -17,4 +17,5 @@ pub mod process;
 pub mod ready;
 pub mod signal;
 pub mod sysctl;
+pub mod terminal;
 pub mod title;

@@ -5,6 +5,7 @@
 //! runs the tests of one file.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod attach;
 mod bad_input;
 mod cgroup;
 mod check;
@@ -34,6 +35,7 @@ mod restart;
 mod security;
 mod stats;
 mod stream;
+mod streaming;
 mod swap;
 mod takeover;
 mod update;
@@ -42,13 +44,14 @@ mod volume;
 
 use std::{env, process::ExitCode};
 
-use harness::{NODE_GET, NODE_INIT, node_get, node_init, runner};
+use harness::{NODE_GET, NODE_INIT, NODE_UPGRADE, node_get, node_init, node_upgrade, runner};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [NODE_INIT] => return node_init(),
         [NODE_GET, address] => return node_get(address),
+        [NODE_UPGRADE, ref urls @ ..] => return node_upgrade(urls),
         _ => {}
     }
     runner::name_panics();
@@ -80,6 +83,8 @@ fn main() -> ExitCode {
         event::TESTS,
         event::CHURN_TESTS,
         stream::TESTS,
+        streaming::TESTS,
+        attach::TESTS,
         bad_input::TESTS,
         check::TESTS,
         crictl::TESTS,

@@ -1,9 +1,13 @@
-//! ExecSync, and how long things may take.
+//! ExecSync, Exec, Attach and PortForward, and how long things may take.
 
 use std::time::Duration;
 
-use super::{At as _, Refusal, Why, id, limits::TIMEOUT_S_MAX, text::words};
-use crate::cri::wire;
+use super::{
+    At as _, Refusal, Why, id,
+    limits::{FORWARDED_PORTS_MAX, TIMEOUT_S_MAX},
+    text::{count, words},
+};
+use crate::{cri::wire, streaming::Streams};
 
 /// A command to run to its end.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,6 +24,69 @@ pub(crate) fn exec_sync(request: wire::ExecSyncRequest) -> Result<ExecSync, Refu
     let timeout = seconds(request.timeout).at("timeout")?;
     let timeout = (!timeout.is_zero()).then_some(timeout);
     Ok(ExecSync { container, command: request.cmd, timeout })
+}
+
+/// A command whose streams a client will connect to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Exec {
+    pub(crate) container: String,
+    pub(crate) command: Vec<String>,
+    pub(crate) streams: Streams,
+}
+
+pub(crate) fn exec(request: wire::ExecRequest) -> Result<Exec, Refusal> {
+    let wire::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr } = request;
+    let container = id("container_id", &container_id)?;
+    let object = format!("container {container}");
+    command(&cmd).at("cmd").map_err(|refusal| refusal.of(&object))?;
+    let streams = streams(Streams { stdin, stdout, stderr, tty }).map_err(|refusal| refusal.of(&object))?;
+    Ok(Exec { container, command: cmd, streams })
+}
+
+/// A client for the streams of a container's own process.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Attach {
+    pub(crate) container: String,
+    pub(crate) streams: Streams,
+}
+
+pub(crate) fn attach(request: wire::AttachRequest) -> Result<Attach, Refusal> {
+    let wire::AttachRequest { container_id, stdin, tty, stdout, stderr } = request;
+    let container = id("container_id", &container_id)?;
+    let object = format!("container {container}");
+    let streams = streams(Streams { stdin, stdout, stderr, tty }).map_err(|refusal| refusal.of(&object))?;
+    Ok(Attach { container, streams })
+}
+
+/// A terminal has one output, and a client that wants none of the streams wants nothing.
+fn streams(streams: Streams) -> Result<Streams, Refusal> {
+    if streams.tty && streams.stderr {
+        return Err(Why::from("and tty exclude each other: a terminal has one output")).at("stderr");
+    }
+    if !(streams.stdin || streams.stdout || streams.stderr) {
+        return Err(Why::from("are all false")).at("stdin, stdout and stderr");
+    }
+    Ok(streams)
+}
+
+/// Ports of a pod that a client will connect to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct PortForward {
+    pub(crate) pod: String,
+    pub(crate) ports: Vec<u16>,
+}
+
+pub(crate) fn port_forward(request: wire::PortForwardRequest) -> Result<PortForward, Refusal> {
+    let pod = id("pod_sandbox_id", &request.pod_sandbox_id)?;
+    let object = format!("pod {pod}");
+    count(FORWARDED_PORTS_MAX, request.port.len()).at("port").map_err(|refusal| refusal.of(&object))?;
+    let port = |port: &i32| match u16::try_from(*port) {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err(Why::from(format!("{port} is not from 1 to 65535"))),
+    };
+    let ports = request.port.iter().map(port).collect::<Result<_, _>>();
+    let ports = ports.at("port").map_err(|refusal| refusal.of(&object))?;
+    Ok(PortForward { pod, ports })
 }
 
 /// StopContainer's grace period.
@@ -49,6 +116,37 @@ mod tests {
     fn request(cmd: &[&str], timeout: i64) -> wire::ExecSyncRequest {
         let cmd = cmd.iter().map(|&word| word.into()).collect();
         wire::ExecSyncRequest { container_id: "abc".into(), cmd, timeout }
+    }
+
+    #[test]
+    fn a_terminal_has_one_output_and_a_client_wants_something() {
+        let of = |tty, stdin, stdout, stderr| {
+            let cmd = vec!["sh".to_owned()];
+            let request = wire::ExecRequest { container_id: "abc".into(), cmd, tty, stdin, stdout, stderr };
+            exec(request).map_err(|refusal| refusal.to_string())
+        };
+        let streams = Streams { stdin: true, stdout: true, stderr: false, tty: true };
+        assert_eq!(of(true, true, true, false).unwrap().streams, streams);
+        assert!(of(false, false, false, true).is_ok());
+        let why = "container abc: stderr and tty exclude each other: a terminal has one output";
+        assert_eq!(of(true, true, true, true).unwrap_err(), why);
+        let why = "container abc: stdin, stdout and stderr are all false";
+        assert_eq!(of(true, false, false, false).unwrap_err(), why);
+    }
+
+    #[test]
+    fn a_port_is_a_number_that_can_be_connected_to() {
+        let of = |port: Vec<i32>| {
+            let request = wire::PortForwardRequest { pod_sandbox_id: "abc".into(), port };
+            port_forward(request).map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(of(vec![1, 65_535]).unwrap(), PortForward { pod: "abc".into(), ports: vec![1, 65_535] });
+        assert!(of(vec![]).is_ok());
+        for port in [0, 65_536, -1, i32::MIN] {
+            let why = format!("pod abc: port {port} is not from 1 to 65535");
+            assert_eq!(of(vec![80, port]).unwrap_err(), why);
+        }
+        assert!(of(vec![80; FORWARDED_PORTS_MAX + 1]).unwrap_err().contains("more than the 127 allowed"));
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(crate) const SYSCTLS_MAX: usize = 200;
 pub(crate) const SYSCTL_VALUE_BYTES_MAX: usize = 4095;
 /// Port mappings of one pod.
 pub(crate) const PORTS_MAX: usize = 1000;
+/// Ports that one port-forward names. Old WebSocket clients have two channels of one byte's number for each.
+pub(crate) const FORWARDED_PORTS_MAX: usize = 127;
 /// Servers, searches or options of a resolv.conf; Kubernetes allows 3 servers and 32 searches.
 pub(crate) const DNS_ENTRIES_MAX: usize = 64;
 /// Bytes of one of them; a domain name has 253.

@@ -20,7 +20,7 @@ mod text;
 use std::{borrow::Cow, fmt};
 
 pub(crate) use container::create_container;
-pub(crate) use exec::{exec_sync, grace};
+pub(crate) use exec::{Attach, Exec, PortForward, attach, exec, exec_sync, grace, port_forward};
 pub(crate) use filter::{ContainerFilter, PodFilter};
 pub(crate) use id::id;
 pub(crate) use image::{credentials, pod_cidr, reference};
@@ -143,6 +143,15 @@ mod tests {
         }
         if let Ok(request) = wire::ExecSyncRequest::decode(bytes) {
             let _ = exec_sync(request);
+        }
+        if let Ok(request) = wire::ExecRequest::decode(bytes) {
+            let _ = exec(request);
+        }
+        if let Ok(request) = wire::AttachRequest::decode(bytes) {
+            let _ = attach(request);
+        }
+        if let Ok(request) = wire::PortForwardRequest::decode(bytes) {
+            let _ = port_forward(request);
         }
         if let Ok(request) = wire::StopContainerRequest::decode(bytes) {
             let _ = grace(request.timeout);

@@ -11,19 +11,20 @@ mod status;
 use std::sync::Arc;
 
 use super::{Node, rpcs, wire};
-use crate::{meter::Meter, pod::Pods};
+use crate::{meter::Meter, pod::Pods, streaming};
 
 /// Pods and containers, as the kubelet asks for them.
 #[derive(Clone, Debug)]
 pub(crate) struct RuntimeService {
     pods: Pods,
     meter: Arc<Meter>,
+    streams: streaming::Server,
     node: Node,
 }
 
 impl RuntimeService {
-    pub(crate) fn new(pods: Pods, meter: Arc<Meter>, node: Node) -> Self {
-        Self { pods, meter, node }
+    pub(crate) fn new(pods: Pods, meter: Arc<Meter>, streams: streaming::Server, node: Node) -> Self {
+        Self { pods, meter, streams, node }
     }
 }
 
@@ -51,6 +52,9 @@ rpcs! {
     "ListMetricDescriptors" list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
     "ListPodSandboxMetrics" list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
     "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    "Exec" exec(ExecRequest) -> ExecResponse;
+    "Attach" attach(AttachRequest) -> AttachResponse;
+    "PortForward" port_forward(PortForwardRequest) -> PortForwardResponse;
     "UpdateRuntimeConfig" update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     "Status" status(StatusRequest) -> StatusResponse;
     "RuntimeConfig" runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;

@@ -100,13 +100,8 @@ pub(in crate::supervisor) fn exec(
     exec: &Exec<'_>,
     leaf: &cgroup::Container,
 ) -> Result<u32, Failure> {
-    let mut keep = [
-        exec.init.as_raw_fd(),
-        exec.stdio.stdin.as_raw_fd(),
-        exec.stdio.stdout.as_raw_fd(),
-        exec.stdio.stderr.as_raw_fd(),
-        exec.report.as_raw(),
-    ];
+    let mut keep = exec.stdio.descriptors();
+    keep.extend([exec.init.as_raw_fd(), exec.report.as_raw()]);
     let what = format!("helper of pod {pod}: exec in {}", exec.container);
     spawn(&mut keep, &exec.report, &what, "exec", leaf, || {
         let in_cgroup = |error: cgroup::Error| error.failure("exec");

@@ -20,9 +20,10 @@ use tokio::{
 
 use super::{
     super::{
-        ContainerFacts, Event, ExecExit, Ready, last_words,
+        ContainerFacts, Event, ExecExit, ExecStdio, Ready, last_words,
         wire::{self, Assembler, v1},
     },
+    Attachment,
     transport::{Transport, Waiting, lost, unexpected},
 };
 use crate::{
@@ -230,14 +231,24 @@ impl Client {
         &self,
         id: &ContainerId,
         process: &ProcessPlan,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
+        stdio: ExecStdio,
         timeout: Option<Duration>,
     ) -> Result<ExecExit, Failure> {
         let timeout_ms = timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let process = Some(wire::process_message(process));
-        let call = Call::Exec(v1::Exec { container_id: id.to_string(), process, timeout_ms });
-        let waiting = self.shared.transport.ask(call, vec![stdout, stderr])?;
+        let mut exec = v1::Exec { container_id: id.to_string(), process, timeout_ms, ..v1::Exec::default() };
+        let fds = match stdio {
+            ExecStdio::Pipes { stdin, stdout, stderr } => {
+                exec.stdin = stdin.is_some();
+                stdin.into_iter().chain([stdout, stderr]).collect()
+            }
+            ExecStdio::Terminal { to, size } => {
+                (exec.columns, exec.rows) =
+                    size.map_or((0, 0), |size| (size.columns.into(), size.rows.into()));
+                vec![to]
+            }
+        };
+        let waiting = self.shared.transport.ask(Call::Exec(exec), fds)?;
         let mut abandoned = Abandoned { client: self, sequence: Some(waiting.sequence()) };
         let within = timeout.map(|timeout| timeout.saturating_add(EXEC_ANSWER_MAX));
         let answer = self.answer(waiting, within).await;
@@ -247,6 +258,40 @@ impl Client {
         }
         match answer? {
             (Answer::ExecExit(exit), _) => Ok(ExecExit { code: exit.code, timed_out: exit.timed_out }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Attaches a client to a container that has not ended: it gets what is written from now on.
+    ///
+    /// # Errors
+    /// Stage `WrongState` when it has ended, `Limit` when too many are attached.
+    pub async fn attach(
+        &self,
+        id: &ContainerId,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    ) -> Result<Attachment, Failure> {
+        let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "attach", &error);
+        let (attachment, theirs) = Attachment::pair().map_err(failed)?;
+        let attach = v1::Attach { container_id: id.to_string(), stdin, stdout, stderr };
+        match self
+            .answer(self.shared.transport.ask(Call::Attach(attach), vec![theirs])?, Some(ANSWER_MAX))
+            .await?
+        {
+            (Answer::Done(_), _) => Ok(attachment),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A TCP socket of the pod's network that is not connected yet.
+    ///
+    /// # Errors
+    /// Stage `Namespace`.
+    pub async fn socket(&self, ipv6: bool) -> Result<OwnedFd, Failure> {
+        match self.ask(Call::Socket(v1::Socket { ipv6 }), Some(ANSWER_MAX)).await? {
+            (Answer::Done(_), mut fds) => fds.pop().ok_or_else(unexpected),
             _ => Err(unexpected()),
         }
     }
@@ -481,15 +526,14 @@ mod tests {
         ContainerId::from_bytes([byte; 32])
     }
 
-    /// The two ends that an exec writes to; nobody reads them.
-    fn streams() -> (OwnedFd, OwnedFd) {
+    /// Where an exec writes to; nobody reads it.
+    fn streams() -> ExecStdio {
         let null = || File::options().write(true).open("/dev/null").unwrap().into();
-        (null(), null())
+        ExecStdio::Pipes { stdin: None, stdout: null(), stderr: null() }
     }
 
     async fn exec(client: &Client, timeout: Option<Duration>) -> Result<ExecExit, Failure> {
-        let (stdout, stderr) = streams();
-        client.exec(&id(1), &wire::tests::plan().process, stdout, stderr, timeout).await
+        client.exec(&id(1), &wire::tests::plan().process, streams(), timeout).await
     }
 
     #[tokio::test]

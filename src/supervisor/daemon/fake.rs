@@ -54,6 +54,8 @@ pub(crate) enum Asked {
     Shutdown,
     Snapshot,
     Ping,
+    Socket,
+    Attach(ContainerId),
 }
 
 fn pod() -> PodId {
@@ -126,6 +128,8 @@ impl FakeSupervisor {
             Call::Shutdown(_) => Asked::Shutdown,
             Call::Snapshot(_) => Asked::Snapshot,
             Call::Ping(_) => Asked::Ping,
+            Call::Socket(_) => Asked::Socket,
+            Call::Attach(attach) => Asked::Attach(id(&attach.container_id)),
         };
         Some(Request { sequence: request.sequence, asked, fds })
     }

@@ -1,10 +1,12 @@
 //! The daemon's side: the only one with tokio.
 
+mod attachment;
 mod client;
 #[cfg(test)]
 mod fake;
 mod transport;
 mod zygote;
 
+pub use attachment::{Attachment, Shown};
 pub use client::Client;
 pub use zygote::Zygote;

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     super::ContainerFacts,
+    attach::{Attached, Input},
     connection::Waiter,
     exit::{End, Killed},
     inspection::Bounds,
@@ -103,7 +104,14 @@ pub(super) struct Container {
     /// What it writes: token and pipe (or the terminal's master) of each stream that has not ended.
     pub(super) outputs: Vec<(u64, Stream, OwnedFd)>,
     /// Our end of its standard input, kept for those who attach.
-    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdin: Option<Input>,
+    /// It was made with one.
+    pub(super) has_stdin: bool,
+    pub(super) stdin_once: bool,
+    /// Its input is closed when what was typed is written.
+    pub(super) input_ends: bool,
+    pub(super) tty: bool,
+    pub(super) attached: Vec<Attached>,
     pub(super) log: Option<CriLog>,
     pub(super) started_at: Option<UnixNanos>,
     pub(super) start_error: Option<String>,
@@ -147,6 +155,11 @@ impl Container {
             sealed: false,
             outputs: Vec::with_capacity(2),
             stdin: None,
+            has_stdin: plan.stdin,
+            stdin_once: plan.stdin_once,
+            input_ends: false,
+            tty: plan.process.tty,
+            attached: Vec::new(),
             log: None,
             started_at: None,
             start_error: None,

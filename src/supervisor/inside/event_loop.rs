@@ -51,6 +51,10 @@ pub(super) enum Source {
     Report(ContainerId),
     ExecReport(u64),
     Oom(ContainerId),
+    /// A client that is attached.
+    Attached(ContainerId),
+    /// Room in a container's standard input.
+    Input(ContainerId),
 }
 
 /// What of a container a child is.
@@ -90,7 +94,7 @@ pub(in crate::supervisor) struct Supervisor {
     pub(super) pid_slots: PidSlots,
     /// Those who wait for the end of the pod.
     pub(super) shutdown: Vec<Waiter>,
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
 }
 
 impl Supervisor {
@@ -179,6 +183,8 @@ impl Supervisor {
             Source::Report(id) => self.read_reports(&id),
             Source::ExecReport(number) => self.read_exec_reports(number),
             Source::Oom(id) => self.out_of_memory(&id),
+            Source::Attached(id) => self.read_attached(&id, token),
+            Source::Input(id) => self.write_input(&id),
         }
     }
 
@@ -220,9 +226,9 @@ impl Supervisor {
     // Output --------------------------------------------------------------------------------------------
 
     fn read_output(&mut self, id: &ContainerId, stream: Stream) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(index) = container.outputs.iter().position(|(_, of, _)| *of == stream) else { return };
         for _ in 0..READS_PER_TURN {
+            let Some(container) = self.containers.get_mut(id) else { return };
+            let Some(index) = container.outputs.iter().position(|(_, of, _)| *of == stream) else { return };
             let Some((_, _, output)) = container.outputs.get(index) else { return };
             match rustix::io::read(output, &mut self.buffer) {
                 Err(rustix::io::Errno::AGAIN) => return,
@@ -246,6 +252,7 @@ impl Supervisor {
                     if let Some(log) = &mut container.log {
                         log.append(stream, self.buffer.get(..length).unwrap_or_default(), SystemTime::now());
                     }
+                    self.show(id, stream, length);
                 }
             }
         }

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     cgroup,
-    launcher::{self, Report, Reporter, Stdio},
-    model::{ContainerId, Failure, ResolvedUser, Stage},
+    launcher::{self, ExecStdio, Report, Reporter},
+    model::{ContainerId, Failure, ResolvedUser, Stage, TerminalSize},
     sys::{pids::Slot, process::Ended},
 };
 
@@ -71,8 +71,7 @@ impl Exec {
 
 impl Supervisor {
     pub(super) fn exec(&mut self, waiter: Waiter, exec: v1::Exec, fds: Vec<OwnedFd>) -> Result<(), Failure> {
-        let [stdout, stderr] = <[OwnedFd; 2]>::try_from(fds)
-            .map_err(|_| Failure::new(Stage::Request, "exec", "it needs two descriptors"))?;
+        let stdio = stdio(&exec, fds)?;
         let plan = wire::process_plan(exec.process.unwrap_or_default());
         let number = self.next_exec;
         let container = self.find(&exec.container_id)?;
@@ -82,7 +81,6 @@ impl Supervisor {
         };
         let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "exec", &error);
         let init = init.try_clone().map_err(failed)?;
-        let stdio = Stdio { stdin: helper::no_input().map_err(failed)?, stdout, stderr };
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let leaf = container.cgroup.exec_leaf(number);
         let identity = container.identity.clone();
@@ -292,6 +290,21 @@ impl Supervisor {
             self.kill_exec_tree(number);
         }
     }
+}
+
+/// What the descriptors that came with the request are.
+fn stdio(exec: &v1::Exec, fds: Vec<OwnedFd>) -> Result<ExecStdio, Failure> {
+    let mut fds = fds.into_iter();
+    let stdio = if exec.process.as_ref().is_some_and(|process| process.tty) {
+        let size = TerminalSize::new(exec.columns, exec.rows);
+        fds.next().map(|to| ExecStdio::Terminal { to, size })
+    } else {
+        let stdin = if exec.stdin { fds.next() } else { None };
+        let outputs = fds.next().zip(fds.next());
+        outputs.map(|(stdout, stderr)| ExecStdio::Pipes { stdin, stdout, stderr })
+    };
+    let stdio = stdio.filter(|_| fds.next().is_none());
+    stdio.ok_or_else(|| Failure::new(Stage::Request, "exec", "it came with other descriptors than it needs"))
 }
 
 /// Kills a helper and waits a moment until it can do nothing more. It stays to be reaped with the others.

@@ -11,6 +11,7 @@ use super::{
         child::helper,
         wire::{self, v1},
     },
+    attach::Input,
     chores::chain,
     connection::Waiter,
     container::{Container, Phase},
@@ -138,7 +139,7 @@ impl Supervisor {
         }
         if let Some(container) = self.containers.get_mut(id) {
             container.report = Some((token, report));
-            container.stdin = stdin;
+            container.stdin = stdin.map(Input::new).transpose()?;
             container.outputs = outputs;
         }
         Ok(())
@@ -227,6 +228,9 @@ impl Supervisor {
         rustix::io::ioctl_fionbio(&master, true)?;
         let token = self.watch(master.as_fd(), Source::Output(id.clone(), Stream::Stdout))?;
         if let Some(container) = self.containers.get_mut(id) {
+            if container.has_stdin {
+                container.stdin = Some(Input::new(master.try_clone()?)?);
+            }
             container.outputs.push((token, Stream::Stdout, master));
         }
         Ok(())
@@ -388,6 +392,7 @@ impl Supervisor {
         self.close_report(id);
         self.close_oom_watch(id);
         self.close_outputs(id);
+        self.end_attached(id);
         self.containers.remove(id).map(|container| container.removers).unwrap_or_default()
     }
 
@@ -408,8 +413,8 @@ impl Supervisor {
         }
         let exit = exit::decide(&container.end(ended, at));
         container.log = None;
-        container.stdin = None;
         container.phase = Phase::Exited { exit: exit.clone(), acknowledged: false };
+        self.end_attached(id);
         self.close_report(id);
         self.close_oom_watch(id);
         crate::failpoint!("supervisor.exit-decided");

@@ -8,6 +8,8 @@
 //! | `dialogue.rs`, `requests.rs` | a daemon's frames, and what each request does |
 //! | `chores.rs` | what would make the loop wait, done little by little |
 //! | `container.rs`, `lifecycle.rs` | a container's state, from its create until it is forgotten |
+//! | `dial.rs` | sockets of the pod's network |
+//! | `attach.rs` | clients that are attached to a container |
 //! | `exec.rs` | processes run in a container |
 //! | `exit.rs` | why a container ended |
 //! | `inspection.rs` | a started process compared with its plan |
@@ -15,9 +17,11 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod attach;
 mod chores;
 mod connection;
 mod container;
+mod dial;
 mod dialogue;
 mod event_loop;
 mod exec;

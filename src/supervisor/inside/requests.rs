@@ -56,6 +56,11 @@ impl Supervisor {
                 Ok(()) => return,
                 Err(failure) => Err(failure),
             },
+            Some(Call::Attach(attach)) => self.attach(&attach, fds).map(done),
+            Some(Call::Socket(v1::Socket { ipv6 })) => match self.socket(ipv6) {
+                Ok(socket) => return self.answer_with(waiter, Ok(done(())), vec![socket]),
+                Err(failure) => Err(failure),
+            },
             Some(Call::Remove(remove)) => match self.remove(waiter, &remove.container_id) {
                 Ok(true) => Ok(Answer::Done(v1::Done {})),
                 Ok(false) => return,

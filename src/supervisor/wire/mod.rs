@@ -1,6 +1,7 @@
 //! The supervisor's protocol: frames on a unix socket with descriptors beside them, and what they mean in the
 //! model's words. Drawn in `docs/formats/supervisor.md`.
 
+pub(super) mod attach;
 mod convert;
 mod frame;
 

@@ -17,6 +17,7 @@ mod node;
 mod pod;
 mod programs;
 pub(crate) mod runner;
+mod upgrade;
 mod wait;
 
 pub(crate) use cgroups::{Driver, is_unified};
@@ -26,10 +27,11 @@ pub(crate) use cri::{
 };
 pub(crate) use frozen::{Frozen, freezer_of};
 pub(crate) use http::{ROLE as NODE_GET, node_get};
-pub(crate) use init::{ROLE as NODE_INIT, node_init};
+pub(crate) use init::{ROLE as NODE_INIT, node_init, pid_of_program};
 pub(crate) use node::{Node, Setup};
 pub(crate) use pod::{Container, Output, Pod, pod_config};
-pub(crate) use programs::{client, new_plugins, other_clients, patched_critest, pintle};
+pub(crate) use programs::{client, new_plugins, other_clients, patched_critest, pintle, streams};
+pub(crate) use upgrade::{Idlers, ROLE as NODE_UPGRADE, node_upgrade};
 pub(crate) use wait::wait_until;
 
 /// The small image that most tests run.

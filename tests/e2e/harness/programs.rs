@@ -23,6 +23,11 @@ static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
     made_before("PINTLE_E2E_IMAGES").unwrap_or_else(|| printed_folder(&mut make))
 });
 
+static STREAMS: LazyLock<PathBuf> = LazyLock::new(|| {
+    made_before("PINTLE_E2E_STREAMS")
+        .unwrap_or_else(|| printed_folder(&mut Command::new("hack/tools/streams/build")))
+});
+
 /// The folder that a variable names: a machine that only runs the tests can make nothing.
 fn made_before(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).map(PathBuf::from)
@@ -41,6 +46,11 @@ pub(crate) fn client(name: &str) -> PathBuf {
 /// The folder with gRPC clients in other languages than Go: `python/` and `java/`.
 pub(crate) fn other_clients() -> &'static Path {
     &OTHER_CLIENTS
+}
+
+/// The client of streams on client-go's own packages.
+pub(crate) fn streams() -> &'static Path {
+    &STREAMS
 }
 
 /// The folder with the registry's storage, `hosts/` and `digests.json`.
