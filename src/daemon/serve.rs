@@ -76,6 +76,8 @@ impl Daemon {
 
     async fn serve(&self) -> Result<(), Error> {
         let mut signals = Signals::listen()?;
+        let listen = self.config.listen();
+        let claim = socket::claim(listen.path())?;
         let rooms = select! {
             rooms = wire::build(&self.config) => rooms?,
             name = signals.next() => {
@@ -83,8 +85,7 @@ impl Daemon {
                 return Ok(());
             }
         };
-        let listen = self.config.listen();
-        let (listener, _file) = socket::bind(listen.path())?;
+        let (listener, _file) = claim.listen()?;
         crate::failpoint!("daemon.socket-bound");
         let stop = CancellationToken::new();
         let image = cri::ImageService::new(rooms.pods.images().clone());

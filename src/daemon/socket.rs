@@ -1,12 +1,19 @@
 use std::{
     fs, io,
-    os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-        net::UnixStream,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+            net::UnixStream,
+        },
     },
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    io::Errno,
+    net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
 use tokio::net::UnixListener;
 use tracing::{info, warn};
 
@@ -14,6 +21,9 @@ use super::roots;
 
 /// Only root speaks to us: whoever may, is root on this node.
 const SOCKET_MODE: u32 = 0o600;
+
+/// Clients that may wait to be accepted; the kernel's own limit may be lower (net.core.somaxconn).
+const BACKLOG_MAX: i32 = 1024;
 
 /// Why the CRI cannot be served where it should be.
 #[derive(Debug, thiserror::Error)]
@@ -40,18 +50,51 @@ pub(super) struct SocketFile {
     inode: u64,
 }
 
-/// Binds `path`. What a dead daemon left there is removed; what a live one serves is not.
-pub(super) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
-    let failed = |doing| move |source| Error::File { doing, path: path.into(), source };
+/// A path that nobody serves, and the socket that is to be bound there: what serving takes of descriptors is had before
+/// recovery opens as many as there are pods.
+#[derive(Debug)]
+pub(super) struct Claim {
+    path: PathBuf,
+    address: SocketAddrUnix,
+    socket: OwnedFd,
+}
+
+/// Claims `path`. What a dead daemon left there is removed; what a live one serves is not.
+pub(super) fn claim(path: &Path) -> Result<Claim, Error> {
+    let failed = |doing| move |source: Errno| Error::File { doing, path: path.into(), source: source.into() };
     if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
         roots::prepare(folder).map_err(Error::Folder)?;
     }
     remove_stale(path)?;
-    // The umask of the daemon keeps others out between these two.
-    let listener = UnixListener::bind(path).map_err(failed("bind"))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed("chmod"))?;
-    let inode = fs::symlink_metadata(path).map_err(failed("stat"))?.ino();
-    Ok((listener, SocketFile { path: path.into(), inode }))
+    let address = SocketAddrUnix::new(path).map_err(failed("name"))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket =
+        net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed("make"))?;
+    Ok(Claim { path: path.into(), address, socket })
+}
+
+impl Claim {
+    /// From now on clients can connect. Opens nothing.
+    pub(super) fn listen(self) -> Result<(UnixListener, SocketFile), Error> {
+        let Self { path, address, socket } = self;
+        let failed = |doing| {
+            let path = path.clone();
+            move |source: io::Error| Error::File { doing, path, source }
+        };
+        net::bind(&socket, &address).map_err(|errno| failed("bind")(errno.into()))?;
+        // Before anybody can connect.
+        fs::set_permissions(&path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed("chmod"))?;
+        let inode = fs::symlink_metadata(&path).map_err(failed("stat"))?.ino();
+        let file = SocketFile { path: path.clone(), inode };
+        net::listen(&socket, BACKLOG_MAX).map_err(|errno| failed("listen on")(errno.into()))?;
+        let listener = UnixListener::from_std(socket.into()).map_err(failed("watch"))?;
+        Ok((listener, file))
+    }
+}
+
+/// Claims `path` and listens there.
+pub(super) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
+    claim(path)?.listen()
 }
 
 fn remove_stale(path: &Path) -> Result<(), Error> {

@@ -27,11 +27,15 @@ use crate::{
     },
     store::{self, Durability},
     supervisor::Client,
+    sys::descriptors,
     telemetry::task,
 };
 
 /// Pods recovered at one time: enough to hide the waits, few enough to leave descriptors for requests.
 const RECOVERIES_MAX: usize = 32;
+
+/// Descriptors that a pod which goes on costs: its supervisor's socket and process.
+const DESCRIPTORS_PER_POD: u64 = 2;
 
 /// How long the first requests may wait until it is known what runs: a supervisor answers in a millisecond or
 /// is in trouble.
@@ -48,6 +52,7 @@ pub(in crate::pod) async fn recover(node: &Arc<Node>, survey: Survey) {
     for found in &plan.findings {
         warn!(object = found.object, fault = found.fault, "the records are not as they should be");
     }
+    say_if_descriptors_are_few(&plan);
     sweep(node, &plan).await;
     let turns = Arc::new(Semaphore::new(RECOVERIES_MAX));
     let mut known = Vec::new();
@@ -56,6 +61,23 @@ pub(in crate::pod) async fn recover(node: &Arc<Node>, survey: Survey) {
     }
     if tokio::time::timeout(TRUTH_MAX, join_all(known)).await.is_err() {
         warn!("not every supervisor has answered yet; its containers are listed as recorded");
+    }
+}
+
+/// Each pod that goes on costs descriptors for as long as it lives. Those for which there are none are listed as recorded,
+/// can be stopped and removed, and are reached as others go.
+fn say_if_descriptors_are_few(plan: &Plan) {
+    let goes_on = |(_, decision): &&(PodId, Decision)| {
+        matches!(decision, Decision::Resume(_) | Decision::TakeOver(_) | Decision::Probe(..))
+    };
+    let pods = plan.pods.iter().filter(goes_on).count() as u64;
+    if let Err((open, limit)) = descriptors::has_room_for(pods.saturating_mul(DESCRIPTORS_PER_POD)) {
+        warn!(
+            pods,
+            open,
+            limit,
+            "not every supervisor can be reached: too few files may be open (LimitNOFILE= in the unit)"
+        );
     }
 }
 

@@ -10,8 +10,12 @@ use super::{super::driver::Pod, Report};
 use crate::{
     model::{ContainerId, Failure, Stage},
     pod::{keep::blocking, life::Outcome},
-    supervisor::Client,
+    supervisor::{Client, ContainerFacts},
+    sys::descriptors,
 };
+
+/// Descriptors of a connection to a supervisor: its socket, its process, and a file that is open only while connecting.
+const DESCRIPTORS_PER_CONNECT: u64 = 3;
 
 /// Between two tries to reach a supervisor: short at first, then often enough to be seen as soon.
 const REACH_PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -47,7 +51,7 @@ pub(super) async fn disown(client: Option<Client>, id: ContainerId) -> Report {
 
 /// One try to reach the supervisor of an earlier daemon.
 pub(super) async fn try_once(pod: Arc<Pod>, pid: u32) -> Report {
-    match Client::connect(&pod.id, &pod.folder).await {
+    match connect(&pod).await {
         Ok((client, facts)) => reached(client, facts),
         Err(failure) if certainly_gone(&pod, &failure, pid).await => Report::SupervisorEnded,
         Err(failure) => {
@@ -68,7 +72,7 @@ pub(super) async fn keep_trying(pod: Arc<Pod>, lost: Option<Client>, pid: u32) -
     let reach = async {
         let mut pause = REACH_PAUSE_MIN;
         loop {
-            match Client::connect(&pod.id, &pod.folder).await {
+            match connect(&pod).await {
                 Ok((client, facts)) => return reached(client, facts),
                 Err(failure) if certainly_gone(&pod, &failure, pid).await => return Report::SupervisorEnded,
                 Err(_) => {}
@@ -83,7 +87,17 @@ pub(super) async fn keep_trying(pod: Arc<Pod>, lost: Option<Client>, pid: u32) -
     }
 }
 
-fn reached(client: Client, facts: Vec<crate::supervisor::ContainerFacts>) -> Report {
+/// A connection is for as long as the pod lives, so it does not take the last descriptors: those are for ending pods,
+/// which needs no supervisor, and gives descriptors back.
+async fn connect(pod: &Pod) -> Result<(Client, Vec<ContainerFacts>), Failure> {
+    descriptors::has_room_for(DESCRIPTORS_PER_CONNECT).map_err(|(open, limit)| {
+        let text = format!("{open} of {limit} files open, those that are left are kept for ending pods");
+        Failure::new(Stage::Limit, format!("connection to the supervisor of pod {}", pod.id), text)
+    })?;
+    Client::connect(&pod.id, &pod.folder).await
+}
+
+fn reached(client: Client, facts: Vec<ContainerFacts>) -> Report {
     let pid = client.pid();
     Report::Connected(client, Outcome::Reached(facts, pid))
 }
