@@ -22,7 +22,7 @@ const FENCES: [(&str, &[&str]); 21] = [
     ("prost", &["cri/", "cli/client", "supervisor/wire"]),
     ("prost_types", &["cri/", "supervisor/wire"]),
     ("libcontainer", &["launcher/"]),
-    ("tokio_tungstenite", &["streaming/"]),
+    ("tokio_tungstenite", &["streaming/", "cli/session"]),
     ("data_encoding", &["streaming/"]),
     ("subtle", &["streaming/token"]),
     ("zbus", &["cgroup/systemd"]),

@@ -5,6 +5,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::{net::UnixStream, time::timeout};
 use tonic::{
     Code, Response, Status,
@@ -13,11 +14,12 @@ use tonic::{
 use tower::service_fn;
 
 use crate::cri::wire::{
-    Container, ContainerConfig, ContainerStatus, ContainerStatusRequest, CreateContainerRequest, Image,
-    ImageSpec, ImageStatusRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
-    PodSandbox, PodSandboxConfig, PullImageRequest, RemoveImageRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
-    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
+    AttachRequest, Container, ContainerConfig, ContainerStatus, ContainerStatusRequest,
+    CreateContainerRequest, ExecRequest, Image, ImageSpec, ImageStatusRequest, ListContainersRequest,
+    ListImagesRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PullImageRequest,
+    RemoveImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    StopContainerRequest, StopPodSandboxRequest, image_service_client::ImageServiceClient,
+    runtime_service_client::RuntimeServiceClient,
 };
 
 /// As the kubelet's: a long list of images must fit.
@@ -48,7 +50,21 @@ pub(super) enum Error {
     Empty { doing: String },
 }
 
+/// Which streams a client of an exec or attach wants.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Streams {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    pub(super) tty: bool,
+}
+
 impl Error {
+    /// The object is in another state than the request needs.
+    pub(super) fn is_precondition(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if status.code() == Code::FailedPrecondition)
+    }
+
     /// What was asked about does not exist (any more).
     pub(super) fn is_unknown(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if status.code() == Code::NotFound)
@@ -153,6 +169,37 @@ impl Client {
         let request = ContainerStatusRequest { container_id: container.into(), verbose: false };
         let reply = answer(soon(self.pods.container_status(request)).await, doing)?;
         reply.status.ok_or_else(|| Error::Empty { doing: doing() })
+    }
+
+    /// The streams that a container was made with.
+    pub(super) async fn streams_of(&mut self, container: &str) -> Result<Streams, Error> {
+        let doing = || "ask for the container's config".to_owned();
+        let request = ContainerStatusRequest { container_id: container.into(), verbose: true };
+        let reply = answer(soon(self.pods.container_status(request)).await, doing)?;
+        let info = reply.info.get("info").and_then(|info| serde_json::from_str::<Value>(info).ok());
+        let info = info.ok_or_else(|| Error::Empty { doing: doing() })?;
+        let has = |key: &str| info["config"][key].as_bool().unwrap_or(false);
+        Ok(Streams { stdin: has("stdin"), stdout: true, stderr: !has("tty"), tty: has("tty") })
+    }
+
+    /// The URL at which the command is run, once.
+    pub(super) async fn exec(
+        &mut self,
+        container: &str,
+        command: Vec<String>,
+        streams: Streams,
+    ) -> Result<String, Error> {
+        let Streams { stdin, stdout, stderr, tty } = streams;
+        let request =
+            ExecRequest { container_id: container.into(), cmd: command, tty, stdin, stdout, stderr };
+        Ok(answer(soon(self.pods.exec(request)).await, || "exec".into())?.url)
+    }
+
+    /// The URL at which the container is attached to, once.
+    pub(super) async fn attach(&mut self, container: &str, streams: Streams) -> Result<String, Error> {
+        let Streams { stdin, stdout, stderr, tty } = streams;
+        let request = AttachRequest { container_id: container.into(), stdin, tty, stdout, stderr };
+        Ok(answer(soon(self.pods.attach(request)).await, || "attach".into())?.url)
     }
 
     /// Stops and removes the pod with all its containers.

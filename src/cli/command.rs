@@ -2,7 +2,7 @@ use std::{env, io, io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{check, config, exit::Exit, image, logs, run, serve};
+use super::{attach, check, config, detach::DetachKeys, exec, exit::Exit, image, logs, run, serve};
 use crate::{
     config::{Flags, Listen, Loaded, load},
     supervisor, telemetry,
@@ -51,11 +51,47 @@ enum Command {
         /// The pod's network
         #[arg(long, value_enum, default_value_t = Network::Pod)]
         network: Network,
+        /// Give the container what is typed or piped in
+        #[arg(short, long)]
+        interactive: bool,
+        /// Give the container a terminal
+        #[arg(short, long)]
+        tty: bool,
+        #[command(flatten)]
+        detach: Detach,
         /// What to run; pulled when it is not here
         image: String,
         /// Instead of the image's own command; its entrypoint stays
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
+    },
+    /// Run a command in a running container, and end with its exit code
+    Exec {
+        #[command(flatten)]
+        place: Place,
+        /// Give the command what is typed or piped in
+        #[arg(short, long)]
+        interactive: bool,
+        /// Give the command a terminal; it ends with it
+        #[arg(short, long)]
+        tty: bool,
+        #[arg(value_name = "CONTAINER", help = CONTAINER)]
+        container: String,
+        /// The command, and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Connect to a container's own program, see what it writes from now on, and end with its exit code
+    Attach {
+        #[command(flatten)]
+        place: Place,
+        /// Only look on
+        #[arg(long)]
+        no_stdin: bool,
+        #[command(flatten)]
+        detach: Detach,
+        #[arg(value_name = "CONTAINER", help = CONTAINER)]
+        container: String,
     },
     /// Show what a container has written, from its log and from those rotated away
     Logs {
@@ -98,6 +134,14 @@ enum Command {
 /// What may stand for a container.
 const CONTAINER: &str =
     "ID or its beginning, NAME, POD/NAME, NAMESPACE/POD/NAME, or a POD that has one container";
+
+/// How to leave a program in a terminal alone.
+#[derive(Args, Debug)]
+struct Detach {
+    /// Keys that leave a container with a terminal, which goes on; empty for none
+    #[arg(long = "detach-keys", value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    keys: DetachKeys,
+}
 
 #[derive(Debug, Subcommand)]
 enum Image {
@@ -177,8 +221,15 @@ impl Command {
             Self::Serve { place, log_level } => {
                 serve::serve(place, log_level.or_else(|| env::var("PINTLE_LOG").ok()))
             }
-            Self::Run { place, network, image, command } => {
-                run::run(place, &run::Order { network, image, command })
+            Self::Run { place, network, interactive, tty, detach, image, command } => {
+                let detach_keys = detach.keys;
+                run::run(place, &run::Order { network, interactive, tty, detach_keys, image, command })
+            }
+            Self::Exec { place, interactive, tty, container, command } => {
+                exec::exec(place, exec::Order { interactive, tty, container, command })
+            }
+            Self::Attach { place, no_stdin, detach: Detach { keys: detach_keys }, container } => {
+                attach::attach(place, attach::Order { no_stdin, detach_keys, container })
             }
             Self::Logs { place, follow, tail, since, timestamps, container } => {
                 logs::logs(place, &logs::Order { container, follow, tail, since, timestamps })
@@ -225,6 +276,26 @@ mod tests {
         let Command::Run { network, image, command, .. } = line.unwrap().command else { panic!("not run") };
         assert_eq!((network, image.as_str()), (Network::Host, "busybox"));
         assert_eq!(command, ["ls", "--help", "-l"]);
+        let line = Line::try_parse_from(["pintle", "exec", "-it", "web", "ls", "--help", "-t"]);
+        let Command::Exec { interactive, tty, container, command, .. } = line.unwrap().command else {
+            panic!("not exec")
+        };
+        assert_eq!((interactive, tty, container.as_str()), (true, true, "web"));
+        assert_eq!(command, ["ls", "--help", "-t"]);
+    }
+
+    #[test]
+    fn the_keys_that_detach_are_podmans_unless_said_otherwise() {
+        let keys =
+            |arguments: &[&str]| match Line::try_parse_from([&["pintle", "attach", "x"], arguments].concat())
+            {
+                Ok(Line { command: Command::Attach { detach, .. } }) => Ok(detach.keys),
+                Ok(_) => panic!("not attach"),
+                Err(error) => Err(error.to_string()),
+            };
+        assert_eq!(keys(&[]), Ok("ctrl-p,ctrl-q".parse().unwrap()));
+        assert_eq!(keys(&["--detach-keys", ""]), Ok(DetachKeys::none()));
+        assert!(keys(&["--detach-keys", "ctrl-1"]).unwrap_err().contains("is not a list of keys"));
     }
 
     #[test]

@@ -2,22 +2,22 @@ use std::{
     fs::{self, DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use tokio::{
-    runtime, select,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    time::sleep,
-};
+use tokio::{runtime, select, sync::watch, time::sleep};
 
 use super::{
-    client::{self, Client},
+    attach,
+    client::{self, Client, Streams},
     command::{Network, Place},
+    console::Console,
+    detach::DetachKeys,
     exit::Exit,
     logs::{Follow, FollowError, Printer},
+    session::{End, Session},
+    signals::Signals,
 };
 use crate::{
     cri::wire::{
@@ -35,13 +35,20 @@ const POLL: Duration = Duration::from_millis(50);
 /// What a container gets to stop in after the first ctrl-c.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// A daemon that is being restarted or upgraded is waited for this long; the container goes on.
-const DAEMON_AWAY_MAX: Duration = Duration::from_secs(30);
+pub(super) const DAEMON_AWAY_MAX: Duration = Duration::from_secs(30);
 const LOG_NAME: &str = "run.log";
+/// The namespace of the pods that `run` makes.
+pub(super) const NAMESPACE: &str = "pintle-run";
+/// How the folders begin that `run` makes, one for each pod's log.
+const FOLDER_PREFIX: &str = "pintle-run-";
 
 /// What `pintle run` was asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Order {
     pub(super) network: Network,
+    pub(super) interactive: bool,
+    pub(super) tty: bool,
+    pub(super) detach_keys: DetachKeys,
     pub(super) image: String,
     pub(super) command: Vec<String>,
 }
@@ -51,6 +58,13 @@ pub(super) struct Order {
 enum Error {
     #[error(transparent)]
     Daemon(#[from] client::Error),
+    /// StartContainer was refused.
+    #[error(transparent)]
+    Start(client::Error),
+    #[error(transparent)]
+    Attach(#[from] attach::Error),
+    #[error("connect the standard streams")]
+    Streams(#[source] io::Error),
     #[error(transparent)]
     Output(#[from] FollowError),
     #[error("{doing} {}", path.display())]
@@ -75,15 +89,18 @@ pub(super) fn run(place: Place, order: &Order) -> Result<Exit, Exit> {
         let interrupts = Interrupts::listen().map_err(|error| Exit::SOFTWARE.because(&error))?;
         let listen = config.listen();
         let client = Client::connect(listen.path()).await;
-        let client = client.map_err(|error| Exit::UNAVAILABLE.because(&error))?;
+        let client = client.map_err(|error| Exit::RUN.because(&error))?;
         let mut visit = Visit::begin(client, interrupts).map_err(|error| Exit::RUN.because(&error))?;
         let outcome = visit.work(order).await;
         let cleaned = visit.clean().await;
         let exit = outcome.map_err(|error| match &error {
             Error::Interrupted => Exit::INTERRUPTED,
-            Error::Output(FollowError::Write(cause)) if cause.kind() == io::ErrorKind::BrokenPipe => {
+            Error::Output(FollowError::Write(cause)) | Error::Attach(attach::Error::Write(cause))
+                if cause.kind() == io::ErrorKind::BrokenPipe =>
+            {
                 Exit::BROKEN_PIPE
             }
+            Error::Start(cause) => Exit::of_start_failure(&cause.to_string()).because(&error),
             _ => Exit::RUN.because(&error),
         });
         cleaned.map_err(|error| Exit::RUN.because(&error))?;
@@ -99,6 +116,8 @@ struct Visit {
     token: String,
     folder: PathBuf,
     pod: Option<String>,
+    /// The container goes on, and so nothing is taken away.
+    detached: bool,
 }
 
 impl Visit {
@@ -106,13 +125,13 @@ impl Visit {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(Error::Random)?;
         let token = format!("{:016x}", u64::from_be_bytes(random));
-        let folder = std::env::temp_dir().join(format!("pintle-run-{token}"));
+        let folder = std::env::temp_dir().join(format!("{FOLDER_PREFIX}{token}"));
         DirBuilder::new().mode(0o700).create(&folder).map_err(|source| Error::File {
             doing: "make folder",
             path: folder.clone(),
             source,
         })?;
-        Ok(Self { client, interrupts, token, folder, pod: None })
+        Ok(Self { client, interrupts, token, folder, pod: None, detached: false })
     }
 
     async fn work(&mut self, order: &Order) -> Result<Exit, Error> {
@@ -125,13 +144,26 @@ impl Visit {
         let config = container_config(order, &image);
         let container = self.client.create(&pod, pod_config, config).await?;
         self.interrupts.none_yet()?;
-        self.client.start(&container).await?;
-        let status = self.watch(&container).await?;
-        if status.reason == "OOMKilled" {
-            eprintln!("pintle: the container ran out of memory");
-        }
-        // What a process can return is one byte; the kernel cuts it as this does.
-        Ok(Exit(status.exit_code.to_le_bytes()[0]))
+        let Order { interactive, tty, .. } = *order;
+        // What is shown comes from the log, which waits for its reader, unless there is a terminal.
+        let streams = Streams { stdin: interactive, stdout: tty, stderr: false, tty };
+        let session = if interactive || tty {
+            Some(attach::open(&mut self.client, &container, streams).await?)
+        } else {
+            None
+        };
+        self.client.start(&container).await.map_err(Error::Start)?;
+        let status = match session {
+            Some(session) if tty => {
+                let keys = order.detach_keys.clone();
+                match self.converse(&container, session, streams, keys).await? {
+                    Some(status) => status,
+                    None => return Ok(Exit::OK),
+                }
+            }
+            session => self.watch(&container, session).await?,
+        };
+        Ok(Exit::of_container(&status))
     }
 
     /// The image's id; pulled when it is not here.
@@ -147,7 +179,7 @@ impl Visit {
     }
 
     fn pod_config(&self, network: Network) -> PodSandboxConfig {
-        let name = format!("run-{}", self.token);
+        let name = self.name();
         let security = LinuxSandboxSecurityContext {
             namespace_options: Some(namespaces(network)),
             seccomp: Some(runtime_default()),
@@ -159,7 +191,7 @@ impl Visit {
             metadata: Some(PodSandboxMetadata {
                 name,
                 uid: self.token.clone(),
-                namespace: "pintle-run".into(),
+                namespace: NAMESPACE.into(),
                 attempt: 0,
             }),
             log_directory: self.folder.to_string_lossy().into_owned(),
@@ -168,8 +200,44 @@ impl Visit {
         }
     }
 
-    /// Copies output until the container has exited and its log is at its end.
-    async fn watch(&mut self, container: &str) -> Result<ContainerStatus, Error> {
+    /// Connects the terminal until the container has exited; `None` when the person has detached.
+    async fn converse(
+        &mut self,
+        container: &str,
+        session: Session,
+        streams: Streams,
+        keys: DetachKeys,
+    ) -> Result<Option<ContainerStatus>, Error> {
+        let mut console = Console::open(streams.stdin, true, keys).map_err(Error::Streams)?;
+        let mut client = self.client.clone();
+        let ended = {
+            let stay = attach::stay(&mut client, container, streams, session, &mut console);
+            tokio::pin!(stay);
+            let mut stopping = 0;
+            loop {
+                select! {
+                    ended = &mut stay => break ended,
+                    count = self.interrupts.more_than(stopping) => {
+                        self.stop(container, if stopping == 0 { STOP_GRACE } else { Duration::ZERO });
+                        stopping = count;
+                    }
+                }
+            }
+        };
+        console.close().await.map_err(attach::Error::Write)?;
+        if ended? == attach::Ended::Person {
+            self.detached = true;
+            let name = self.name();
+            eprintln!("pintle: detached; `pintle attach {name}` goes on, and removes it when it has ended");
+            return Ok(None);
+        }
+        Ok(Some(attach::exit_of(&mut self.client, container).await?))
+    }
+
+    /// Copies output until the container has exited and its log is at its end; over `session` goes what it is typed.
+    async fn watch(&mut self, container: &str, session: Option<Session>) -> Result<ContainerStatus, Error> {
+        let mut typing = std::pin::pin!(type_into(session));
+        let mut typed = false;
         let path = self.folder.join(LOG_NAME);
         let log = File::open(&path).map_err(|source| Error::File { doing: "open log", path, source })?;
         let (mut log, mut printer) = (Follow::new(log), Printer::default());
@@ -196,6 +264,12 @@ impl Visit {
             }
             select! {
                 () = sleep(POLL) => {}
+                lost = &mut typing, if !typed => {
+                    typed = true;
+                    if lost? {
+                        eprintln!("pintle: lost the connection to the daemon, and with it the container's input");
+                    }
+                }
                 count = self.interrupts.more_than(stopping) => {
                     self.stop(container, if stopping == 0 { STOP_GRACE } else { Duration::ZERO });
                     stopping = count;
@@ -214,8 +288,16 @@ impl Visit {
         });
     }
 
+    /// The name of the pod.
+    fn name(&self) -> String {
+        format!("run-{}", self.token)
+    }
+
     /// Takes away what was made, all of it even when a part fails.
     async fn clean(&mut self) -> Result<(), Error> {
+        if self.detached {
+            return Ok(());
+        }
         let removed = match self.pod.take() {
             Some(pod) => self.client.remove_pod(&pod).await.map_err(Error::from),
             None => Ok(()),
@@ -227,6 +309,25 @@ impl Visit {
         })?;
         removed
     }
+}
+
+/// Gives the container what is typed, to the end of the session; whether that came too early.
+async fn type_into(session: Option<Session>) -> Result<bool, Error> {
+    let Some(session) = session else { return std::future::pending().await };
+    let mut console = Console::open(true, false, DetachKeys::none()).map_err(Error::Streams)?;
+    Ok(session.run(&mut console).await == End::Lost)
+}
+
+/// Takes away what a `run` has made from which somebody had detached.
+pub(super) async fn remove(client: &mut Client, pod: &str, log_path: &str) -> Result<(), attach::Error> {
+    client.remove_pod(pod).await?;
+    let Some(folder) = Path::new(log_path).parent() else { return Ok(()) };
+    let name = folder.file_name().and_then(|name| name.to_str());
+    if name.is_some_and(|name| name.starts_with(FOLDER_PREFIX)) {
+        let removed = fs::remove_dir_all(folder);
+        removed.map_err(|source| attach::Error::Folder { path: folder.into(), source })?;
+    }
+    Ok(())
 }
 
 fn namespaces(network: Network) -> NamespaceOption {
@@ -259,6 +360,10 @@ fn container_config(order: &Order, image: &str) -> ContainerConfig {
             ..Default::default()
         }),
         args: order.command.clone(),
+        stdin: order.interactive,
+        // The end of what is piped in is the end of its input; a terminal can be attached to again.
+        stdin_once: order.interactive && !order.tty,
+        tty: order.tty,
         log_path: LOG_NAME.into(),
         linux: Some(LinuxContainerConfig { security_context: Some(security), ..Default::default() }),
         ..Default::default()
@@ -271,11 +376,10 @@ struct Interrupts(watch::Receiver<u32>);
 impl Interrupts {
     fn listen() -> io::Result<Self> {
         let (sender, receiver) = watch::channel(0);
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut signals = Signals::listen()?;
         task::spawn("interrupts", async move {
             loop {
-                select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+                signals.next().await;
                 sender.send_modify(|count| *count += 1);
             }
         });
@@ -302,7 +406,8 @@ mod tests {
 
     fn order(command: &[&str]) -> Order {
         let command = command.iter().map(ToString::to_string).collect();
-        Order { network: Network::Pod, image: "busybox".into(), command }
+        let (interactive, tty, detach_keys) = (false, false, DetachKeys::none());
+        Order { network: Network::Pod, interactive, tty, detach_keys, image: "busybox".into(), command }
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The commands that an operator types, as pintle itself has them.
 
+mod attach;
+mod exec;
 mod logs;
+mod run;
+mod seat;
 
 use std::process::{Command, Output, Stdio};
 
 use crate::harness::{Node, pintle, runner::Test};
 
-pub(crate) const TESTS: [&[Test]; 1] = [logs::TESTS];
+pub(crate) const TESTS: [&[Test]; 4] = [logs::TESTS, exec::TESTS, attach::TESTS, run::TESTS];
 
 /// `pintle COMMAND`, with the daemon of the node.
 fn command<const N: usize>(node: &Node, name: &str, arguments: [&str; N]) -> Command {
@@ -17,6 +21,11 @@ fn command<const N: usize>(node: &Node, name: &str, arguments: [&str; N]) -> Com
 
 fn run<const N: usize>(node: &Node, name: &str, arguments: [&str; N]) -> Output {
     command(node, name, arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Stdout, stderr and exit code.
+fn said(output: &Output) -> (String, String, Option<i32>) {
+    (stdout(output), stderr(output), output.status.code())
 }
 
 fn stdout(output: &Output) -> String {
