@@ -1,4 +1,6 @@
 //! The daemon's side of a supervisor: requests with deadlines, and what it says unasked.
+//!
+//! Long: a method for each call of the protocol.
 
 use std::{
     fs::File,
