@@ -103,9 +103,10 @@ impl Coded for network::Error {
         match self {
             Self::HostPortsUnsupported { .. } | Self::Sysctl { .. } | Self::Pod(_) => Code::InvalidArgument,
             // Only an operator can mend these.
-            Self::NotConfigured | Self::BadConfig { .. } | Self::NotABridge { .. } => {
-                Code::FailedPrecondition
-            }
+            Self::NotConfigured
+            | Self::BadConfig { .. }
+            | Self::NotABridge { .. }
+            | Self::Template { .. } => Code::FailedPrecondition,
             // The plugins may be there, or of another mind, in a moment.
             Self::NotReady(_) | Self::Plugin { .. } => Code::Unavailable,
             Self::BadResult(_) | Self::BadAttachment { .. } => Code::Internal,

@@ -37,6 +37,9 @@ pub struct Config {
     pub cni_conf_dir: PathBuf,
     /// Folders in which CNI plugins are looked for, in their order.
     pub cni_bin_dirs: Vec<PathBuf>,
+    /// Template of a CNI configuration, with the fields of containerd's (`{{.PodCIDR}}`, `.PodCIDRRanges`, `.Routes`): made
+    /// into `10-pintle-net.conflist` when the kubelet names the node's pod CIDR and there is no configuration.
+    pub cni_conf_template: Option<PathBuf>,
     /// Folder of libcni's cache, for tools that read it; `results` in it has a file for each pod.
     pub cni_cache_dir: PathBuf,
     /// How long all plugins of a network together may take for one pod before they are killed; seconds.
@@ -60,6 +63,7 @@ impl Default for Config {
             mode: Mode::Auto,
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dirs: ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from).into(),
+            cni_conf_template: None,
             cni_cache_dir: "/var/lib/cni".into(),
             cni_timeout_s: 90,
             netns_dir: "/run/netns".into(),

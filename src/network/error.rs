@@ -11,6 +11,9 @@ pub enum Error {
     /// What the network of the plugins lacks.
     #[error("{0}")]
     NotReady(String),
+    /// A configuration could not be made of the template.
+    #[error("make a CNI configuration of network.cni_conf_template {}: {reason}", path.display())]
+    Template { path: PathBuf, reason: String },
     #[error("{waiting} pods are waiting for CNI plugins already")]
     Busy { waiting: usize },
     /// A pod that cannot be described to plugins.

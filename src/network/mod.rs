@@ -195,6 +195,7 @@ impl Network {
         live: &HashSet<PodId>,
         held: &HashMap<IpAddr, PodId>,
     ) -> Result<Vec<PodId>, Error> {
+        self.look().await;
         let (swept, dead) = tokio::join!(self.bridge.sweep(live, held), self.cni.sweep(live));
         swept.and(dead)
     }
@@ -202,6 +203,26 @@ impl Network {
     /// Whether the next pod is attached by plugins, which may take as long as they are given.
     pub fn asks_plugins(&self) -> bool {
         matches!(self.kind(), Ok(NetworkKind::Cni))
+    }
+
+    /// The ranges that this node's pods are to have addresses of, as the kubelet has them of the cluster. They are kept
+    /// over a restart; no pod that runs is changed, nor any configuration that is there.
+    ///
+    /// # Errors
+    /// [`Error::Template`], and what the disk says.
+    pub async fn set_pod_ranges(&self, ranges: Vec<String>) -> Result<(), Error> {
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        self.cni.set_pod_ranges(ranges, matches!(self.mode, Mode::Auto | Mode::Cni)).await
+    }
+
+    /// Has plugins free what no pod has. While it runs, no pod may be attached.
+    ///
+    /// # Errors
+    /// Of the first plugin that fails.
+    pub async fn collect(&self) -> Result<(), Error> {
+        if self.asks_plugins() { self.cni.collect().await } else { Ok(()) }
     }
 
     /// What the next pod is attached by, as of the last look.

@@ -283,6 +283,14 @@ impl Pods {
         self.node.network.cni_info()
     }
 
+    /// UpdateRuntimeConfig: the ranges that this node's pods are to have addresses of. None is no change.
+    ///
+    /// # Errors
+    /// The network's own word.
+    pub async fn set_pod_ranges(&self, ranges: Vec<String>) -> Result<(), network::Error> {
+        self.node.network.set_pod_ranges(ranges).await
+    }
+
     /// Pods of which something could not be taken away yet, such as an address; it is retried.
     pub fn pending_removals(&self) -> Vec<PodId> {
         self.node.debts.pods()

@@ -409,11 +409,12 @@ pub fn close_all_but(keep: &mut [i32]) -> io::Result<()> {
 }
 
 /// Has `command` start as a stranger: in a session and process group of its own, with the usual umask (022), and with no
-/// descriptor but the three standard ones.
+/// descriptor but the three standard ones. It is killed when the thread that starts it ends, as all do with the process.
 pub fn make_stranger(command: &mut tokio::process::Command) {
     let between = || {
         rustix::process::setsid()?;
         rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         // SAFETY: it closes nothing before the execve, up to which the standard library needs descriptors of its own.
         check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
             .map(drop)

@@ -1,5 +1,7 @@
 //! Image references and credentials. The grammar of a reference is the `image` room's.
 
+use std::net::IpAddr;
+
 use super::{
     At as _, Refusal, Why,
     limits::{CREDENTIAL_BYTES_MAX, NAME_BYTES_MAX, REFERENCE_BYTES_MAX},
@@ -58,16 +60,66 @@ fn secret(value: &str) -> Result<(), Why> {
     if value.contains(char::is_control) { Err("has control characters".into()) } else { Ok(()) }
 }
 
-/// UpdateRuntimeConfig's only content; empty when it was not given.
-pub(crate) fn pod_cidr(config: Option<wire::RuntimeConfig>) -> Result<String, Refusal> {
+/// UpdateRuntimeConfig's only content: at most one range of addresses for each family, in the kubelet's order; none when
+/// it was not given.
+pub(crate) fn pod_cidrs(config: Option<wire::RuntimeConfig>) -> Result<Vec<String>, Refusal> {
     let network = config.and_then(|config| config.network_config).unwrap_or_default();
-    line(NAME_BYTES_MAX, &network.pod_cidr).at("runtime_config.network_config.pod_cidr")?;
-    Ok(network.pod_cidr)
+    let text = network.pod_cidr;
+    line(NAME_BYTES_MAX, &text).at("runtime_config.network_config.pod_cidr")?;
+    let ranges: Vec<&str> = text.split(',').map(str::trim).filter(|range| !range.is_empty()).collect();
+    let checked = ranges.iter().map(|range| family(range)).collect::<Result<Vec<IpFamily>, Why>>();
+    let families = checked.at("runtime_config.network_config.pod_cidr")?;
+    match families[..] {
+        [] | [_] | [IpFamily::V4, IpFamily::V6] | [IpFamily::V6, IpFamily::V4] => {
+            Ok(ranges.into_iter().map(str::to_owned).collect())
+        }
+        _ => {
+            let why = Why::from(format!("{text:?} has more than one range of a family"));
+            Err(why).at("runtime_config.network_config.pod_cidr")
+        }
+    }
+}
+
+/// Of an address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum IpFamily {
+    V4,
+    V6,
+}
+
+/// The family of a range such as `10.1.0.0/24`.
+fn family(range: &str) -> Result<IpFamily, Why> {
+    let parts = range
+        .split_once('/')
+        .and_then(|(address, prefix)| Some((address.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok()?)));
+    match parts {
+        Some((IpAddr::V4(_), prefix)) if prefix <= 32 => Ok(IpFamily::V4),
+        Some((IpAddr::V6(_), prefix)) if prefix <= 128 => Ok(IpFamily::V6),
+        _ => Err(format!("{range:?} is not a range of addresses such as 10.1.0.0/24").into()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pod_cidrs_are_one_range_for_each_family() {
+        let parsed = |text: &str| {
+            let network_config = Some(wire::NetworkConfig { pod_cidr: text.into() });
+            pod_cidrs(Some(wire::RuntimeConfig { network_config })).map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(parsed("").unwrap(), [""; 0]);
+        assert_eq!(pod_cidrs(None).unwrap(), [""; 0]);
+        assert_eq!(parsed("10.1.0.0/24").unwrap(), ["10.1.0.0/24"]);
+        assert_eq!(parsed("fd00::/64, 10.1.0.0/24").unwrap(), ["fd00::/64", "10.1.0.0/24"]);
+        for bad in
+            ["10.1.0.0", "10.1.0.0/33", "x/8", "10.1.0.0/8,10.2.0.0/16", "fd00::/64,10.0.0.0/8,::/0", "a\nb"]
+        {
+            let error = parsed(bad).unwrap_err();
+            assert!(error.contains("runtime_config.network_config.pod_cidr"), "{bad}: {error}");
+        }
+    }
 
     fn spec(image: &str) -> Option<wire::ImageSpec> {
         Some(wire::ImageSpec { image: image.into(), ..Default::default() })

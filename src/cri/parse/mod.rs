@@ -23,7 +23,7 @@ pub(crate) use container::create_container;
 pub(crate) use exec::{Attach, Exec, PortForward, attach, exec, exec_sync, grace, port_forward};
 pub(crate) use filter::{ContainerFilter, PodFilter};
 pub(crate) use id::id;
-pub(crate) use image::{credentials, pod_cidr, reference};
+pub(crate) use image::{credentials, pod_cidrs, reference};
 pub(crate) use pod::run_pod;
 pub(crate) use resources::{update_container, update_pod};
 

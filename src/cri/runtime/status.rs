@@ -9,7 +9,7 @@ use crate::{
     cri::{Node, code, parse, wire},
     model::PodId,
     network,
-    pod::View,
+    pod::{self, View},
     telemetry::log,
 };
 
@@ -51,13 +51,12 @@ impl RuntimeService {
         Ok(runtime_config(&self.node))
     }
 
-    /// The pod range is only noted: addresses come from the network's own configuration.
     pub(super) async fn update_runtime_config(
         &self,
         request: wire::UpdateRuntimeConfigRequest,
     ) -> Result<wire::UpdateRuntimeConfigResponse, Status> {
-        let pod_cidr = parse::pod_cidr(request.runtime_config).map_err(code::of)?;
-        tracing::info!(pod_cidr, "kubelet told its pod address range");
+        let ranges = parse::pod_cidrs(request.runtime_config).map_err(code::of)?;
+        self.pods.set_pod_ranges(ranges).await.map_err(|error| code::of(pod::Error::from(error)))?;
         Ok(wire::UpdateRuntimeConfigResponse {})
     }
 }

@@ -13,6 +13,8 @@ pub(super) const WITH_STATUS: Version = Version(1, 1, 0);
 
 /// Largest configuration file; bytes. Real ones have some hundred.
 pub(super) const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// Largest list with the plugins that have files of their own; bytes. It is recorded with each pod.
+const LIST_BYTES_MAX: usize = 2 << 20;
 /// Most plugins in one list. Each is a process for each pod; real lists have at most six.
 const PLUGINS_MAX: usize = 32;
 /// Longest name of a network or a plugin; bytes. It is part of a file's name.
@@ -117,7 +119,7 @@ impl NetworkList {
 
     /// Reads a list as libcni's cache has it.
     pub(super) fn from_cache(bytes: &[u8]) -> Result<Self> {
-        Self::parse(".conflist.conflist", bytes)
+        Self::read(&object_of_own(bytes)?, bytes.to_vec())
     }
 
     fn read(object: &Map<String, Value>, bytes: Vec<u8>) -> Result<Self> {
@@ -162,6 +164,9 @@ impl NetworkList {
         }
         self.add(PluginConfig::read(plugin))?;
         self.bytes = serde_json::to_vec(&list).map_err(|error| BadConfig(error.to_string()))?;
+        if self.bytes.len() > LIST_BYTES_MAX {
+            return bad(format!("makes a list of more than {LIST_BYTES_MAX} bytes"));
+        }
         Ok(())
     }
 
@@ -369,6 +374,16 @@ mod tests {
         assert_eq!(parsed.programs(), ["a", "b"]);
         assert_eq!(NetworkList::from_cache(&parsed.bytes).unwrap().programs(), ["a", "b"]);
         assert_eq!(parsed.add_file(b"{}").unwrap_err().to_string(), "type: is missing");
+        let large = |bytes: usize| format!("{{\"type\": \"b\", \"x\": \"{}\"}}", "x".repeat(bytes));
+        parsed.add_file(large(CONFIG_BYTES_MAX - 100).as_bytes()).unwrap();
+        assert_eq!(
+            NetworkList::from_cache(&parsed.bytes).unwrap(),
+            parsed,
+            "it is larger than one file may be"
+        );
+        parsed.add_file(large(CONFIG_BYTES_MAX - 200).as_bytes()).unwrap();
+        let error = parsed.add_file(large(CONFIG_BYTES_MAX - 100).as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("a list of more than 2097152 bytes"), "{error}");
         let empty = list(&json!({"name": "pods"})).unwrap();
         assert_eq!(empty.plugins, [], "they may all be in files");
     }

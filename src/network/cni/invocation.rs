@@ -255,9 +255,14 @@ mod tests {
 
     #[test]
     fn a_value_that_would_end_an_argument_is_none() {
-        for (text, fits) in
-            [("web-0", true), ("", true), ("a;K8S_POD_NAME=b", false), ("a=b", false), ("a\nb", false)]
-        {
+        for (text, fits) in [
+            ("web-0", true),
+            ("", true),
+            ("a;b", false),
+            ("a;K8S_POD_NAME=b", false),
+            ("a=b", false),
+            ("a\nb", false),
+        ] {
             assert_eq!(is_argument(text), fits, "{text:?}");
         }
     }

@@ -6,6 +6,7 @@
 //! - `result.rs`: what they answer.
 //! - `cache.rs`: what is kept of an attachment, for DEL and for libcni's tools.
 //! - `netns.rs`: the path of a pod's namespace.
+//! - `ranges.rs`, `template.rs`: the node's pod CIDRs, and the configuration that is made of them where one is wanted.
 //! - `probe.rs`: whether the network could serve a pod, asked beside the requests.
 //!
 //! Invariant: an attachment is recorded before its ADD and until its DEL has ended well, with all that DEL needs.
@@ -17,7 +18,7 @@ use std::{collections::HashSet, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use self::{
     cache::{Attached, Cache},
@@ -27,6 +28,7 @@ use self::{
     invocation::{Subject, Valid},
     plugin::Plugins,
     probe::Probe,
+    ranges::Ranges,
 };
 use super::{Attachment, Config, Error, INTERFACE, NetworkKind, Request, netlink};
 use crate::{
@@ -44,7 +46,9 @@ mod invocation;
 mod netns;
 mod plugin;
 mod probe;
+mod ranges;
 mod result;
+mod template;
 
 pub use capability::BadPod;
 pub use plugin::Fault;
@@ -62,6 +66,7 @@ pub(super) struct Cni {
     folder: Arc<Folder>,
     plugins: Arc<Plugins>,
     cache: Arc<Cache>,
+    ranges: Arc<Ranges>,
     /// Where namespaces are mounted for plugins to find.
     netns: PathBuf,
     adds: Semaphore,
@@ -78,6 +83,10 @@ impl Cni {
         let plugins = Arc::new(Plugins::new(config.cni_bin_dirs.clone(), config.cni_timeout()));
         Ok(Self {
             folder: Arc::new(Folder::new(config.cni_conf_dir.clone())),
+            ranges: Arc::new(Ranges::open(
+                records.with_extension("ranges"),
+                config.cni_conf_template.clone(),
+            )),
             cache: Arc::new(Cache::open(records, &config.cni_cache_dir)?),
             netns: config.netns_dir.clone(),
             adds: Semaphore::new(TURNS),
@@ -130,8 +139,9 @@ impl Cni {
         let Request { pod, config, netns, sysctls } = request;
         let loaded = self.usable(self.look().await)?;
         let path = netns::path(&self.netns, pod);
-        let described =
-            capability::args(pod, config).and_then(|args| Ok((args, capability::capabilities(config, &[])?)));
+        let ranges = self.ranges.get();
+        let described = capability::args(pod, config)
+            .and_then(|args| Ok((args, capability::capabilities(config, &ranges)?)));
         let (args, capabilities) = described.map_err(Error::Pod)?;
         let identity = netns::identity(netns.as_fd());
         let mut attached = Attached {
@@ -186,6 +196,11 @@ impl Cni {
             let pod = pod.clone();
             self.blocking(move |cache| cache.get(&pod)).await
         };
+        if known.is_err() {
+            // Nobody can ask for DEL; the namespace at least is not kept for that.
+            let path = netns::path(&self.netns, pod);
+            self.blocking(move |_| netns::unpin(&path)).await?;
+        }
         let Some(mut attached) = known? else { return Ok(()) };
         let pinned = PathBuf::from(&attached.subject.netns);
         {
@@ -212,25 +227,21 @@ impl Cni {
         self.cache.has(pod)
     }
 
-    /// The recorded pods that are not among `live`: DEL is due for them. Then GC, which frees what not even we know of.
+    /// The recorded pods that are not among `live`: DEL is due for them. The others are checked.
     pub(super) async fn sweep(&self, live: &HashSet<PodId>) -> Result<Vec<PodId>, Error> {
         let pods = self.blocking(Cache::pods).await?;
         let (valid, dead): (Vec<PodId>, Vec<PodId>) = pods.into_iter().partition(|pod| live.contains(pod));
-        self.check(valid.clone());
-        let Some(loaded) = self.look().await.good else { return Ok(dead) };
-        // One that is not deleted yet is valid until then: GC would free its address before its rules are gone.
-        let valid: Vec<Valid> = valid
-            .iter()
-            .chain(&dead)
-            .map(|pod| Valid { container: pod.to_string(), interface: INTERFACE.into() })
-            .collect();
-        let collected = Chain { plugins: &self.plugins, list: &loaded.list }.gc(&valid).await;
-        if let Err(error) = collected {
-            warn!(network = loaded.list.name, error = %chain(&error), "CNI plugins could not free what no pod has");
-        } else {
-            info!(network = loaded.list.name, valid = valid.len(), "CNI plugins freed what no pod has");
-        }
+        self.check(valid);
         Ok(dead)
+    }
+
+    /// GC: has the plugins free what belongs to no attachment that is recorded here. One whose DEL is due is valid until
+    /// then: its address must not be free while rules still lead to it.
+    pub(super) async fn collect(&self) -> Result<(), Error> {
+        let Some(loaded) = self.look().await.good else { return Ok(()) };
+        let valid = self.blocking(Cache::pods).await?;
+        let valid = valid.iter().map(|pod| Valid { container: pod.to_string(), interface: INTERFACE.into() });
+        Chain { plugins: &self.plugins, list: &loaded.list }.gc(&valid.collect::<Vec<_>>()).await
     }
 
     /// Has the plugins CHECK what they gave to `pods`, in a task of its own: a node may have lost it while there was no
@@ -253,6 +264,21 @@ impl Cni {
                 }
             }
         });
+    }
+
+    /// Keeps the ranges; where there is a template and no configuration, makes one of it if `wanted`.
+    pub(super) async fn set_pod_ranges(&self, ranges: Vec<String>, wanted: bool) -> Result<(), Error> {
+        let none = self.look().await == Seen::default();
+        let (kept, folder) = (Arc::clone(&self.ranges), self.folder.path().to_owned());
+        let made = task::blocking("pod CIDRs", move || {
+            kept.set(&ranges)?;
+            if wanted && none { kept.make_configuration(&ranges, &folder) } else { Ok(false) }
+        })
+        .await?;
+        if made {
+            self.refresh().await;
+        }
+        Ok(())
     }
 
     /// The configuration as containerd shows it in a verbose status (`cniconfig`), and whether the folder could be read

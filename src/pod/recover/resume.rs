@@ -216,6 +216,13 @@ async fn sweep(node: &Arc<Node>, plan: &Plan) {
         Ok(Err(error)) => warn!(error = %chain(&error), "could not release networks of no pod"),
         Err(_) => warn!("releasing networks of no pod took too long; the next start goes on with it"),
     }
+    match tokio::time::timeout(SWEEP_MAX, node.network.collect()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(error = %chain(&error), "CNI plugins could not free what no pod has"),
+        Err(_) => {
+            warn!("CNI plugins took too long to free what no pod has; they are asked again at the next start")
+        }
+    }
 }
 
 /// Publishes the pod as recorded and starts its driver, which first finds out what is true.

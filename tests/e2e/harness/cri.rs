@@ -204,6 +204,7 @@ calls! {
     runtime: version(VersionRequest) -> VersionResponse;
     runtime: status(StatusRequest) -> StatusResponse;
     runtime: runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
+    runtime: update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     runtime: run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
     runtime: stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
     runtime: remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse;

@@ -114,12 +114,12 @@ fn files(node: &Node) -> Vec<String> {
 }
 
 /// Kept on purpose after the last pod: what was pulled, the daemon's own folder for unfinished pulls, which is
-/// named after its process, and the address given out last, so that the next pod gets another.
+/// named after its process, the address given out last, so that the next pod gets another, and the pod CIDRs.
 fn is_kept(path: &Path, top: &Path) -> bool {
     let within = path.strip_prefix(top).unwrap_or(path);
     let pulled = ["images", "layers"].iter().any(|kept| within.starts_with(kept));
     let own = within.parent() == Some(Path::new("ingest"));
-    pulled || own || within.ends_with("last_reserved_ip.0")
+    pulled || own || within.ends_with("last_reserved_ip.0") || within == Path::new("cni.ranges")
 }
 
 /// The daemon's descriptors by what they are. TCP connections to a registry may linger for a while.

@@ -20,7 +20,7 @@ enum How {
     NotBuilt,
 }
 
-const PROOFS: [Proof; 12] = [
+const PROOFS: [Proof; 13] = [
     Proof {
         name: "conformance",
         promise: "critest passes",
@@ -45,6 +45,11 @@ const PROOFS: [Proof; 12] = [
         name: "oom",
         promise: "of 200 containers that end when memory runs out each is told with the right reason",
         how: How::Reported("oom::every_end"),
+    },
+    Proof {
+        name: "cni",
+        promise: "of 500 pods whose plugins fail, hang and fork at random nothing is left, and nothing is freed too early",
+        how: How::Reported("cni::plugins_that_fail_and_hang"),
     },
     Proof {
         name: "speed",

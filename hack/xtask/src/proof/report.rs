@@ -17,9 +17,13 @@ use super::{
 const PAGES: &str = "docs/proof";
 
 /// How much the proofs ask for, unless the caller says otherwise: deaths of `kills`, ends that `oom` judges,
-/// pods of `events`.
-const AMOUNTS: [(&str, &str); 3] =
-    [("PINTLE_E2E_KILLS", "200"), ("PINTLE_E2E_OOM_KILLS", "200"), ("PINTLE_E2E_EVENT_PODS", "1000")];
+/// pods of `events` and of `cni`.
+const AMOUNTS: [(&str, &str); 4] = [
+    ("PINTLE_E2E_KILLS", "200"),
+    ("PINTLE_E2E_OOM_KILLS", "200"),
+    ("PINTLE_E2E_EVENT_PODS", "1000"),
+    ("PINTLE_E2E_CNI_PODS", "500"),
+];
 
 /// Runs a story, which is told where to write its figures, and writes the page whatever comes of it.
 pub(super) fn run(name: &str, promise: &str, story: &str, place: &Where) -> Result<()> {
