@@ -72,6 +72,8 @@ impl Coded for pod::Error {
             | Self::TooManyUpdates { .. } => Code::ResourceExhausted,
             // It mends by itself.
             Self::SeccompLate { .. } => Code::Unavailable,
+            // Only an operator can install the parser.
+            Self::AppArmor { .. } => Code::FailedPrecondition,
             Self::SeccompFile { source, .. } => shortage(source).unwrap_or(Code::FailedPrecondition),
             Self::Shared(error) => error.code(),
             Self::ExecTimeout(_) => Code::DeadlineExceeded,
@@ -133,6 +135,7 @@ impl Coded for spec::Error {
             | Self::GroupWithoutUser
             | Self::Limit { .. }
             | Self::Mount { .. }
+            | Self::NoAppArmor { .. }
             | Self::NoCommand
             | Self::OomScore { .. }
             | Self::Path { .. }

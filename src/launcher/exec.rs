@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::{
     finish::{Identity, Keyring, Route, confine},
+    lsm::NodeProc,
     report::Reporter,
     stdio::ExecStdio,
 };
@@ -38,12 +39,16 @@ pub struct Exec<'a> {
 /// Makes the process and ends. What becomes of it is in the report: `Failed`, or the end of the stream for an
 /// execve that worked. Comes back only if there will be no process.
 pub fn exec(exec: &Exec<'_>) -> Failure {
+    let proc = match NodeProc::open(exec.plan) {
+        Ok(proc) => proc,
+        Err(failure) => return failure,
+    };
     if let Err(failure) = enter(exec) {
         return failure;
     }
     let keyring = Keyring::of(exec.container, false);
     let route = Route { fork: Some(exec.pid), terminal: exec.stdio.is_terminal() };
-    match confine(exec.plan, exec.identity, &keyring, route, &exec.report) {
+    match confine(exec.plan, exec.identity, &keyring, &proc, route, &exec.report) {
         Err(failure) => failure,
         Ok(confined) => {
             confined.fork_if_needed();

@@ -16,6 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    lsm::NodeProc,
     program::Program,
     report::{Report, Reporter, encode},
 };
@@ -91,10 +92,12 @@ pub(super) fn confine<'a>(
     plan: &ProcessPlan,
     identity: &Identity,
     keyring: &Keyring,
+    proc: &NodeProc,
     route: Route,
     report: &'a Reporter,
 ) -> Result<Confined<'a>, Failure> {
     let failed = |what: &str, error: &io::Error| Failure::io(Stage::Privileges, what, "", error);
+    proc.label_next_program(plan)?;
     // Before anything of the image is looked at by path: `/proc/self/fd/N` must lead nowhere.
     // That of the helper, which has a descriptor of its own.
     drop(std::panic::take_hook());

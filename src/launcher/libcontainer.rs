@@ -30,6 +30,7 @@ use super::{
     device::{self, Device},
     finish::{Identity, Keyring, Route, confine},
     joined::{self, Joined},
+    lsm::NodeProc,
     report::{Report, Reporter, TRACE_BYTES_MAX},
     rootfs,
     stdio::{open_terminal, speak_through},
@@ -85,6 +86,7 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
     let _first: Result<(), _> =
         tracing::subscriber::set_global_default(CauseTrace { to: report.another()?, sent: 0.into() });
 
+    let proc = NodeProc::open(&plan.process)?;
     let mut trees = Vec::with_capacity(plan.volumes.len() + devices.len() + 12);
     trees.extend(cgroups(&cgroup_views, plan.privileged)?);
     let root = rootfs::overlay(&plan.lower, &plan.writable)?;
@@ -132,6 +134,7 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
         no_input: !plan.stdin && !plan.process.tty,
         identity: Rc::new(identity),
         keyring: Keyring::of(&plan.id, true),
+        proc: Rc::new(proc),
         trees: trees.into(),
         readonly_rootfs: plan.readonly_rootfs,
         others: others.clone(),
@@ -265,6 +268,7 @@ struct Init {
     no_input: bool,
     identity: Rc<Identity>,
     keyring: Keyring,
+    proc: Rc<NodeProc>,
     trees: Rc<[Tree]>,
     readonly_rootfs: bool,
     /// The pid namespace of others that it joins.
@@ -353,8 +357,9 @@ impl Executor for Init {
             None => Ok(()),
         };
         let route = Route { fork: fork.then_some(self.pid), terminal: fork && self.plan.tty };
-        let confined =
-            enter().and_then(|()| confine(&self.plan, &self.identity, &self.keyring, route, &self.report));
+        let confined = enter().and_then(|()| {
+            confine(&self.plan, &self.identity, &self.keyring, &self.proc, route, &self.report)
+        });
         match confined {
             Err(failure) => {
                 self.report.send(&Report::Failed(failure));

@@ -32,6 +32,7 @@ mod exec;
 mod finish;
 mod joined;
 mod libcontainer;
+mod lsm;
 mod program;
 mod report;
 mod rootfs;

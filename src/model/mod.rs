@@ -27,7 +27,9 @@ pub use plan::{ContainerPlan, DeviceNode, DeviceRule, LogPath, PodPlan, ProcessP
 pub use pod::{
     Dns, IpcMode, NamespaceModes, NetworkMode, PidMode, PodConfig, PodMetadata, PortMapping, PortProtocol,
 };
-pub use process::{Capabilities, GroupsPolicy, ResolvedUser, SeccompChoice, Security, UserChoice};
+pub use process::{
+    AppArmorChoice, Capabilities, GroupsPolicy, ResolvedUser, SeccompChoice, Security, UserChoice,
+};
 pub use resources::{HugepageLimit, PodLimits, Resources};
 pub use terminal::TerminalSize;
 pub use time::UnixNanos;

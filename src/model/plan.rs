@@ -55,6 +55,9 @@ pub struct ProcessPlan {
     pub no_new_privs: bool,
     /// A ready BPF program (`struct sock_filter` after `struct sock_filter`, native byte order); `None` is no filter.
     pub seccomp: Option<Arc<[u8]>>,
+    /// The AppArmor profile that the program runs under (apparmor(7)); empty: the node's, which is none as a rule.
+    #[serde(default)]
+    pub apparmor: String,
     pub oom_score_adj: i64,
     /// Soft and hard RLIMIT_NOFILE.
     pub nofile: (u64, u64),

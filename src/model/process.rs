@@ -13,6 +13,7 @@ pub struct Security {
     pub user: UserChoice,
     pub capabilities: Capabilities,
     pub seccomp: SeccompChoice,
+    pub apparmor: AppArmorChoice,
     /// `None`: pintle's own list. `Some`: exactly these, also when empty.
     pub masked_paths: Option<Vec<String>>,
     /// As `masked_paths`.
@@ -58,6 +59,17 @@ pub struct Capabilities {
     pub add: BTreeSet<String>,
     pub drop: BTreeSet<String>,
     pub ambient: BTreeSet<String>,
+}
+
+/// Which AppArmor profile (CRI `SecurityProfile`).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum AppArmorChoice {
+    /// pintle's own profile, on a kernel that has AppArmor on; also what a request asks for that names none.
+    #[default]
+    RuntimeDefault,
+    Unconfined,
+    /// A profile of this name that is loaded on the host.
+    Localhost(String),
 }
 
 /// Which system call filter (CRI `SecurityProfile`).

@@ -30,6 +30,11 @@ pub enum Error {
     /// More settings than one container may have, of all that it was given so far.
     #[error("more than {settings} raw settings or {hugepages} sizes of huge pages")]
     TooManySettings { settings: usize, hugepages: usize },
+    /// AppArmor is on, and the profile that containers get by default is not there.
+    #[error(
+        "load the AppArmor profile pintle-default: {fault}; without it only Unconfined containers can be made"
+    )]
+    AppArmor { fault: String },
     /// The profile says what no filter can do, or is none.
     #[error("seccomp profile {profile}: {fault}")]
     SeccompProfile { profile: String, fault: String },

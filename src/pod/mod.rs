@@ -34,6 +34,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod admission;
+mod apparmor;
 mod config;
 mod drive;
 mod error;

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     admission::{Admission, Execs},
+    apparmor,
     config::Config,
     keep::{Places, owed::Debts},
     life::Event,
@@ -42,6 +43,7 @@ pub(super) struct Node {
     pub(super) images: Images,
     pub(super) places: Places,
     pub(super) boot_id: String,
+    pub(super) apparmor: apparmor::Profiles,
     /// What this node can give to a container at most.
     pub(super) held_capabilities: u64,
     pub(super) config: Config,
@@ -77,6 +79,7 @@ impl Node {
             images,
             places,
             boot_id,
+            apparmor: apparmor::Profiles::default(),
             held_capabilities: crate::sys::privilege::held_capabilities().unwrap_or(u64::MAX),
             creates: Admission::new(config.creates_running(), config.creates_waiting_max),
             config,

@@ -64,6 +64,7 @@ fn process(inputs: &Inputs<'_>, arguments: Vec<String>, capabilities: u64) -> Re
         ambient: security::ambient(&container.security, capabilities)?,
         no_new_privs: container.security.no_new_privs,
         seccomp: security::filter(&container.security, inputs.seccomp.as_ref())?,
+        apparmor: inputs.apparmor.clone(),
         oom_score_adj,
         nofile: NOFILE,
     })
@@ -204,6 +205,7 @@ mod tests {
             writable: "/containers/c".into(),
             pod_dir: "/pods/p".into(),
             seccomp: Some(seccomp::default(crate::spec::capabilities(container)?)),
+            apparmor: String::new(),
             held_capabilities: u64::MAX,
         })
     }
@@ -481,6 +483,7 @@ mod tests {
             ambient: 1 << 12,
             no_new_privs: true,
             seccomp: Some(seccomp::default(0xa804_25fb)),
+            apparmor: String::new(),
             oom_score_adj: 985,
             nofile: (1024, 524_288),
         };
@@ -565,6 +568,7 @@ mod tests {
                 user: UserChoice { uid, ..UserChoice::default() },
                 capabilities: crate::model::Capabilities { add, drop, ambient },
                 seccomp,
+                apparmor: Default::default(),
                 masked_paths,
                 readonly_paths,
             })
@@ -642,7 +646,7 @@ mod tests {
                 layers: &RootfsLayers { lower: plan.lower.clone() }, volume_layers: &[],
                 writable: plan.writable.clone(), pod_dir: "/pods/p".into(),
                 seccomp: Some(seccomp::default(crate::spec::capabilities(&container).unwrap())),
-                held_capabilities: u64::MAX,
+                apparmor: String::new(), held_capabilities: u64::MAX,
             });
             prop_assert_eq!(again.unwrap(), plan);
         }

@@ -6,6 +6,7 @@
 //! security.rs     user, capabilities, masked paths, which filter
 //! mounts.rs       what libcontainer mounts, and the volumes in their order
 //! devices.rs      device files and cgroup device rules
+//! lsm.rs          which AppArmor profile
 //! capability.rs   capabilities by name and bit
 //! seccomp/        system call filters
 //! ```
@@ -24,6 +25,7 @@ mod build;
 mod capability;
 mod devices;
 mod environment;
+mod lsm;
 mod mounts;
 pub mod seccomp;
 mod security;
@@ -32,6 +34,7 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use self::{
     build::build,
+    lsm::{APPARMOR_DEFAULT, apparmor, apparmor_default_text, apparmor_lists},
     security::{MASKED_PATHS, READONLY_PATHS},
 };
 use crate::model::{ContainerConfig, ContainerId, ImageConfig, PodConfig, ProcessPlan, RootfsLayers};
@@ -55,6 +58,8 @@ pub enum Error {
     Mount { path: String, problem: &'static str },
     #[error("no command: neither the request nor the image names one")]
     NoCommand,
+    #[error("AppArmor profile {profile}: AppArmor is off on this node, so nothing would enforce it")]
+    NoAppArmor { profile: String },
     /// The caller forgot to compile the filter. Running without would be worse.
     #[error("no system call filter was compiled for a container that asks for one")]
     NoFilter,
@@ -90,6 +95,8 @@ pub struct Inputs<'a> {
     /// The compiled filter for the container's `SeccompChoice`; `None` is "no filter", and an error
     /// unless the container is unconfined or privileged.
     pub seccomp: Option<Arc<[u8]>>,
+    /// The AppArmor profile, as [`apparmor`] has decided; empty: none.
+    pub apparmor: String,
     /// The capabilities that this node can give: its own bounding set.
     pub held_capabilities: u64,
 }
@@ -131,6 +138,7 @@ mod tests {
             ambient: 1,
             no_new_privs: true,
             seccomp: Some([1, 2].as_slice().into()),
+            apparmor: String::new(),
             oom_score_adj: 9,
             nofile: (3, 4),
         };

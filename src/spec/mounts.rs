@@ -232,6 +232,7 @@ mod tests {
             writable: "/writable".into(),
             pod_dir: pod_dir.into(),
             seccomp: None,
+            apparmor: String::new(),
             held_capabilities: 0,
         })
     }

@@ -5,6 +5,7 @@
 //! runs the tests of one file.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod apparmor;
 mod attach;
 mod bad_input;
 mod cgroup;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         network::TESTS,
         cni::TESTS,
         security::TESTS,
+        apparmor::TESTS,
         gauntlet::TESTS,
         event::TESTS,
         event::CHURN_TESTS,

@@ -169,7 +169,8 @@ fn the_nodes_secrets_are_masked() {
     let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
 
     for masked in ["/proc/kcore", "/proc/keys", "/proc/timer_list"] {
-        let read = container.shell(&format!("[ ! -e {masked} ] || head -c 10 {masked}"));
+        // The mask makes it empty; where AppArmor is on, its profile refuses before.
+        let read = container.shell(&format!("[ ! -e {masked} ] || head -c 10 {masked} 2>/dev/null || true"));
         assert_eq!(read, "", "{masked} was read");
     }
     for fixed in ["/proc/sys/kernel/panic", "/proc/sysrq-trigger", "/proc/irq/default_smp_affinity"] {

@@ -23,6 +23,11 @@ impl Host {
         (Self { root: dir.path().into() }, dir)
     }
 
+    /// Whether there is a file or folder; `path` is relative to `/`.
+    pub(super) fn exists(&self, path: &str) -> bool {
+        self.root.join(path).exists()
+    }
+
     /// The text of a file, trimmed; `path` is relative to `/`.
     pub(super) fn read(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.root.join(path)).ok().map(|text| text.trim().to_owned())

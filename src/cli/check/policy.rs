@@ -1,4 +1,7 @@
-use super::{Finding, host::Host, ok, warn};
+use super::{Finding, fail, host::Host, ok, warn};
+
+/// apparmor_parser(8), where distributions have it.
+const PARSERS: [&str; 2] = ["usr/sbin/apparmor_parser", "sbin/apparmor_parser"];
 
 pub(super) fn questions(host: &Host) -> Vec<Finding> {
     vec![apparmor(host), selinux(host)]
@@ -6,8 +9,14 @@ pub(super) fn questions(host: &Host) -> Vec<Finding> {
 
 fn apparmor(host: &Host) -> Finding {
     match host.read("sys/module/apparmor/parameters/enabled").as_deref() {
-        Some("Y") => ok("AppArmor", "on; pods that ask for a profile are refused"),
-        _ => ok("AppArmor", "off; pods that ask for a profile are refused"),
+        Some("Y") if PARSERS.iter().any(|path| host.exists(path)) => {
+            ok("AppArmor", "on; containers get the profile pintle-default, or the one they ask for")
+        }
+        Some("Y") => fail(
+            "AppArmor",
+            "on, but apparmor_parser is not installed (package apparmor): only unconfined containers can be made",
+        ),
+        _ => ok("AppArmor", "off; a container that asks for a profile by its name is refused"),
     }
 }
 
@@ -22,6 +31,22 @@ fn selinux(host: &Host) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{super::Level, *};
+
+    #[test]
+    fn apparmor_that_is_on_needs_its_parser() {
+        const ON: (&str, &str) = ("sys/module/apparmor/parameters/enabled", "Y\n");
+        let off = (ON.0, "N\n");
+        for (files, level) in [
+            (&[][..], Level::Ok),
+            (&[off], Level::Ok),
+            (&[ON], Level::Fail),
+            (&[ON, (PARSERS[0], "")], Level::Ok),
+            (&[ON, (PARSERS[1], "")], Level::Ok),
+        ] {
+            let (host, _dir) = Host::fake(files);
+            assert_eq!(apparmor(&host).level, level, "{files:?}");
+        }
+    }
 
     #[test]
     fn selinux_that_enforces_is_a_warning() {

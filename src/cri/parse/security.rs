@@ -10,8 +10,8 @@ use super::{
 use crate::{
     cri::wire,
     model::{
-        Capabilities, GroupsPolicy, IpcMode, NamespaceModes, NetworkMode, PidMode, SeccompChoice, Security,
-        UserChoice,
+        AppArmorChoice, Capabilities, GroupsPolicy, IpcMode, NamespaceModes, NetworkMode, PidMode,
+        SeccompChoice, Security, UserChoice,
     },
 };
 
@@ -67,7 +67,6 @@ const CAPABILITIES: [&str; 41] = [
 #[expect(deprecated, reason = "seccomp_profile_path is still honoured")]
 pub(super) fn sandbox(wire: wire::LinuxSandboxSecurityContext) -> Result<Security, Refusal> {
     absent("run_as_group", wire.run_as_group.is_some() && wire.run_as_user.is_none(), "needs run_as_user")?;
-    apparmor(wire.apparmor, "")?;
     Ok(Security {
         privileged: wire.privileged,
         readonly_rootfs: wire.readonly_rootfs,
@@ -79,6 +78,7 @@ pub(super) fn sandbox(wire: wire::LinuxSandboxSecurityContext) -> Result<Securit
             groups_policy: policy(wire.supplemental_groups_policy).at("supplemental_groups_policy")?,
         },
         seccomp: seccomp(wire.seccomp, &wire.seccomp_profile_path, wire.privileged)?,
+        apparmor: apparmor(wire.apparmor, "")?,
         ..Security::default()
     })
 }
@@ -97,7 +97,6 @@ pub(super) fn container(wire: wire::LinuxContainerSecurityContext) -> Result<Sec
         wire.run_as_user.is_some() && !wire.run_as_username.is_empty(),
         "excludes run_as_user",
     )?;
-    apparmor(wire.apparmor, &wire.apparmor_profile)?;
     Ok(Security {
         privileged: wire.privileged,
         readonly_rootfs: wire.readonly_rootfs,
@@ -111,6 +110,7 @@ pub(super) fn container(wire: wire::LinuxContainerSecurityContext) -> Result<Sec
         },
         capabilities: capabilities(wire.capabilities.unwrap_or_default()).under("capabilities")?,
         seccomp: seccomp(wire.seccomp, &wire.seccomp_profile_path, wire.privileged)?,
+        apparmor: apparmor(wire.apparmor, &wire.apparmor_profile)?,
         masked_paths: Some(paths(wire.masked_paths).at("masked_paths")?),
         readonly_paths: Some(paths(wire.readonly_paths).at("readonly_paths")?),
     })
@@ -268,20 +268,38 @@ fn localhost(path: String) -> Result<SeccompChoice, Why> {
     absolute_path(path).and_then(no_way_up).map(SeccompChoice::Localhost)
 }
 
-/// pintle loads no AppArmor profile, so it must not let anyone believe that one confines the container.
-fn apparmor(profile: Option<wire::SecurityProfile>, deprecated: &str) -> Result<(), Refusal> {
+/// The new field wins over the deprecated one, as in the kubelet.
+fn apparmor(profile: Option<wire::SecurityProfile>, deprecated: &str) -> Result<AppArmorChoice, Refusal> {
     use wire::security_profile::ProfileType;
-    const UNSUPPORTED: &str = "asks for an AppArmor profile, which is not supported";
     match profile {
         Some(profile) => match known(profile.profile_type).at("apparmor.profile_type")? {
-            ProfileType::RuntimeDefault | ProfileType::Unconfined => Ok(()),
-            ProfileType::Localhost => Err(Why::from(UNSUPPORTED)).at("apparmor.profile_type"),
+            ProfileType::RuntimeDefault => Ok(AppArmorChoice::RuntimeDefault),
+            ProfileType::Unconfined => Ok(AppArmorChoice::Unconfined),
+            ProfileType::Localhost => {
+                // The kubelet of Kubernetes 1.30 puts the annotation's prefix before it.
+                let name = profile.localhost_ref.strip_prefix("localhost/").unwrap_or(&profile.localhost_ref);
+                apparmor_profile(name).at("apparmor.localhost_ref")
+            }
         },
         None => match deprecated {
-            "" | "runtime/default" | "unconfined" => Ok(()),
-            _ => Err(Why::from(UNSUPPORTED)).at("apparmor_profile"),
+            "" | "runtime/default" => Ok(AppArmorChoice::RuntimeDefault),
+            "unconfined" => Ok(AppArmorChoice::Unconfined),
+            _ => match deprecated.strip_prefix("localhost/") {
+                Some(name) => apparmor_profile(name).at("apparmor_profile"),
+                None => Err(Why::from(format!("{} is no profile", quote(deprecated)))).at("apparmor_profile"),
+            },
         },
     }
+}
+
+/// The name of a profile of the host; it becomes a word of what is written to the kernel. `unconfined` names no profile:
+/// whoever means that has a type of its own for it.
+fn apparmor_profile(name: &str) -> Result<AppArmorChoice, Why> {
+    line(NAME_BYTES_MAX, name)?;
+    if name.is_empty() || name == "unconfined" {
+        return Err(format!("{} names no profile", quote(name)).into());
+    }
+    Ok(AppArmorChoice::Localhost(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -303,6 +321,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(deprecated, reason = "the new field wins over apparmor_profile")]
     fn everything_a_container_may_ask_for_arrives() {
         let parsed = container(wire::LinuxContainerSecurityContext {
             readonly_rootfs: true,
@@ -317,7 +336,8 @@ mod tests {
                 add_ambient_capabilities: vec!["KILL".into()],
             }),
             seccomp: profile(ProfileType::RuntimeDefault, ""),
-            apparmor: profile(ProfileType::RuntimeDefault, ""),
+            apparmor: profile(ProfileType::Localhost, "localhost/web"),
+            apparmor_profile: "unconfined".into(),
             masked_paths: vec!["/proc/kcore".into()],
             ..context()
         });
@@ -339,6 +359,7 @@ mod tests {
                 ambient: set(&["KILL"]),
             },
             seccomp: SeccompChoice::RuntimeDefault,
+            apparmor: AppArmorChoice::Localhost("web".into()),
             masked_paths: Some(vec!["/proc/kcore".into()]),
             readonly_paths: Some(vec![]),
         };
@@ -385,7 +406,7 @@ mod tests {
     #[expect(deprecated, reason = "the deprecated fields are still honoured")]
     fn what_cannot_be_done_or_makes_no_sense_is_refused_by_name() {
         type Change = fn(&mut wire::LinuxContainerSecurityContext);
-        let bad: [(&str, Change); 24] = [
+        let bad: [(&str, Change); 27] = [
             ("run_as_group", |c| c.run_as_group = id_of(1)),
             ("run_as_user", |c| c.run_as_user = id_of(-1)),
             ("run_as_user", |c| c.run_as_user = id_of(i64::from(u32::MAX))),
@@ -412,8 +433,11 @@ mod tests {
             ("seccomp.localhost_ref", |c| c.seccomp = profile(ProfileType::Localhost, "a.json")),
             ("seccomp.localhost_ref", |c| c.seccomp = profile(ProfileType::Localhost, "/a/../../b")),
             ("seccomp_profile_path", |c| c.seccomp_profile_path = "localhost/".into()),
-            ("apparmor.profile_type", |c| c.apparmor = profile(ProfileType::Localhost, "p")),
-            ("apparmor_profile", |c| c.apparmor_profile = "localhost/p".into()),
+            ("apparmor.localhost_ref", |c| c.apparmor = profile(ProfileType::Localhost, "")),
+            ("apparmor.localhost_ref", |c| c.apparmor = profile(ProfileType::Localhost, "a\nb")),
+            ("apparmor.localhost_ref", |c| c.apparmor = profile(ProfileType::Localhost, "unconfined")),
+            ("apparmor_profile", |c| c.apparmor_profile = "localhost/".into()),
+            ("apparmor_profile", |c| c.apparmor_profile = "web".into()),
             ("masked_paths", |c| c.masked_paths = vec!["proc/kcore".into()]),
         ];
         for (field, change) in bad {
@@ -430,6 +454,22 @@ mod tests {
         pod.run_as_user = id_of(2);
         let user = sandbox(pod).unwrap().user;
         assert_eq!((user.uid, user.gid), (Some(2), Some(1)));
+    }
+
+    #[test]
+    fn an_apparmor_profile_is_that_of_the_new_field_and_else_of_the_old_one() {
+        let web = || AppArmorChoice::Localhost("web".into());
+        for (new, old, expected) in [
+            (None, "", AppArmorChoice::RuntimeDefault),
+            (None, "runtime/default", AppArmorChoice::RuntimeDefault),
+            (None, "unconfined", AppArmorChoice::Unconfined),
+            (None, "localhost/web", web()),
+            (profile(ProfileType::Localhost, "web"), "unconfined", web()),
+            (profile(ProfileType::RuntimeDefault, ""), "localhost/web", AppArmorChoice::RuntimeDefault),
+            (profile(ProfileType::Unconfined, ""), "", AppArmorChoice::Unconfined),
+        ] {
+            assert_eq!(apparmor(new, old), Ok(expected), "{old}");
+        }
     }
 
     #[test]

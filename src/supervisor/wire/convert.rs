@@ -108,6 +108,7 @@ pub(crate) fn process_message(plan: &ProcessPlan) -> v1::Process {
         oom_score_adj: plan.oom_score_adj,
         nofile_soft: plan.nofile.0,
         nofile_hard: plan.nofile.1,
+        apparmor: plan.apparmor.clone(),
     }
 }
 
@@ -133,6 +134,7 @@ pub(crate) fn process_plan(message: v1::Process) -> ProcessPlan {
         seccomp: (!message.seccomp.is_empty()).then(|| message.seccomp.into()),
         oom_score_adj: message.oom_score_adj,
         nofile: (message.nofile_soft, message.nofile_hard),
+        apparmor: message.apparmor,
     }
 }
 
@@ -347,6 +349,7 @@ pub(in crate::supervisor) mod tests {
                 ambient: 1 << 10,
                 no_new_privs: true,
                 seccomp: Some([1, 2, 3, 4, 5, 6, 7, 8].into()),
+                apparmor: "web".into(),
                 oom_score_adj: -5,
                 nofile: (1024, 4096),
             },

@@ -174,6 +174,7 @@ impl ContainerCreation<'_> {
             writable,
             pod_dir: self.pod.folder.clone(),
             seccomp: seccomp::program(&config).await?,
+            apparmor: self.pod.node.apparmor.profile(&config).await?,
             held_capabilities: self.pod.node.held_capabilities,
         })?;
         plan.process.nofile = (self.pod.node.config.nofile_soft, self.pod.node.config.nofile_hard);
