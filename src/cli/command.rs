@@ -2,7 +2,7 @@ use std::{env, io, io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{attach, check, config, detach::DetachKeys, exec, exit::Exit, image, logs, run, serve};
+use super::{attach, check, config, detach::DetachKeys, exec, exit::Exit, image, logs, network, run, serve};
 use crate::{
     config::{Flags, Listen, Loaded, load},
     supervisor, telemetry,
@@ -122,6 +122,11 @@ enum Command {
         #[command(subcommand)]
         command: Config,
     },
+    /// Undo what the built-in network has done to this host
+    Network {
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
     /// Say what this host can and cannot do; fails when pods could not run
     Check {
         #[command(flatten)]
@@ -176,6 +181,15 @@ enum Config {
     Default,
     /// Read the configuration as `serve` would, and say what is wrong
     Check {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum NetworkCommand {
+    /// Delete the bridge and the nftables table, and set forwarding back to what it was; no pod may be on the bridge
+    Reset {
         #[command(flatten)]
         place: Place,
     },
@@ -241,6 +255,7 @@ impl Command {
             Self::Image { command: Image::Rm { place, references } } => image::remove(place, &references),
             Self::Config { command: Config::Default } => config::default(),
             Self::Config { command: Config::Check { place } } => config::check(place),
+            Self::Network { command: NetworkCommand::Reset { place } } => network::reset(place),
             Self::Check { place } => check::check(place),
             Self::Version => say(&format!("pintle {}\n", env!("CARGO_PKG_VERSION"))),
         };

@@ -1,7 +1,8 @@
 //! The command line: the only room that prints to stdout, and the one that turns failures into exit codes.
 //!
 //! - `command`: what may be typed, and which function answers.
-//! - `serve`, `config`, `image`, `run`, `exec`, `attach`, `logs`, `check`: one file or folder for each command.
+//! - `serve`, `config`, `image`, `run`, `exec`, `attach`, `logs`, `network`, `check`: one file or folder for each
+//!   command.
 //! - `client`: a small CRI client over the unix socket. `lookup`: which container an argument means.
 //! - `session`: the client's side of an exec or attach. `console`: the person's, with `stdio` (standard streams),
 //!   `terminal` (raw mode, size) and `detach` (keys that end it). `signals`: what ends a command from outside.
@@ -25,6 +26,7 @@ mod exit;
 mod image;
 mod logs;
 mod lookup;
+mod network;
 mod run;
 mod serve;
 mod session;

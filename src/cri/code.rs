@@ -103,7 +103,9 @@ fn of_io(error: &io::Error) -> Code {
 impl Coded for network::Error {
     fn code(&self) -> Code {
         match self {
-            Self::HostPortsUnsupported { .. } | Self::Sysctl { .. } | Self::Pod(_) => Code::InvalidArgument,
+            Self::HostPortTwice { .. } | Self::Sysctl { .. } | Self::Pod(_) => Code::InvalidArgument,
+            // Free again once the other pod is gone.
+            Self::HostPortTaken { .. } | Self::NoWay { .. } | Self::InUse { .. } => Code::FailedPrecondition,
             // Only an operator can mend these.
             Self::NotConfigured
             | Self::BadConfig { .. }
@@ -118,7 +120,9 @@ impl Coded for network::Error {
             Self::Lease { source, .. }
             | Self::File { source, .. }
             | Self::Netlink { source, .. }
-            | Self::Namespace { source, .. } => of_io(source),
+            | Self::Namespace { source, .. }
+            | Self::Firewall { source, .. }
+            | Self::Settings { source, .. } => of_io(source),
             Self::HostNamespace { .. } => Code::Internal,
             Self::Sweep { first, .. } => first.code(),
         }
@@ -328,7 +332,10 @@ mod tests {
         let profile = || "/p.json".to_owned();
         let denied = io::ErrorKind::PermissionDenied.into();
         for (error, code) in [
-            (network::Error::HostPortsUnsupported { port: 80 }.into(), Code::InvalidArgument),
+            (
+                network::Error::Firewall { operation: "write", source: io::Error::from(Errno::PERM) }.into(),
+                Code::Internal,
+            ),
             (network::Error::NotABridge { name: "b".into() }.into(), Code::FailedPrecondition),
             (netlink(libc_errno(Errno::BUSY)).into(), Code::Internal),
             (netlink(libc_errno(Errno::NOMEM)).into(), Code::ResourceExhausted),

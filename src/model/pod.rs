@@ -74,6 +74,26 @@ pub enum PortProtocol {
     Sctp,
 }
 
+impl PortProtocol {
+    /// As in protocols(5).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// As in an IP header.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
 /// Which namespaces a pod or container shares (CRI `NamespaceOption`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct NamespaceModes {

@@ -1,7 +1,6 @@
 use std::{
     collections::{HashMap, HashSet},
-    fs,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::Arc,
@@ -11,14 +10,16 @@ use tokio::sync::{Mutex, OnceCell};
 use tracing::{debug, info, warn};
 
 use super::{
-    Attachment, Config, Error, INTERFACE, NetworkKind, Request,
+    Attachment, Config, Error, INTERFACE, Request,
+    firewall::{self, BridgeRules, Firewall},
+    forwarding::{HostSettings, route_loopback},
     lease::Leases,
     netlink::{Kind, Link, Netlink, NewVeth, refuse_router_advertisements, set_sysctls},
     veth,
 };
 use crate::{
     failpoint,
-    model::{PodId, PortMapping},
+    model::PodId,
     telemetry::{log::chain, task},
 };
 
@@ -30,53 +31,47 @@ const MTU_BYTES_DEFAULT: u32 = 1500;
 pub struct Bridge {
     config: Config,
     leases: Arc<Leases>,
+    settings: Arc<HostSettings>,
+    firewall: Arc<Firewall>,
     /// One at a time looks for the bridge and makes it. Index of the one that this process has set up.
     set_up: Mutex<Option<u32>>,
     mtu: OnceCell<u32>,
 }
 
 impl Bridge {
-    pub(super) fn open(config: &Config, leases: &Path) -> Result<Self, Error> {
+    pub(super) fn open(config: &Config, folder: &Path, firewall: Arc<Firewall>) -> Result<Self, Error> {
         config.check()?;
-        let leases = Leases::open(leases, &config.bridge_name, config.subnet, config.gateway())?;
+        let leases = Leases::open(folder, &config.bridge_name, config.ranges())?;
         Ok(Self {
             config: config.clone(),
             leases: Arc::new(leases),
+            settings: Arc::new(HostSettings::kept_in(folder)),
+            firewall,
             set_up: Mutex::default(),
             mtu: OnceCell::new(),
         })
     }
 
-    pub(super) fn admit(&self, ports: &[PortMapping]) -> Result<(), Error> {
-        // A pod whose port silently leads nowhere would be harder to understand than one that does not start.
-        match ports.iter().find(|mapping| mapping.host_port > 0) {
-            Some(mapping) => Err(Error::HostPortsUnsupported { port: mapping.host_port }),
-            None => Ok(()),
-        }
-    }
-
     pub(super) async fn attach(&self, request: Request<'_>) -> Result<Attachment, Error> {
-        let Request { pod, config, netns, sysctls } = request;
-        self.admit(&config.port_mappings)?;
-        let address = self.with_leases({
+        let Request { pod, config: _, netns, sysctls } = request;
+        let addresses = self.with_leases({
             let pod = pod.clone();
             move |leases| leases.reserve(&pod)
         });
-        let address = address.await?;
-        if let Err(error) = self.link(pod, netns, address, sysctls).await {
-            let undone = self.with_leases(move |leases| leases.give_back(address)).await;
+        let addresses = addresses.await?;
+        if let Err(error) = self.link(pod, netns, &addresses, sysctls).await {
+            let undone = self.with_leases({
+                let addresses = addresses.clone();
+                move |leases| leases.give_back(&addresses)
+            });
             let _ = undone
-                .inspect_err(|error| warn!(%pod, %address, error = %chain(error), "lease not given back"));
+                .await
+                .inspect_err(|error| warn!(%pod, ?addresses, error = %chain(error), "lease not given back"));
             return Err(error);
         }
         failpoint!("network.attached");
-        debug!(%pod, %address, "pod attached to bridge");
-        Ok(Attachment {
-            interface: INTERFACE.into(),
-            addresses: vec![address.into()],
-            made_by: NetworkKind::Bridge,
-            netns: None,
-        })
+        debug!(%pod, ?addresses, "pod attached to bridge");
+        Ok(Attachment { interface: INTERFACE.into(), addresses, ..Attachment::default() })
     }
 
     /// Joins the pod and the bridge by a pair of links; on failure there is no pair.
@@ -84,7 +79,7 @@ impl Bridge {
         &self,
         pod: &PodId,
         netns: OwnedFd,
-        address: Ipv4Addr,
+        addresses: &[IpAddr],
         sysctls: &[(String, String)],
     ) -> Result<(), Error> {
         let host = Netlink::here()?;
@@ -98,7 +93,7 @@ impl Bridge {
         let set_up = async {
             host.mark_port(&name, &veth::alias(pod)).await?;
             set_sysctls(pod, copy()?, sysctls).await?;
-            self.set_up_inside(&inside, address).await
+            self.set_up_inside(&inside, addresses).await
         };
         if let Err(error) = set_up.await {
             let undone = unlink(&host, pod).await;
@@ -108,23 +103,46 @@ impl Bridge {
         Ok(())
     }
 
-    async fn set_up_inside(&self, inside: &Netlink, address: Ipv4Addr) -> Result<(), Error> {
+    async fn set_up_inside(&self, inside: &Netlink, addresses: &[IpAddr]) -> Result<(), Error> {
         inside.set_up("lo").await?;
         let link = inside.new_link(INTERFACE).await?;
-        inside.add_address(&link, address, self.config.subnet.prefix()).await?;
+        let ranges = self.config.ranges();
+        for (range, address) in ranges.iter().zip(addresses) {
+            inside.add_address(&link, *address, range.subnet.prefix()).await?;
+        }
         inside.set_up(INTERFACE).await?;
-        inside.add_default_route(self.config.gateway()).await
+        for range in &ranges {
+            inside.add_default_route(range.gateway).await?;
+        }
+        Ok(())
+    }
+
+    /// What the firewall is to do for the pods on the bridge; `None` where there is no bridge. The addresses of the bridge
+    /// tell the subnets: those that were configured before are among them.
+    pub(super) async fn rules(&self) -> Result<Option<BridgeRules>, Error> {
+        let host = Netlink::here()?;
+        match host.link(&self.config.bridge_name).await? {
+            Some(link) if link.kind == Kind::Bridge => Ok(Some(self.rules_of(&host, &link).await?)),
+            _ => Ok(None),
+        }
+    }
+
+    async fn rules_of(&self, host: &Netlink, bridge: &Link) -> Result<BridgeRules, Error> {
+        let mut subnets = host.subnets(bridge).await?;
+        subnets.extend(self.config.subnets.iter().copied());
+        subnets.sort_unstable();
+        subnets.dedup();
+        let Config { masquerade, isolate, .. } = self.config;
+        Ok(BridgeRules { name: bridge.name.clone(), subnets, masquerade, isolate })
     }
 
     pub(super) async fn attachment_of(&self, pod: &PodId) -> Result<Option<Attachment>, Error> {
         let pod = pod.clone();
         let addresses = self.with_leases(move |leases| leases.held_by(&pod)).await?;
-        let made_by = NetworkKind::Bridge;
         Ok((!addresses.is_empty()).then(|| Attachment {
             interface: INTERFACE.into(),
             addresses,
-            made_by,
-            netns: None,
+            ..Attachment::default()
         }))
     }
 
@@ -172,6 +190,37 @@ impl Bridge {
         }
     }
 
+    /// Takes the bridge and the firewall's table off the host, and puts the host's settings back. Says what was done.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while a pod has a link; whatever fails: calling again goes on from there.
+    pub(super) async fn reset(&self) -> Result<Vec<String>, Error> {
+        let host = Netlink::here()?;
+        let bridge = host.link(&self.config.bridge_name).await?.filter(|link| link.kind == Kind::Bridge);
+        let index = bridge.as_ref().map(|bridge| bridge.index);
+        let links = host.links().await?.into_iter();
+        let of_pods = links.filter(|link| veth::is_orphan(link, &HashSet::new(), index));
+        let links: Vec<String> = of_pods.map(|link| link.name).collect();
+        if !links.is_empty() {
+            return Err(Error::InUse { bridge: self.config.bridge_name.clone(), links: links.join(", ") });
+        }
+        let mut done = Vec::new();
+        if task::blocking("nftables", firewall::remove).await? {
+            done.push("deleted the nftables table inet pintle".into());
+        }
+        if let Some(bridge) = bridge
+            && host.delete(&bridge).await?
+        {
+            done.push(format!("deleted the bridge {}", bridge.name));
+        }
+        let settings = Arc::clone(&self.settings);
+        let restored = task::blocking("sysctls", move || settings.restore()).await;
+        let restored =
+            restored.map_err(|source| Error::Settings { path: self.settings.path().into(), source })?;
+        done.extend(restored.into_iter().map(|(name, value)| format!("set {name} back to {value}")));
+        Ok(done)
+    }
+
     /// The bridge, made if it is not there.
     async fn bridge(&self, host: &Netlink) -> Result<Link, Error> {
         let name = &self.config.bridge_name;
@@ -180,9 +229,12 @@ impl Bridge {
         let new = there.is_none();
         let bridge = match there {
             Some(link) if link.kind != Kind::Bridge => return Err(Error::NotABridge { name: name.clone() }),
-            Some(link) if *set_up == Some(link.index) => return Ok(link),
+            Some(link) if *set_up == Some(link.index) => {
+                self.firewall.check().await?;
+                return Ok(link);
+            }
             Some(link) => link,
-            None => host.add_bridge(name, link_address(self.config.gateway())).await?,
+            None => host.add_bridge(name, link_address(&self.config)).await?,
         };
         if let Err(error) = self.set_up_bridge(host, &bridge).await {
             if new {
@@ -193,17 +245,29 @@ impl Bridge {
             return Err(error);
         }
         if new {
-            info!(link = name, gateway = %self.config.gateway(), subnet = %self.config.subnet, "made bridge");
+            info!(link = name, ranges = ?self.config.ranges(), "made bridge");
         }
-        allow_forwarding();
         *set_up = Some(bridge.index);
         Ok(bridge)
     }
 
     async fn set_up_bridge(&self, host: &Netlink, bridge: &Link) -> Result<(), Error> {
         refuse_router_advertisements(&bridge.name);
-        host.add_address(bridge, self.config.gateway(), self.config.subnet.prefix()).await?;
-        host.set_up(&bridge.name).await
+        for range in self.config.ranges() {
+            host.add_address(bridge, range.gateway, range.subnet.prefix()).await?;
+        }
+        host.set_up(&bridge.name).await?;
+        // Before loopback addresses can lead out: the rules keep them from coming in.
+        self.firewall.open_bridge(self.rules_of(host, bridge).await?).await?;
+        let (settings, name) = (Arc::clone(&self.settings), bridge.name.clone());
+        let of = |ipv6: bool| self.config.subnets.iter().any(|subnet| subnet.is_ipv6() == ipv6);
+        let (ipv4, ipv6) = (of(false), of(true));
+        let change = move || {
+            route_loopback(&name);
+            settings.allow_forwarding(ipv4, ipv6);
+        };
+        task::blocking("sysctls", change).await;
+        Ok(())
     }
 
     async fn mtu(&self, host: &Netlink) -> Result<u32, Error> {
@@ -235,38 +299,26 @@ fn namespace(pod: &PodId, source: std::io::Error) -> Error {
     Error::Namespace { pod: pod.clone(), source }
 }
 
-/// A link-layer address that stays the bridge's own: locally administered, from its IPv4 address.
-fn link_address(gateway: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = gateway.octets();
-    [0x0a, 0x58, a, b, c, d]
-}
-
-/// Without it pods reach each other and the node, and nothing else; so a refusal is told, not fatal.
-fn allow_forwarding() {
-    const PATH: &str = "/proc/sys/net/ipv4/ip_forward";
-    let result = match fs::read_to_string(PATH) {
-        Ok(text) if text.trim() != "0" => return,
-        Ok(_) => fs::write(PATH, "1"),
-        Err(error) => Err(error),
+/// A link-layer address that stays the bridge's own: locally administered, from the last bytes of its first address.
+fn link_address(config: &Config) -> [u8; 6] {
+    let [a, b, c, d] = match config.ranges().first().map(|range| range.gateway) {
+        Some(IpAddr::V4(gateway)) => gateway.octets(),
+        Some(IpAddr::V6(gateway)) => ((gateway.to_bits() & u128::from(u32::MAX)) as u32).to_be_bytes(),
+        None => [0; 4], // a configuration without a subnet is refused
     };
-    match result {
-        Ok(()) => info!(path = PATH, "switched on IPv4 forwarding for pods"),
-        Err(error) => {
-            warn!(path = PATH, %error, "cannot switch on IPv4 forwarding: pods reach only this node")
-        }
-    }
+    [0x0a, 0x58, a, b, c, d]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{PodConfig, PortProtocol};
+    use crate::model::PodConfig;
     use futures_util::future::join_all;
     use rtnetlink::{LinkVeth, RouteMessageBuilder};
     use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
     use std::{
-        fs::File,
-        net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+        fs::{self, File},
+        net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
         thread,
         time::Duration,
     };
@@ -280,7 +332,7 @@ mod tests {
 
     impl Node {
         fn bridge(&self) -> Bridge {
-            Bridge::open(&self.config, self.leases.path()).unwrap()
+            Bridge::open(&self.config, self.leases.path(), Arc::default()).unwrap()
         }
 
         /// What a pod can leave behind on the host: links and leases, by name.
@@ -463,7 +515,7 @@ mod tests {
 
     #[test]
     fn an_empty_pool_is_an_error_that_names_it_and_leaves_nothing() {
-        on_a_node("subnet = \"10.9.8.0/30\"", async |node| {
+        on_a_node("subnets = [\"10.9.8.0/30\"]", async |node| {
             let (bridge, netns) = (node.bridge(), new_netns());
             attach(&bridge, 1, &new_netns()).await.unwrap();
             bridge.detach(&pod(1)).await.unwrap();
@@ -517,28 +569,6 @@ mod tests {
     }
 
     #[test]
-    fn a_host_port_is_refused_by_number_before_anything_is_done() {
-        on_a_node("", async |node| {
-            let port = |host_port| PortMapping {
-                protocol: PortProtocol::Tcp,
-                container_port: 80,
-                host_port,
-                host_ip: String::new(),
-            };
-            let with_ports = |ports: &[u16]| PodConfig {
-                port_mappings: ports.iter().copied().map(port).collect(),
-                ..PodConfig::default()
-            };
-            let bridge = node.bridge();
-            let config = with_ports(&[0, 8080]);
-            let error = attach_as(&bridge, 1, &new_netns(), &config, &[]).await.unwrap_err();
-            assert!(error.to_string().contains("host port 8080"), "{error}");
-            assert_eq!(node.traces().await, [""; 0]);
-            attach_as(&bridge, 1, &new_netns(), &with_ports(&[0]), &[]).await.unwrap();
-        });
-    }
-
-    #[test]
     fn another_interface_of_the_bridges_name_is_left_alone() {
         on_a_node("", async |node| {
             let host = Netlink::here().unwrap();
@@ -552,7 +582,7 @@ mod tests {
 
     #[test]
     fn a_bridge_that_gets_no_address_is_not_left() {
-        on_a_node("subnet = \"224.0.0.0/24\"", async |node| {
+        on_a_node("subnets = [\"224.0.0.0/24\"]", async |node| {
             let error = attach(&node.bridge(), 1, &new_netns()).await.unwrap_err();
             assert!(chain(&error).starts_with("add address 224.0.0.1/24 to pintle0"), "{}", chain(&error));
             assert_eq!(Netlink::here().unwrap().link("pintle0").await.unwrap(), None);

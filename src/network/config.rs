@@ -1,4 +1,4 @@
-use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -25,6 +25,14 @@ pub enum Mode {
     None,
 }
 
+/// Addresses for pods.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Range {
+    pub(super) subnet: Subnet,
+    /// The bridge's address, which no pod gets.
+    pub(super) gateway: IpAddr,
+}
+
 /// How pods are put on the network.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -48,10 +56,16 @@ pub struct Config {
     pub netns_dir: PathBuf,
     /// Name of the bridge, made when the first pod needs it. An existing bridge of that name is used.
     pub bridge_name: String,
-    /// IPv4 addresses for pods. It must not overlap with any network that the node or its pods talk to.
-    pub subnet: Subnet,
-    /// Address of the bridge, and the pods' default route. Empty: the first address of `subnet`.
-    pub gateway: Option<Ipv4Addr>,
+    /// Addresses for pods: one subnet, or one of IPv4 and one of IPv6. A pod gets one of each; the first is its primary one.
+    /// They must not overlap with any network that the node or its pods talk to.
+    pub subnets: Vec<Subnet>,
+    /// Addresses of the bridge, which are the pods' default routes. The first address of a subnet that has none here.
+    pub gateways: Vec<IpAddr>,
+    /// Whether pods on the bridge have the host's address outside of it. When false, the outside needs routes to
+    /// `subnets`.
+    pub masquerade: bool,
+    /// Whether packets between the bridge and other bridges of the host are dropped.
+    pub isolate: bool,
     /// Largest packet in bytes. 0: what the interface of the host's default route takes.
     pub mtu: u32,
 }
@@ -68,17 +82,23 @@ impl Default for Config {
             cni_timeout_s: 90,
             netns_dir: "/run/netns".into(),
             bridge_name,
-            subnet: Subnet::DEFAULT,
-            gateway: None,
+            subnets: vec![Subnet::DEFAULT],
+            gateways: vec![],
+            masquerade: true,
+            isolate: false,
             mtu: 0,
         }
     }
 }
 
 impl Config {
-    /// The address of the bridge.
-    pub(super) fn gateway(&self) -> Ipv4Addr {
-        self.gateway.unwrap_or(self.subnet.first())
+    /// The subnets of pods, each with the address that the bridge has there.
+    pub(super) fn ranges(&self) -> Vec<Range> {
+        let range = |subnet: &Subnet| {
+            let gateway = self.gateways.iter().copied().find(|gateway| subnet.contains(*gateway));
+            Range { subnet: *subnet, gateway: gateway.unwrap_or(subnet.first()) }
+        };
+        self.subnets.iter().map(range).collect()
     }
 
     /// How long plugins may take for one pod.
@@ -98,9 +118,18 @@ impl Config {
         {
             return bad("bridge_name", format!("{name:?} cannot name an interface"));
         }
-        let gateway = self.gateway();
-        if !self.subnet.has_host(gateway) {
-            return bad("gateway", format!("{gateway} is not a host of {}", self.subnet));
+        let of = |ipv6: bool| self.subnets.iter().filter(|subnet| subnet.is_ipv6() == ipv6).count();
+        if self.subnets.is_empty() || of(false) > 1 || of(true) > 1 {
+            let reason = "one subnet is needed, or one of IPv4 and one of IPv6";
+            return bad("subnets", reason.into());
+        }
+        let is_host = |gateway: &&IpAddr| self.subnets.iter().any(|subnet| subnet.has_host(**gateway));
+        if let Some(gateway) = self.gateways.iter().find(|gateway| !is_host(gateway)) {
+            let subnets: Vec<String> = self.subnets.iter().map(Subnet::to_string).collect();
+            return bad("gateways", format!("{gateway} is not a host of {}", subnets.join(" or ")));
+        }
+        if self.gateways.len() > self.subnets.len() {
+            return bad("gateways", "a subnet has one gateway".into());
         }
         for (field, folder) in [
             ("cni_conf_dir", &self.cni_conf_dir),
@@ -146,30 +175,39 @@ mod tests {
     fn nothing_configured_is_a_bridge() {
         let config = checked("").unwrap();
         assert_eq!((config.mode, &*config.bridge_name), (Mode::Auto, "pintle0"));
-        assert_eq!(config.gateway(), Ipv4Addr::new(10, 88, 0, 1));
+        let gateway = "10.88.0.1".parse().unwrap();
+        assert_eq!(config.ranges(), [Range { subnet: Subnet::DEFAULT, gateway }]);
     }
 
     #[test]
     fn everything_can_be_configured() {
         let config = checked(
-            "bridge_name = \"br-pods\"\nsubnet = \"10.1.2.0/24\"\ngateway = \"10.1.2.254\"\nmtu = 9000",
+            "bridge_name = \"br-pods\"\nsubnets = [\"fd00::/64\", \"10.1.2.0/24\"]\ngateways = [\"10.1.2.254\"]\nmtu = 9000",
         );
-        assert_eq!(config.unwrap().gateway(), Ipv4Addr::new(10, 1, 2, 254));
+        let range = |subnet: &str, gateway: &str| Range {
+            subnet: subnet.parse().unwrap(),
+            gateway: gateway.parse().unwrap(),
+        };
+        let expected = [range("fd00::/64", "fd00::1"), range("10.1.2.0/24", "10.1.2.254")];
+        assert_eq!(config.unwrap().ranges(), expected);
     }
 
     #[test]
     fn what_cannot_work_is_refused_with_its_name() {
         for (text, expected) in [
             ("bridge = 'x'", "unknown field `bridge`"),
-            ("subnet = '10.1.2.1/24'", "10.1.2.0/24 is meant?"),
+            ("subnets = ['10.1.2.1/24']", "10.1.2.0/24 is meant?"),
+            ("subnets = []", "network.subnets: one subnet is needed"),
+            ("subnets = ['10.1.2.0/24', '10.1.3.0/24']", "network.subnets: one subnet is needed"),
             ("bridge_name = ''", "network.bridge_name: \"\" cannot name an interface"),
             ("bridge_name = 'sixteen-letters!'", "cannot name an interface"),
             ("bridge_name = '../lock'", "cannot name an interface"),
             ("bridge_name = '..'", "cannot name an interface"),
             ("bridge_name = 'a b'", "cannot name an interface"),
-            ("gateway = '10.89.0.1'", "network.gateway: 10.89.0.1 is not a host of 10.88.0.0/16"),
-            ("gateway = '10.88.0.0'", "is not a host of"),
-            ("gateway = '10.88.255.255'", "is not a host of"),
+            ("gateways = ['10.89.0.1']", "network.gateways: 10.89.0.1 is not a host of 10.88.0.0/16"),
+            ("gateways = ['10.88.0.0']", "is not a host of"),
+            ("gateways = ['10.88.255.255']", "is not a host of"),
+            ("gateways = ['10.88.0.1', '10.88.0.2']", "network.gateways: a subnet has one gateway"),
             ("mode = 'calico'", "unknown variant `calico`"),
             ("cni_conf_dir = 'net.d'", "network.cni_conf_dir: net.d is not an absolute path"),
             (

@@ -1,6 +1,6 @@
-use std::{io, path::PathBuf};
+use std::{io, net::IpAddr, path::PathBuf};
 
-use super::{BadPod, Fault, Subnet};
+use super::{BadPod, Fault, HostPort, Subnet};
 use crate::model::PodId;
 
 /// Why a pod could not be put on the network, or taken off it.
@@ -42,8 +42,27 @@ pub enum Error {
     },
     #[error("network.{field}: {reason}")]
     BadConfig { field: &'static str, reason: String },
-    #[error("cannot forward host port {port}: host ports are not supported yet")]
-    HostPortsUnsupported { port: u16 },
+    #[error("host port {port} is taken by pod {owner}")]
+    HostPortTaken { port: HostPort, owner: String },
+    #[error("host port {port} is asked for twice")]
+    HostPortTwice { port: HostPort },
+    #[error("cannot forward host ports to {address}: this host has no route to it")]
+    NoWay { address: IpAddr },
+    #[error("pods are on the bridge {bridge}: stop them first (links {links})")]
+    InUse { bridge: String, links: String },
+    #[error("put back settings of the host by {}", path.display())]
+    Settings {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// A change of the nftables table that the kernel refused.
+    #[error("{operation}")]
+    Firewall {
+        operation: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("no free address in {subnet}: all are leased (see {})", folder.display())]
     Exhausted { subnet: Subnet, folder: PathBuf },
     /// A step on the files of leases.

@@ -1,6 +1,6 @@
 //! Which pod has which address, on disk as the CNI plugin `host-local` has it, so that its tools and ours
-//! read each other's: `<folder>/<network>/` holds `lock` (flock), `last_reserved_ip.0` (an address), and
-//! per lease a file named as the address, with the pod's id, CR LF, and the interface's name.
+//! read each other's: `<folder>/<network>/` holds `lock` (flock), `last_reserved_ip.0` (the last address given out of the
+//! first subnet; `.1` of the second), and per lease a file named as the address, with the pod's id, CR LF, and the interface's name.
 //!
 //! Nothing is synced: after a power cut [`Leases::release_dead`] removes what the pods do not know.
 
@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
@@ -17,7 +17,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::{Error, INTERFACE, Subnet};
+use super::{Error, INTERFACE, config::Range};
 use crate::{failpoint, model::PodId};
 
 /// A lease is an id and a name; whatever is longer is none, and is not read further.
@@ -26,24 +26,18 @@ const LEASE_BYTES_MAX: u64 = 512;
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(1);
 
-/// The addresses of one subnet, and who has them. Every call blocks on files.
+/// The addresses of the subnets of one network, and who has them. Every call blocks on files.
 #[derive(Debug)]
 pub(super) struct Leases {
     folder: PathBuf,
     network: String,
-    subnet: Subnet,
-    gateway: Ipv4Addr,
+    ranges: Vec<Range>,
 }
 
 impl Leases {
     /// Makes the folders.
-    pub(super) fn open(
-        folder: &Path,
-        network: &str,
-        subnet: Subnet,
-        gateway: Ipv4Addr,
-    ) -> Result<Self, Error> {
-        let leases = Self { folder: folder.into(), network: network.into(), subnet, gateway };
+    pub(super) fn open(folder: &Path, network: &str, ranges: Vec<Range>) -> Result<Self, Error> {
+        let leases = Self { folder: folder.into(), network: network.into(), ranges };
         let path = leases.network_folder();
         let made = DirBuilder::new().recursive(true).mode(0o755).create(&path);
         made.map_err(|source| Error::Lease { operation: "make folder of leases", path, source })?;
@@ -54,26 +48,23 @@ impl Leases {
         self.folder.join(&self.network)
     }
 
-    /// Gives `pod` an address of its own.
-    pub(super) fn reserve(&self, pod: &PodId) -> Result<Ipv4Addr, Error> {
+    /// Gives `pod` an address of its own of each subnet, in their order: all of them or none.
+    pub(super) fn reserve(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
         let folder = self.network_folder();
         let _lock = lock(&folder)?;
-        let mut taken: HashSet<IpAddr> =
-            addresses(&folder)?.into_iter().map(|(address, _)| address).collect();
-        taken.insert(self.gateway.into());
-        let last_path = folder.join("last_reserved_ip.0");
-        // A cache of where to go on: anything wrong with it is as good as nothing.
-        let last = read_short(&last_path).ok().and_then(|text| text.trim().parse().ok());
-        let Some(address) = self.subnet.next_free(last, |address| taken.contains(&address.into())) else {
-            return Err(Error::Exhausted { subnet: self.subnet, folder });
-        };
-        let path = folder.join(address.to_string());
-        write_lease(&path, pod).map_err(|source| Error::Lease { operation: "write lease", path, source })?;
-        failpoint!("network.lease-written");
-        if let Err(error) = fs::write(&last_path, address.to_string()) {
-            tracing::warn!(path = %last_path.display(), %error, "cannot note the last address given out");
+        let mut reserved = Vec::new();
+        for (nth, range) in self.ranges.iter().enumerate() {
+            match reserve_in(&folder, nth, range, pod) {
+                Ok(address) => reserved.push(address),
+                Err(error) => {
+                    for address in reserved {
+                        remove(&folder.join(IpAddr::to_string(&address)))?;
+                    }
+                    return Err(error);
+                }
+            }
         }
-        Ok(address)
+        Ok(reserved)
     }
 
     /// Frees all addresses of `pod`, of every network that ever was configured. None is success. A lease that
@@ -114,14 +105,17 @@ impl Leases {
                 held.extend(addresses(&entry.path())?.into_iter().filter_map(of_pod));
             }
         }
+        // In the order in which they were given, as far as that is known.
+        let place = |address: &IpAddr| self.ranges.iter().position(|range| range.subnet.contains(*address));
+        held.sort_by_key(|address| (place(address).unwrap_or(usize::MAX), *address));
         Ok(held)
     }
 
-    /// Frees one address, whoever has it: the undo of [`Leases::reserve`].
-    pub(super) fn give_back(&self, address: Ipv4Addr) -> Result<(), Error> {
+    /// Frees these addresses, whoever has them: the undo of [`Leases::reserve`].
+    pub(super) fn give_back(&self, addresses: &[IpAddr]) -> Result<(), Error> {
         let folder = self.network_folder();
         let _lock = lock(&folder)?;
-        remove(&folder.join(address.to_string()))
+        addresses.iter().try_for_each(|address| remove(&folder.join(address.to_string())))
     }
 
     fn release_where(
@@ -152,6 +146,25 @@ impl Leases {
         }
         Ok(released)
     }
+}
+
+/// Gives out the next address of one subnet. The folder is locked.
+fn reserve_in(folder: &Path, nth: usize, range: &Range, pod: &PodId) -> Result<IpAddr, Error> {
+    let mut taken: HashSet<IpAddr> = addresses(folder)?.into_iter().map(|(address, _)| address).collect();
+    taken.insert(range.gateway);
+    let last_path = folder.join(format!("last_reserved_ip.{nth}"));
+    // A cache of where to go on: anything wrong with it is as good as nothing.
+    let last = read_short(&last_path).ok().and_then(|text| text.trim().parse().ok());
+    let Some(address) = range.subnet.next_free(last, |address| taken.contains(&address)) else {
+        return Err(Error::Exhausted { subnet: range.subnet, folder: folder.into() });
+    };
+    let path = folder.join(address.to_string());
+    write_lease(&path, pod).map_err(|source| Error::Lease { operation: "write lease", path, source })?;
+    failpoint!("network.lease-written");
+    if let Err(error) = fs::write(&last_path, address.to_string()) {
+        tracing::warn!(path = %last_path.display(), %error, "cannot note the last address given out");
+    }
+    Ok(address)
 }
 
 /// What is to become of a lease.
@@ -235,14 +248,18 @@ fn read_short(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Subnet;
 
     fn pod(digit: u8) -> PodId {
         PodId::from_bytes([digit; 32])
     }
 
     fn leases(folder: &Path, subnet: &str) -> Leases {
-        let subnet: Subnet = subnet.parse().unwrap();
-        Leases::open(folder, "pods0", subnet, subnet.first()).unwrap()
+        let range = |text: &str| {
+            let subnet: Subnet = text.parse().unwrap();
+            Range { subnet, gateway: subnet.first() }
+        };
+        Leases::open(folder, "pods0", subnet.split(',').map(range).collect()).unwrap()
     }
 
     fn files(folder: &Path) -> Vec<String> {
@@ -255,8 +272,8 @@ mod tests {
     #[test]
     fn a_lease_is_what_host_local_writes() {
         let folder = tempfile::tempdir().unwrap();
-        let address = leases(folder.path(), "10.9.8.0/24").reserve(&pod(0xab)).unwrap();
-        assert_eq!(address, Ipv4Addr::new(10, 9, 8, 2));
+        let addresses = leases(folder.path(), "10.9.8.0/24").reserve(&pod(0xab)).unwrap();
+        assert_eq!(addresses, [IpAddr::from([10, 9, 8, 2])]);
         assert_eq!(files(folder.path()), ["10.9.8.2", "last_reserved_ip.0", "lock"]);
         let read = |name| fs::read_to_string(folder.path().join("pods0").join(name)).unwrap();
         assert_eq!(read("10.9.8.2"), format!("{}\r\neth0", "ab".repeat(32)));
@@ -268,7 +285,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let leases = leases(folder.path(), "10.9.8.0/24");
         let first = leases.reserve(&pod(1)).unwrap();
-        assert_eq!(leases.release(&pod(1)).unwrap(), [IpAddr::from(first)]);
+        assert_eq!(leases.release(&pod(1)).unwrap(), first);
         assert_eq!(leases.release(&pod(1)).unwrap(), [] as [IpAddr; 0]);
         assert_ne!(leases.reserve(&pod(2)).unwrap(), first);
     }
@@ -282,6 +299,22 @@ mod tests {
         let error = leases.reserve(&pod(2)).unwrap_err();
         assert!(error.to_string().starts_with("no free address in 10.9.8.0/30"), "{error}");
         assert_eq!(files(folder.path()), before);
+    }
+
+    #[test]
+    fn a_pod_gets_an_address_of_each_subnet_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(folder.path(), "fd00:9::/64,10.9.8.0/30");
+        let expected: [IpAddr; 2] = ["fd00:9::2", "10.9.8.2"].map(|text| text.parse().unwrap());
+        assert_eq!(leases.reserve(&pod(1)).unwrap(), expected);
+        assert_eq!(leases.held_by(&pod(1)).unwrap(), expected);
+        let before = files(folder.path());
+        assert_eq!(before, ["10.9.8.2", "fd00:9::2", "last_reserved_ip.0", "last_reserved_ip.1", "lock"]);
+        let error = leases.reserve(&pod(2)).unwrap_err();
+        assert!(error.to_string().starts_with("no free address in 10.9.8.0/30"), "{error}");
+        assert_eq!(files(folder.path()), before);
+        leases.give_back(&expected).unwrap();
+        assert_eq!(files(folder.path()), ["last_reserved_ip.0", "last_reserved_ip.1", "lock"]);
     }
 
     #[test]
@@ -313,7 +346,7 @@ mod tests {
             let threads: Vec<_> = (0..8)
                 .map(|digit| {
                     let leases = &leases;
-                    scope.spawn(move || [(); 10].map(|()| leases.reserve(&pod(digit)).unwrap()))
+                    scope.spawn(move || [(); 10].map(|()| leases.reserve(&pod(digit)).unwrap()[0]))
                 })
                 .collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -328,7 +361,7 @@ mod tests {
         let leases = leases(folder.path(), "10.9.8.0/24");
         for text in ["", "\0\0", "10.9.9.9", "::1"] {
             fs::write(folder.path().join("pods0/last_reserved_ip.0"), text).unwrap();
-            assert_eq!(leases.reserve(&pod(1)).unwrap(), Ipv4Addr::new(10, 9, 8, 2), "{text:?}");
+            assert_eq!(leases.reserve(&pod(1)).unwrap(), [IpAddr::from([10, 9, 8, 2])], "{text:?}");
             leases.release(&pod(1)).unwrap();
         }
     }
@@ -337,11 +370,11 @@ mod tests {
     fn a_lease_that_cannot_be_read_is_in_nobodys_way() {
         let folder = tempfile::tempdir().unwrap();
         let leases = leases(folder.path(), "10.9.0.0/24");
-        let (mine, other) = (leases.reserve(&pod(1)).unwrap(), leases.reserve(&pod(2)).unwrap());
+        let (mine, other) = (leases.reserve(&pod(1)).unwrap()[0], leases.reserve(&pod(2)).unwrap()[0]);
         let path = leases.network_folder().join(other.to_string());
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert_eq!(leases.release(&pod(1)).unwrap(), [IpAddr::from(mine)]);
+        assert_eq!(leases.release(&pod(1)).unwrap(), [mine]);
         assert!(leases.release_dead(&HashSet::new(), &HashMap::new()).unwrap().is_empty());
         assert!(path.exists(), "it may be somebody's");
     }
@@ -350,12 +383,12 @@ mod tests {
     fn a_lease_that_was_cut_short_is_written_again_for_the_pod_that_has_the_address() {
         let folder = tempfile::tempdir().unwrap();
         let leases = leases(folder.path(), "10.9.0.0/24");
-        let [held, free] = [1, 2].map(|digit| leases.reserve(&pod(digit)).unwrap());
+        let [held, free] = [1, 2].map(|digit| leases.reserve(&pod(digit)).unwrap()[0]);
         for address in [held, free] {
             fs::write(leases.network_folder().join(address.to_string()), "00").unwrap();
         }
-        let known = HashMap::from([(held.into(), pod(1))]);
-        assert_eq!(leases.release_dead(&[pod(1)].into(), &known).unwrap(), [IpAddr::from(free)]);
-        assert_eq!(leases.release(&pod(1)).unwrap(), [IpAddr::from(held)]);
+        let known = HashMap::from([(held, pod(1))]);
+        assert_eq!(leases.release_dead(&[pod(1)].into(), &known).unwrap(), [free]);
+        assert_eq!(leases.release(&pod(1)).unwrap(), [held]);
     }
 }

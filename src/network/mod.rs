@@ -4,6 +4,9 @@
 //!
 //! - `cni/`: plugins of others, by the Container Network Interface.
 //! - `bridge.rs`: the built-in bridge: attach, detach, sweep; the order of steps and their undoing. No child process.
+//! - `firewall/`: masquerade, host ports and isolation, in one nftables table.
+//! - `ports.rs`: which pod has which port of the host. Pure.
+//! - `forwarding.rs`: what settings of the host pods need, and what they were before.
 //! - `netlink.rs`: the requests to the kernel, each with a deadline.
 //! - `lease.rs`: who has which address, in files as the CNI plugin host-local has them.
 //! - `traffic.rs`: what has gone through a pod's interfaces.
@@ -13,13 +16,14 @@
 //! needs no namespace, no record and no configuration, and may be repeated.
 //! Invariant: a failed attach to the bridge leaves neither link nor lease.
 //! Invariant: no thread of the runtime ever enters a pod's namespace.
-//! Not here: making the namespace (`supervisor`). Not yet: host ports, masquerade, IPv6.
+//! Not here: making the namespace (`supervisor`).
 
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -28,8 +32,11 @@ mod bridge;
 mod cni;
 mod config;
 mod error;
+mod firewall;
+mod forwarding;
 mod lease;
 mod netlink;
+mod ports;
 mod subnet;
 mod traffic;
 mod veth;
@@ -39,12 +46,23 @@ use cni::Cni;
 pub use cni::{BadPod, Fault, inspect as inspect_cni};
 pub use config::{Config, Mode};
 pub use error::Error;
+use firewall::{Firewall, forget_flows};
+pub use firewall::{ForwardDrop, forward_drops};
+use netlink::Netlink;
+pub use ports::HostPort;
+use ports::{HostPorts, Way};
 pub use subnet::Subnet;
 #[cfg(test)]
 pub(crate) use traffic::Counters;
 pub use traffic::{InterfaceTraffic, traffic_held_by, traffic_of};
 
-use crate::model::{PodConfig, PodId};
+use tracing::warn;
+
+use crate::{
+    failpoint,
+    model::{PodConfig, PodId},
+    telemetry::log::chain,
+};
 
 /// The pod's interface. Its name is fixed by custom: the kubelet and many images expect it.
 const INTERFACE: &str = "eth0";
@@ -77,6 +95,9 @@ pub struct Attachment {
     /// Records of releases that had only the bridge do not say.
     #[serde(default)]
     pub made_by: NetworkKind,
+    /// Whether pintle forwards the pod's host ports; else the network that it is on does, or there are none.
+    #[serde(default)]
+    pub forwarded: bool,
     /// Where the pod's network namespace is mounted, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
@@ -101,6 +122,8 @@ pub struct Network {
     /// A bridge on the host and a veth pair for each pod.
     bridge: Bridge,
     cni: Cni,
+    firewall: Arc<Firewall>,
+    ports: Mutex<HostPorts>,
 }
 
 impl Network {
@@ -109,8 +132,10 @@ impl Network {
     /// # Errors
     /// A configuration that cannot work, or a folder that cannot be made.
     pub fn open(config: &Config, root: &Path) -> Result<Self, Error> {
-        let bridge = Bridge::open(config, &root.join("network"))?;
-        Ok(Self { mode: config.mode, bridge, cni: Cni::open(config, root.join("cni"))? })
+        let firewall = Arc::default();
+        let bridge = Bridge::open(config, &root.join("network"), Arc::clone(&firewall))?;
+        let cni = Cni::open(config, root.join("cni"))?;
+        Ok(Self { mode: config.mode, bridge, cni, firewall, ports: Mutex::default() })
     }
 
     /// Reads the folder of CNI configurations again, so that [`Network::ready`] speaks of now.
@@ -140,14 +165,14 @@ impl Network {
     /// Whether a pod of this configuration can be put on the network at all, before anything is made for it.
     ///
     /// # Errors
-    /// [`Error::NotConfigured`], [`Error::HostPortsUnsupported`] and [`Error::Pod`]: another try changes nothing.
-    /// [`Error::NotReady`]: it would end there.
+    /// [`Error::NotConfigured`], [`Error::HostPortTwice`] and [`Error::Pod`]: another try changes nothing.
+    /// [`Error::NotReady`], [`Error::HostPortTaken`]: it would end there.
     pub async fn admit(&self, pod: &PodConfig) -> Result<(), Error> {
         self.look().await;
-        match self.kind()? {
-            NetworkKind::Bridge => self.bridge.admit(&pod.port_mappings),
-            NetworkKind::Cni => self.cni.admit(pod),
+        if self.kind()? == NetworkKind::Cni {
+            self.cni.admit(pod)?;
         }
+        self.ports().check(pod)
     }
 
     /// Gives the namespace an interface with addresses and default routes. The pod must not be attached.
@@ -155,10 +180,69 @@ impl Network {
     /// # Errors
     /// Whatever fails. What is left then, [`Network::detach`] takes away: it is to be called.
     pub async fn attach(&self, request: Request<'_>) -> Result<Attachment, Error> {
-        match self.kind()? {
-            NetworkKind::Bridge => self.bridge.attach(request).await,
-            NetworkKind::Cni => self.cni.attach(request).await,
+        let (kind, pod) = (self.kind()?, request.pod.clone());
+        // Until the pod is detached.
+        self.ports().reserve(&pod, request.config)?;
+        let mut attachment = match kind {
+            NetworkKind::Bridge => self.bridge.attach(request).await?,
+            NetworkKind::Cni => self.cni.attach(request).await?,
+        };
+        attachment.forwarded = self.ports().has(&pod) && !(kind == NetworkKind::Cni && self.cni.maps_ports());
+        if attachment.forwarded {
+            self.open_ports(&pod, &attachment).await?;
         }
+        Ok(attachment)
+    }
+
+    /// Lets the pod's host ports lead to it.
+    async fn open_ports(&self, pod: &PodId, attachment: &Attachment) -> Result<(), Error> {
+        let ways = ways_to(attachment).await?;
+        if let Some(address) = attachment.addresses.iter().find(|address| !ways.contains_key(address)) {
+            return Err(Error::NoWay { address: *address });
+        }
+        let opened = self.ports().open(pod, attachment, &ways);
+        self.forward().await?;
+        failpoint!("network.ports-opened");
+        forget_flows(&opened).await;
+        Ok(())
+    }
+
+    /// Tells the firewall which host ports are forwarded. The last one to ask tells it of all.
+    async fn forward(&self) -> Result<(), Error> {
+        self.firewall.forward(|| self.ports().forwards()).await
+    }
+
+    /// For a daemon that has just started, before anything else is asked: what the pods are known to have, so that their
+    /// host ports stay their own and lead to them, and those of pods that are gone lead nowhere.
+    ///
+    /// # Errors
+    /// The kernel's refusal. The ports are their own all the same.
+    pub async fn restore(&self, pods: &[(&PodId, &PodConfig, &Attachment)]) -> Result<(), Error> {
+        for (pod, config, attachment) in pods {
+            if let Err(error) = self.ports().reserve(pod, config) {
+                warn!(%pod, error = %chain(&error), "host ports of a pod are lost");
+            }
+            if attachment.forwarded && self.ports().has(pod) {
+                let ways = ways_to(attachment).await?;
+                self.ports().open(pod, attachment, &ways);
+            }
+        }
+        let rules = self.bridge.rules().await?;
+        let forwards = self.ports().forwards();
+        self.firewall.restore(rules, forwards).await
+    }
+
+    /// Takes what the built-in bridge has made on this host away, and puts back the settings that it has changed. Says what
+    /// was done.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while pods are there; whatever fails: calling again goes on from there.
+    pub async fn reset(&self) -> Result<Vec<String>, Error> {
+        self.bridge.reset().await
+    }
+
+    fn ports(&self) -> MutexGuard<'_, HostPorts> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What an attached pod has, without its record; `None` for one that has no address.
@@ -178,10 +262,19 @@ impl Network {
     /// # Errors
     /// Whatever fails; calling again goes on from there.
     pub async fn detach(&self, pod: &PodId) -> Result<(), Error> {
-        match self.kind_of(pod) {
-            NetworkKind::Bridge => self.bridge.detach(pod).await,
-            NetworkKind::Cni => self.cni.detach(pod).await,
+        // The ports go first: nothing may lead to an address that another pod can get.
+        let closed = self.ports().close(pod);
+        if let Some(closed) = closed.filter(|closed| !closed.is_empty()) {
+            self.forward().await?;
+            failpoint!("network.ports-closed");
+            forget_flows(&closed).await;
         }
+        match self.kind_of(pod) {
+            NetworkKind::Bridge => self.bridge.detach(pod).await?,
+            NetworkKind::Cni => self.cni.detach(pod).await?,
+        }
+        self.ports().release(pod);
+        Ok(())
     }
 
     /// Releases what belongs to no pod of `live`, which must name every pod that is being attached too. `held`: the
@@ -239,6 +332,24 @@ impl Network {
     fn kind_of(&self, pod: &PodId) -> NetworkKind {
         if self.cni.has(pod) { NetworkKind::Cni } else { NetworkKind::Bridge }
     }
+}
+
+/// By which interface this host reaches each address of a pod. One that it has no route to is missing.
+async fn ways_to(attachment: &Attachment) -> Result<HashMap<IpAddr, Way>, Error> {
+    let host = Netlink::here()?;
+    let mut ways = HashMap::new();
+    for address in &attachment.addresses {
+        if let Some(link) = host.link_to(*address).await? {
+            let subnets = host.subnets(&link).await?;
+            let neighbours = subnets.into_iter().find(|subnet| subnet.contains(*address));
+            let neighbours = neighbours.unwrap_or_else(|| Subnet::from(*address));
+            if address.is_ipv4() {
+                forwarding::route_loopback(&link.name);
+            }
+            ways.insert(*address, Way { interface: link.name, neighbours });
+        }
+    }
+    Ok(ways)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -16,6 +16,7 @@ use futures_util::{TryFutureExt as _, TryStreamExt as _};
 use rtnetlink::{
     LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
+        address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
         link::{InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
         route::{RouteAttribute, RouteMessage},
     },
@@ -26,7 +27,7 @@ use rustix::{
 };
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Error, INTERFACE};
+use super::{Error, INTERFACE, Subnet};
 use crate::{model::PodId, sys::sysctl, telemetry::task};
 
 /// The kernel answers in microseconds, unless something holds its lock for links; then a pod should fail
@@ -96,6 +97,7 @@ impl Netlink {
         let runtime = tokio::runtime::Handle::current();
         let connect = move || {
             first();
+            announce_addresses();
             let _runtime = runtime.enter(); // whose reactor the socket is registered with
             connect()
         };
@@ -180,18 +182,42 @@ impl Netlink {
         ask("bring up", name, request).await
     }
 
-    /// That it has the address already is success.
-    pub(super) async fn add_address(&self, link: &Link, address: Ipv4Addr, prefix: u8) -> Result<(), Error> {
-        let request = self.0.address().add(link.index, IpAddr::V4(address), prefix).execute();
+    /// That it has the address already is success. An IPv6 address can be used at once: it is not looked for among
+    /// the neighbours first (RFC 4862, duplicate address detection), since a lease says that it is nobody else's.
+    pub(super) async fn add_address(&self, link: &Link, address: IpAddr, prefix: u8) -> Result<(), Error> {
+        let mut request = self.0.address().add(link.index, address, prefix);
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         let object = format!("{address}/{prefix} to {}", link.name);
-        match ask("add address", &object, request).await {
+        match ask("add address", &object, request.execute()).await {
             Err(Error::Netlink { source, .. }) if is(&source, Errno::EXIST) => Ok(()),
             result => result,
         }
     }
 
-    pub(super) async fn add_default_route(&self, gateway: Ipv4Addr) -> Result<(), Error> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+    /// The subnets of the link's addresses, but those of the link alone (`fe80::/10`).
+    pub(super) async fn subnets(&self, link: &Link) -> Result<Vec<Subnet>, Error> {
+        let all = self.0.address().get().set_link_index_filter(link.index).execute();
+        let all: Vec<AddressMessage> = ask("list addresses of", &link.name, all.try_collect()).await?;
+        let subnet = |message: AddressMessage| {
+            let prefix = message.header.prefix_len;
+            let is_local = |address: &IpAddr| matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local());
+            message.attributes.into_iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) if !is_local(&address) => {
+                    Some(Subnet::of(address, prefix))
+                }
+                _ => None,
+            })
+        };
+        Ok(all.into_iter().filter_map(subnet).collect())
+    }
+
+    pub(super) async fn add_default_route(&self, gateway: IpAddr) -> Result<(), Error> {
+        let route = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
+        };
         let request = self.0.route().add(route).execute();
         ask("add default route by", &gateway.to_string(), request).await
     }
@@ -201,6 +227,33 @@ impl Netlink {
         let request = self.0.link().del(link.index).execute();
         let deleted = ask("delete link", &link.name, request).await;
         Ok(absent_is_none(deleted)?.is_some())
+    }
+
+    /// The interface by which an address is reached.
+    pub(super) async fn link_to(&self, address: IpAddr) -> Result<Option<Link>, Error> {
+        let to = match address {
+            IpAddr::V4(address) => {
+                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build()
+            }
+            IpAddr::V6(address) => {
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build()
+            }
+        };
+        let mut answer = Box::pin(self.0.route().get(to).execute());
+        let found = match ask("look for a route to", &address.to_string(), answer.try_next()).await {
+            Err(Error::Netlink { source, .. }) if is(&source, Errno::NETUNREACH) => None,
+            found => found?,
+        };
+        let index = found.and_then(|route| {
+            route.attributes.into_iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(index),
+                _ => None,
+            })
+        });
+        let Some(index) = index else { return Ok(None) };
+        let mut answer = Box::pin(self.0.link().get().match_index(index).execute());
+        let found = ask("look for link", &format!("number {index}"), answer.try_next()).await;
+        Ok(absent_is_none(found)?.flatten().map(Link::from))
     }
 
     /// MTU of the interface that the default route goes through, if there is one.
@@ -352,6 +405,17 @@ pub(super) fn refuse_router_advertisements(interface: &str) {
             tracing::warn!(path, %error, "cannot refuse IPv6 router advertisements");
         }
         _ => {}
+    }
+}
+
+/// For interfaces to come in the calling thread's namespace: when one comes up, its neighbours hear of its addresses, by
+/// gratuitous ARP (RFC 5227) and by unsolicited neighbour advertisements (RFC 9131). Who has an older entry for an
+/// address, of a pod that is gone, forgets it. Nothing is lost without.
+fn announce_addresses() {
+    for sysctl in ["net.ipv4.conf.default.arp_notify", "net.ipv6.conf.default.ndisc_notify"] {
+        if let Err(error) = sysctl::set(sysctl, "1") {
+            tracing::debug!(sysctl, %error, "addresses of pods are not announced");
+        }
     }
 }
 

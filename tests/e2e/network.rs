@@ -1,12 +1,23 @@
 //! Pods on the network.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    io::{BufRead as _, BufReader},
+    process::{Child, Stdio},
+};
 
-use crate::harness::{Container, Node, Pod, runner::tests, v1, wait_until};
+use crate::harness::{BUSYBOX, Container, Node, Pod, Setup, runner::tests, v1, wait_until};
 
 tests![
     pods_reach_each_other_and_the_node_reaches_them,
     a_host_port_leads_to_the_pod_until_it_is_stopped,
+    a_host_port_is_reached_from_everywhere_in_both_families,
+    a_host_port_has_one_owner_and_outlives_the_daemon,
+    a_udp_flow_goes_to_the_pod_that_has_the_port_now,
+    pods_reach_the_outside_as_the_node_in_both_families,
+    pods_of_two_families_reach_each_other_by_both,
+    a_reset_leaves_the_host_as_it_was,
+    a_policy_of_others_that_drops_is_found_and_one_rule_mends_it,
     every_pod_has_an_address_of_its_own_and_gives_it_back,
     a_pod_has_its_own_loopback,
 ];
@@ -52,6 +63,303 @@ fn a_host_port_leads_to_the_pod_until_it_is_stopped() {
     assert!(node.http_get("127.0.0.1:8080").contains(WELCOME));
     web.stop();
     assert_eq!(node.http_get("127.0.0.1:8080"), "");
+    node.assert_clean();
+}
+
+const DUAL: &str = "[network]\nsubnets = [\"10.88.0.0/16\", \"fd00:88::/64\"]\n";
+
+fn dual_stack_node() -> Node {
+    Node::start_with(&Setup { config: DUAL.into(), ..Setup::default() })
+}
+
+/// A pod whose web server says the pod's name, in both families.
+fn name_server<'n>(node: &'n Node, name: &str, ports: Vec<v1::PortMapping>) -> (Pod<'n>, Container<'n>) {
+    let pod = node.run_pod_with(name, |config| config.port_mappings = ports);
+    let serve = format!("mkdir /www && echo 'I am {name}.' > /www/index.html && exec httpd -f -p 80 -h /www");
+    let server = pod.create("server", BUSYBOX, ["sh", "-c", &serve]);
+    server.start();
+    wait_until("the server listens", || fetch(&server, "127.0.0.1 80").contains(&format!("I am {name}.")));
+    (pod, server)
+}
+
+fn mapping(protocol: v1::Protocol, host_port: i32, container_port: i32) -> v1::PortMapping {
+    v1::PortMapping { protocol: protocol.into(), container_port, host_port, host_ip: String::new() }
+}
+
+/// The pod's addresses, the primary one first.
+fn addresses(pod: &Pod<'_>) -> Vec<String> {
+    let network = pod.status().network.unwrap();
+    [network.ip].into_iter().chain(network.additional_ips.into_iter().map(|ip| ip.ip)).collect()
+}
+
+/// A host beyond the node: a network namespace behind a pair of links, whose server at port 8000 says who asks. It knows no
+/// way to pods.
+struct Outside {
+    host: Child,
+    pid: String,
+    server: Child,
+}
+
+impl Outside {
+    const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+    const ADDRESSES: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+
+    fn of(node: &Node) -> Self {
+        let mut host = node.command("unshare");
+        host.args(["--net", "--", "sh", "-c", "echo $$; exec sleep 54321"]).stdout(Stdio::piped());
+        let mut host = host.spawn().unwrap();
+        let mut pid = String::new();
+        BufReader::new(host.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        let pid = pid.trim().to_owned();
+        node.run("ip", ["link", "add", "up0", "type", "veth", "peer", "name", "up1", "netns", &pid]);
+        let inside = |line: &str| {
+            let words = ["--target", &pid, "--net", "ip"].into_iter().chain(line.split(' '));
+            let status = node.command("nsenter").args(words).status().unwrap();
+            assert!(status.success(), "ip {line}");
+        };
+        for (node_address, address) in
+            [("192.0.2.1/24", "192.0.2.2/24"), ("2001:db8::1/64", "2001:db8::2/64")]
+        {
+            node.run("ip", ["address", "add", node_address, "dev", "up0"]);
+            inside(&format!("address add {address} dev up1"));
+        }
+        inside("link set lo up");
+        inside("link set up1 up");
+        node.run("ip", ["link", "set", "up0", "up"]);
+        // Duplicate address detection takes a second or two.
+        wait_until("the addresses can be used", || {
+            !node.run("ip", ["-6", "address", "show", "dev", "up0"]).contains("tentative")
+        });
+        let serve = "import socket\n\
+            listener = socket.create_server(('::', 8000), family=socket.AF_INET6, dualstack_ipv6=True)\n\
+            while True:\n\
+            \x20   client, address = listener.accept()\n\
+            \x20   client.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nYou are ' + address[0].encode() + b'.')\n\
+            \x20   client.close()\n";
+        let mut server = node.command("nsenter");
+        server.args(["--target", &pid, "--net", "python3", "-c", serve]);
+        Self { host, pid, server: server.spawn().unwrap() }
+    }
+
+    /// What a web server answers to it; empty if nothing does.
+    fn http_get(&self, node: &Node, address: &str) -> String {
+        let program = std::env::current_exe().unwrap();
+        let arguments = ["--target", &self.pid, "--net", &program.to_string_lossy(), "node-get", address];
+        node.run("nsenter", arguments)
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        for child in [&mut self.server, &mut self.host] {
+            // nsenter has one child, or has become the program itself.
+            let pid = child.id().to_string();
+            let children =
+                std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            for pid in children.split_whitespace().chain([pid.as_str()]) {
+                let _ =
+                    std::process::Command::new("kill").args(["-KILL", pid]).stderr(Stdio::null()).status();
+            }
+            let _ = child.wait();
+        }
+    }
+}
+
+fn pods_reach_the_outside_as_the_node_in_both_families() {
+    let node = dual_stack_node();
+    let outside = Outside::of(&node);
+    let client = node.run_pod("client").run_in("main", ["sleep", "1000"]);
+    for (address, node_address) in Outside::ADDRESSES.into_iter().zip(Outside::NODE) {
+        let seen = format!("You are {}{node_address}.", if address.contains(':') { "" } else { "::ffff:" });
+        wait_until(&format!("{address} sees the pod as {seen}"), || {
+            fetch(&client, &format!("{address} 8000")).contains(&seen)
+        });
+    }
+    // Whoever starts the host's firewall anew removes all tables; the next pod brings ours back.
+    node.run("nft", ["flush", "ruleset"]);
+    assert_eq!(fetch(&client, "192.0.2.2 8000"), "", "there is no way back to the pod's own address");
+    node.run_pod("next");
+    assert!(fetch(&client, "192.0.2.2 8000").contains("You are"));
+    drop(outside);
+    node.assert_clean();
+}
+
+fn pods_of_two_families_reach_each_other_by_both() {
+    let node = dual_stack_node();
+    let (web, _server) = name_server(&node, "web", vec![]);
+    let client = node.run_pod("client").run_in("main", ["sleep", "1000"]);
+    let found = addresses(&web);
+    assert!(found[0].starts_with("10.88.0.") && found[1].starts_with("fd00:88::"), "{found:?}");
+    for address in &found {
+        assert!(fetch(&client, &format!("{address} 80")).contains("I am web."), "{address}");
+    }
+    assert!(node.http_get(&format!("[{}]:80", found[1])).contains("I am web."));
+    node.restart_daemon();
+    assert_eq!(addresses(&web), found);
+    node.assert_clean();
+
+    // The other order.
+    let config = "[network]\nsubnets = [\"fd00:88::/64\", \"10.88.0.0/16\"]\n";
+    let node = Node::start_with(&Setup { config: config.into(), ..Setup::default() });
+    let found = addresses(&node.run_pod("web"));
+    assert!(found[0].starts_with("fd00:88::") && found[1].starts_with("10.88.0."), "{found:?}");
+    node.assert_clean();
+}
+
+fn a_host_port_is_reached_from_everywhere_in_both_families() {
+    let node = dual_stack_node();
+    let outside = Outside::of(&node);
+    let mut local = mapping(v1::Protocol::Tcp, 8081, 80);
+    local.host_ip = "127.0.0.1".into();
+    let (_web, server) = name_server(&node, "web", vec![mapping(v1::Protocol::Tcp, 8080, 80), local]);
+    let other = node.run_pod("other").run_in("main", ["sleep", "1000"]);
+    for address in ["192.0.2.1", "10.88.0.1", "2001:db8::1", "fd00:88::1"] {
+        let bracketed =
+            if address.contains(':') { format!("[{address}]:8080") } else { format!("{address}:8080") };
+        assert!(node.http_get(&bracketed).contains("I am web."), "the node by {address}");
+        assert!(fetch(&other, &format!("{address} 8080")).contains("I am web."), "another pod by {address}");
+        assert!(
+            fetch(&server, &format!("{address} 8080")).contains("I am web."),
+            "the pod itself by {address}"
+        );
+    }
+    for address in ["192.0.2.1:8080", "[2001:db8::1]:8080"] {
+        assert!(outside.http_get(&node, address).contains("I am web."), "the outside by {address}");
+    }
+    assert!(node.http_get("127.0.0.1:8080").contains("I am web."));
+    // A port of one address only.
+    assert!(node.http_get("127.0.0.1:8081").contains("I am web."));
+    assert_eq!(node.http_get("192.0.2.1:8081"), "");
+    assert_eq!(outside.http_get(&node, "192.0.2.1:8081"), "");
+    // What listens on the node's loopback stays its own (CVE-2020-8558).
+    other.shell("ip route add 127.0.0.0/8 via 10.88.0.1 2>/dev/null || true");
+    assert_eq!(fetch(&other, "127.0.0.1 5000"), "");
+    drop(outside);
+    node.assert_clean();
+}
+
+fn a_host_port_has_one_owner_and_outlives_the_daemon() {
+    let node = Node::start();
+    let tcp = || vec![mapping(v1::Protocol::Tcp, 8080, 80)];
+    let (first, _server) = name_server(&node, "first", tcp());
+    let refusal = node.try_run_pod("second", |config| config.port_mappings = tcp()).unwrap_err();
+    assert_eq!(refusal.message(), "host port 8080/tcp is taken by pod default/first");
+    node.run_pod_with("other-protocol", |config| {
+        config.port_mappings =
+            vec![mapping(v1::Protocol::Udp, 8080, 80), mapping(v1::Protocol::Sctp, 8080, 80)];
+    });
+    let on_the_host = node.run_pod_with("host", |config| {
+        config.port_mappings = vec![mapping(v1::Protocol::Tcp, 8080, 80)];
+        let context = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+        context.namespace_options.get_or_insert_default().network = v1::NamespaceMode::Node.into();
+    });
+    on_the_host.remove();
+
+    node.kill_daemon();
+    assert!(node.http_get("127.0.0.1:8080").contains("I am first."), "without a daemon");
+    node.start_daemon();
+    assert!(node.http_get("127.0.0.1:8080").contains("I am first."), "under the next daemon");
+    let refusal = node.try_run_pod("second", |config| config.port_mappings = tcp()).unwrap_err();
+    assert_eq!(refusal.message(), "host port 8080/tcp is taken by pod default/first");
+
+    first.stop();
+    let (_third, _server) = name_server(&node, "third", tcp());
+    assert!(node.http_get("127.0.0.1:8080").contains("I am third."));
+    node.remove_pods();
+    node.restart_daemon();
+    assert!(!node.run("nft", ["list", "ruleset"]).contains("dnat"), "no rule of a pod that is gone");
+    node.assert_clean();
+}
+
+fn a_reset_leaves_the_host_as_it_was() {
+    let node = dual_stack_node();
+    let settings = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.lo.accept_ra"];
+    let read = || settings.map(|name| node.run("sysctl", ["-n", name]));
+    let before = read();
+    let others = "add table ip others; add chain ip others c { type filter hook forward priority 0; }";
+    node.run("nft", [others]);
+    let pod = node.run_pod_with("web", |config| {
+        config.port_mappings = vec![mapping(v1::Protocol::Tcp, 8080, 80)];
+    });
+    assert_ne!(read(), before);
+    let reset = || {
+        let mut command = node.command(crate::harness::pintle());
+        let output =
+            command.args(["network", "reset", "--config"]).arg(node.path("config.toml")).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        )
+    };
+    let (ok, said) = reset();
+    assert!(!ok && said.contains("pods are on the bridge pintle0: stop them first"), "{said}");
+    pod.remove();
+    let (ok, said) = reset();
+    assert!(ok && said.contains("deleted the bridge pintle0\n"), "{said}");
+    assert!(said.contains("deleted the nftables table inet pintle\n"), "{said}");
+    assert!(said.contains("set net.ipv4.ip_forward back to 0\n"), "{said}");
+    assert_eq!(read(), before);
+    let rules = node.run("nft", ["list", "ruleset"]);
+    assert!(rules.contains("table ip others") && !rules.contains("pintle"), "{rules}");
+    assert_eq!(reset(), (true, "there was nothing to undo\n".into()));
+    // And all comes back with the next pod.
+    node.run_pod("next");
+    assert!(node.run("nft", ["list", "ruleset"]).contains("masquerade"));
+    node.assert_clean();
+}
+
+fn a_policy_of_others_that_drops_is_found_and_one_rule_mends_it() {
+    let node = Node::start();
+    let outside = Outside::of(&node);
+    // As Docker leaves it.
+    node.run("nft", ["add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }"]);
+    let client = node.run_pod("client").run_in("main", ["sleep", "1000"]);
+    assert_eq!(fetch(&client, "192.0.2.2 8000"), "");
+    let mut check = node.command(crate::harness::pintle());
+    let said = check.args(["check", "--config"]).arg(node.path("config.toml")).output().unwrap().stdout;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let rules: Vec<&str> = said.split('`').filter(|part| part.starts_with("nft insert rule")).collect();
+    assert_eq!(rules.len(), 2, "{said}");
+    for rule in rules {
+        node.run("sh", ["-c", rule]);
+    }
+    assert!(fetch(&client, "192.0.2.2 8000").contains("You are"));
+    drop(outside);
+    node.assert_clean();
+}
+
+fn a_udp_flow_goes_to_the_pod_that_has_the_port_now() {
+    let node = Node::start();
+    let run = |name: &str| {
+        let pod = node.run_pod_with(name, |config| {
+            config.port_mappings = vec![mapping(v1::Protocol::Udp, 9999, 7)];
+        });
+        let serve = format!("exec udpsvd -E 0.0.0.0 7 sh -c 'read line; echo {name}'");
+        pod.create("server", BUSYBOX, ["sh", "-c", &serve]).start();
+        pod
+    };
+    // One flow, from one port, whoever answers.
+    let ask = |who: &str| {
+        let ask = "import socket\n\
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+            client.bind(('0.0.0.0', 7777)); client.settimeout(1); client.connect(('127.0.0.1', 9999))\n\
+            try:\n\
+            \x20   client.send(b'hello\\n'); print(client.recv(99))\n\
+            except OSError: pass\n";
+        wait_until(&format!("{who} answers"), || node.run("python3", ["-c", ask]).contains(who));
+    };
+    let first = run("first");
+    ask("first");
+    first.remove();
+    let ignored = node.command("python3").args([
+        "-c",
+        "import socket\n\
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+        client.bind(('0.0.0.0', 7777)); client.connect(('127.0.0.1', 9999)); client.send(b'lost\\n')\n",
+    ]);
+    let _ = ignored.status();
+    let _second = run("second");
+    ask("second");
     node.assert_clean();
 }
 

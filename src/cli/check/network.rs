@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{PodConfig, PodId},
-    network::{Config, Mode, Network, Request, inspect_cni},
+    network::{self, Config, ForwardDrop, Mode, Network, Request, inspect_cni},
     sys::{
         process::{Namespaces, unshare},
         sysctl,
@@ -18,7 +18,13 @@ use crate::{
 };
 
 pub(super) fn questions(host: &Host, config: &Config) -> Vec<Finding> {
-    vec![cni(config), bridge(config), forwarding(host), bridge_filter(host)]
+    vec![
+        cni(config),
+        bridge(config),
+        forwarding(host),
+        forward_policy(config, &network::forward_drops()),
+        bridge_filter(host),
+    ]
 }
 
 /// Reads the CNI configuration and asks its plugins, as the daemon does.
@@ -102,6 +108,29 @@ fn forwarding(host: &Host) -> Finding {
     }
 }
 
+/// What nobody else's table can change: a chain that drops what none of its own rules accepts.
+fn forward_policy(config: &Config, drops: &io::Result<Vec<ForwardDrop>>) -> Finding {
+    let topic = "forward policy";
+    let drops = match drops {
+        Ok(drops) => drops,
+        Err(error) => {
+            return warn(topic, format!("nftables cannot be asked ({error}): no masquerade, no host ports"));
+        }
+    };
+    let Some(ForwardDrop { family, table, chain }) = drops.first() else {
+        return ok(topic, "no nftables chain drops what is forwarded by default");
+    };
+    let bridge = &config.bridge_name;
+    let rules = ["iifname", "oifname"]
+        .map(|end| format!("nft insert rule {family} {table} {chain} {end} {bridge} accept"));
+    let text = format!(
+        "the chain {chain} of the table {family} {table} drops what none of its rules accepts, and no other table can \
+         change that: if pods reach no one outside this host, `{}` and `{}`",
+        rules[0], rules[1]
+    );
+    warn(topic, text)
+}
+
 /// A setting of the host: kube-proxy's rules see what it says.
 fn bridge_filter(host: &Host) -> Finding {
     let topic = "br_netfilter";
@@ -143,6 +172,17 @@ mod tests {
         ]);
         assert_eq!(forwarding(&host).level, Level::Ok);
         assert_eq!(bridge_filter(&host).level, Level::Warn);
+        let config = Config::default();
+        assert_eq!(forward_policy(&config, &Ok(vec![])).level, Level::Ok);
+        let docker = ForwardDrop { family: "ip", table: "filter".into(), chain: "FORWARD".into() };
+        let found = forward_policy(&config, &Ok(vec![docker]));
+        assert_eq!(found.level, Level::Warn);
+        assert!(
+            found.text.contains("nft insert rule ip filter FORWARD iifname pintle0 accept"),
+            "{}",
+            found.text
+        );
+        assert_eq!(forward_policy(&config, &Err(io::ErrorKind::Unsupported.into())).level, Level::Warn);
         assert_eq!(bridge(&Config { mode: Mode::None, ..Config::default() }).level, Level::Ok);
     }
 }

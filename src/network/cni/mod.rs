@@ -123,15 +123,15 @@ impl Cni {
     }
 
     pub(super) fn admit(&self, pod: &PodConfig) -> Result<(), Error> {
-        let list = &self.usable(self.folder.last_seen())?.list;
-        // A pod whose port silently leads nowhere would be harder to understand than one that does not start.
-        let mapped = pod.port_mappings.iter().find(|mapping| mapping.host_port > 0);
-        if let (Some(mapping), false) = (mapped, list.takes("portMappings")) {
-            return Err(Error::HostPortsUnsupported { port: mapping.host_port });
-        }
+        self.usable(self.folder.last_seen())?;
         let nobody = PodId::from_bytes([0; 32]);
         let described = capability::args(&nobody, pod).and_then(|_| capability::capabilities(pod, &[]));
         described.map(drop).map_err(Error::Pod)
+    }
+
+    /// Whether a plugin forwards host ports, as of the last look.
+    pub(super) fn maps_ports(&self) -> bool {
+        self.usable(self.folder.last_seen()).is_ok_and(|loaded| loaded.list.takes("portMappings"))
     }
 
     /// ADD. A failure leaves the record of the attempt: [`Cni::detach`] is to follow, whatever happened.
@@ -360,5 +360,11 @@ fn attachment(result: &Value, netns: &str) -> Result<Attachment, Error> {
         result::addresses(result, INTERFACE).map_err(|error| Error::BadResult(error.to_string()))?;
     addresses.sort_by_key(std::net::IpAddr::is_ipv6);
     let netns = Some(PathBuf::from(netns));
-    Ok(Attachment { interface: INTERFACE.into(), addresses, made_by: NetworkKind::Cni, netns })
+    Ok(Attachment {
+        interface: INTERFACE.into(),
+        addresses,
+        made_by: NetworkKind::Cni,
+        netns,
+        ..Attachment::default()
+    })
 }

@@ -17,11 +17,13 @@ use super::{
     undo::{holds, undo},
 };
 use crate::{
-    model::{Failure, NetworkMode, PodId},
+    model::{Failure, NetworkMode, PodConfig, PodId},
+    network::Attachment,
     pod::{
         drive::{Driver, Pod},
         error::chain,
         keep::{self, blocking, owed::Debt},
+        life::PodPhase,
         node::Node,
         reach::SupervisorAccess,
     },
@@ -206,6 +208,10 @@ async fn sweep(node: &Arc<Node>, plan: &Plan) {
         Ok(Err(error)) => warn!(error = %chain(&error), "could not remove writable layers of no container"),
         Err(error) => warn!(%error, "could not list the containers; no writable layer is removed"),
     }
+    let ready: Vec<_> = plan.pods.iter().filter_map(|(_, decision)| has_network(node, decision)).collect();
+    if let Err(error) = node.network.restore(&ready).await {
+        warn!(error = %chain(&error), "could not write the host ports of pods again");
+    }
     match tokio::time::timeout(SWEEP_MAX, node.network.sweep(&live, &held)).await {
         Ok(Ok(dead)) => {
             for pod in dead {
@@ -223,6 +229,19 @@ async fn sweep(node: &Arc<Node>, plan: &Plan) {
             warn!("CNI plugins took too long to free what no pod has; they are asked again at the next start")
         }
     }
+}
+
+/// A pod that is on its network until something says otherwise.
+fn has_network<'a>(
+    node: &Node,
+    decision: &'a Decision,
+) -> Option<(&'a PodId, &'a PodConfig, &'a Attachment)> {
+    let (Decision::Resume(found) | Decision::TakeOver(found) | Decision::Probe(found, _)) = decision else {
+        return None;
+    };
+    let record = &found.record;
+    let here = record.boot_id == node.boot_id && matches!(record.state, PodPhase::Starting | PodPhase::Ready);
+    record.attachment.as_ref().filter(|_| here).map(|attachment| (&record.id, &*record.config, attachment))
 }
 
 /// Publishes the pod as recorded and starts its driver, which first finds out what is true.

@@ -119,7 +119,8 @@ fn is_kept(path: &Path, top: &Path) -> bool {
     let within = path.strip_prefix(top).unwrap_or(path);
     let pulled = ["images", "layers"].iter().any(|kept| within.starts_with(kept));
     let own = within.parent() == Some(Path::new("ingest"));
-    pulled || own || within.ends_with("last_reserved_ip.0") || within == Path::new("cni.ranges")
+    let last = ["last_reserved_ip.0", "last_reserved_ip.1", "network/sysctls.json"];
+    pulled || own || last.iter().any(|kept| within.ends_with(kept)) || within == Path::new("cni.ranges")
 }
 
 /// The daemon's descriptors by what they are. TCP connections to a registry may linger for a while.
