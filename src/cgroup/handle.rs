@@ -1,5 +1,7 @@
 use std::{
+    collections::BTreeMap,
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -97,6 +99,24 @@ impl Handle {
     /// Whether it is this pod's: a record may have been copied from another's folder.
     pub fn is_of(&self, pod: &PodId) -> bool {
         self.path().rsplit('/').next() == Some(pod.as_str())
+    }
+
+    /// The pods that have a cgroup where this one is, or would be, in any hierarchy, by their directories. What is named
+    /// like a pod of ours may be another runtime's.
+    pub fn pods_beside(&self) -> BTreeMap<PodId, PathBuf> {
+        let top = self.top().path;
+        let parent = top.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let mut found = BTreeMap::new();
+        for folder in self.trees.iter().map(|tree| tree.directory(parent)) {
+            let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
+                let scope = name.strip_prefix("pintle-").and_then(|name| name.strip_suffix(".scope"));
+                if let Ok(pod) = PodId::parse(scope.unwrap_or(&name)) {
+                    found.insert(pod, folder.join(name));
+                }
+            }
+        }
+        found
     }
 
     /// The pod's directory on the host in every hierarchy.

@@ -17,7 +17,7 @@ use crate::cri::wire::{
     AttachRequest, Container, ContainerConfig, ContainerStatus, ContainerStatusRequest,
     CreateContainerRequest, ExecRequest, Image, ImageSpec, ImageStatusRequest, ListContainersRequest,
     ListImagesRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PullImageRequest,
-    RemoveImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    RemoveImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StatusRequest,
     StopContainerRequest, StopPodSandboxRequest, image_service_client::ImageServiceClient,
     runtime_service_client::RuntimeServiceClient,
 };
@@ -96,6 +96,14 @@ impl Client {
             pods: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX),
             images: ImageServiceClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX),
         })
+    }
+
+    /// What the daemon says of itself in Status, as it says it to `crictl info`.
+    pub(super) async fn info(&mut self) -> Result<String, Error> {
+        let doing = || "ask for the status".to_owned();
+        let request = StatusRequest { verbose: true };
+        let reply = answer(soon(self.pods.status(request)).await, doing)?;
+        reply.info.get("info").cloned().ok_or_else(|| Error::Empty { doing: doing() })
     }
 
     pub(super) async fn images(&mut self) -> Result<Vec<Image>, Error> {

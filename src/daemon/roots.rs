@@ -10,6 +10,7 @@ use rustix::{
     io::Errno,
     process::geteuid,
 };
+use tracing::warn;
 
 /// Only root looks into either folder. Nothing needs to walk through them from inside a user namespace:
 /// helpers hand over mounts, not paths.
@@ -103,13 +104,7 @@ fn lock(folder: &Path) -> Result<File, Error> {
         let path = path.clone();
         move |source| Error::File { doing, path, source }
     };
-    let mut file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed("open"))?;
+    let mut file = open_lock(&path).map_err(failed("open"))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
@@ -120,11 +115,23 @@ fn lock(folder: &Path) -> Result<File, Error> {
         }
         Err(errno) => return Err(failed("lock")(errno.into())),
     }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(failed("write"))?;
+    let noted =
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    if let Err(error) = noted {
+        // The lock holds without it; only a second daemon would not know who we are.
+        warn!(path = %path.display(), %error, "could not note in the lock who holds it");
+    }
     Ok(file)
+}
+
+/// On a file system that has become read-only the lock of an earlier daemon can be taken.
+fn open_lock(path: &Path) -> io::Result<File> {
+    let options =
+        |write: bool| fs::OpenOptions::new().read(true).write(write).create(write).truncate(false).clone();
+    match options(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => options(false).open(path),
+        opened => opened,
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -26,7 +26,18 @@ pub(super) fn make_private(path: &Path) -> Result<(), Error> {
         Err(error) => return Err(Error::store("make", path, error)),
     }
     let fd = open(path).map_err(|error| Error::store("open", path, error))?;
-    fs::fchmod(&fd, Mode::from_raw_mode(0o700)).map_err(|error| Error::store("set mode of", path, error))
+    match fs::fchmod(&fd, Mode::from_raw_mode(0o700)) {
+        // It was made by us, before the disk became read-only.
+        Err(Errno::ROFS) => Ok(()),
+        result => result.map_err(|error| Error::store("set mode of", path, error)),
+    }
+}
+
+/// Whether a step failed because the disk takes nothing now: it is read-only or full.
+pub(super) fn takes_nothing(error: &Error) -> bool {
+    let read_only = |source: &io::Error| source.kind() == io::ErrorKind::ReadOnlyFilesystem;
+    let refused = matches!(error, Error::Store { source, .. } if read_only(source));
+    refused || matches!(error, Error::Full { .. })
 }
 
 /// Opens a directory that is no symbolic link.
@@ -54,7 +65,12 @@ impl Lock {
         let path = root.join("images.lock");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let failed = |error: Errno| Error::store("lock", &path, error);
-        let file = fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
+        let file = match fs::open(&path, flags, Mode::from_raw_mode(0o600)) {
+            // Nobody can publish or remove; whoever reads can lock what is there.
+            Err(Errno::ROFS) => fs::open(&path, OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()),
+            opened => opened,
+        };
+        let file = file.map_err(failed)?;
         loop {
             match fs::flock(&file, FlockOperation::LockExclusive) {
                 Err(Errno::INTR) => {}
@@ -71,7 +87,8 @@ impl Lock {
 pub(super) struct Ingest {
     path: PathBuf,
     next: AtomicU64,
-    _lock: OwnedFd,
+    /// `None`: the disk has taken nothing yet.
+    lock: Mutex<Option<OwnedFd>>,
 }
 
 impl Ingest {
@@ -83,15 +100,33 @@ impl Ingest {
         getrandom::fill(&mut random)
             .map_err(|error| Error::store("name folder in", &all, io::Error::other(error)))?;
         let path = all.join(format!("{:032x}", u128::from_ne_bytes(random)));
-        make_private(&path)?;
-        let lock = open(&path).map_err(|error| Error::store("open", &path, error))?;
-        fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| Error::store("lock", &path, error))?;
-        Ok(Self { path, next: AtomicU64::new(0), _lock: lock })
+        let ingest = Self { path, next: AtomicU64::new(0), lock: Mutex::default() };
+        match ingest.make() {
+            // What is here already can be listed and run; pulls say why they fail.
+            Err(error) if takes_nothing(&error) => warn!(%error, "no image can be pulled now"),
+            made => made?,
+        }
+        Ok(ingest)
+    }
+
+    /// Makes the place and locks it, if that is still to be done.
+    fn make(&self) -> Result<(), Error> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_some() {
+            return Ok(());
+        }
+        let path = &self.path;
+        make_private(path)?;
+        let own = open(path).map_err(|error| Error::store("open", path, error))?;
+        fs::flock(&own, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| Error::store("lock", path, error))?;
+        *lock = Some(own);
+        Ok(())
     }
 
     /// A new empty folder, which goes when the last hold on it goes.
     pub(super) fn folder(self: &Arc<Self>) -> Result<Folder, Error> {
+        self.make()?;
         let path = self.unused();
         make_private(&path)?;
         Ok(Folder { path, _ingest: self.clone() })
@@ -99,6 +134,7 @@ impl Ingest {
 
     /// Takes `path` out of sight by moving it here; it is deleted when the folder goes.
     pub(super) fn condemn(self: &Arc<Self>, path: &Path) -> Result<Folder, Error> {
+        self.make()?;
         let folder = Folder { path: self.unused(), _ingest: self.clone() };
         std::fs::rename(path, &folder.path).map_err(|error| Error::store("move away", path, error))?;
         Ok(folder)

@@ -5,7 +5,7 @@ use std::{
     time::SystemTime,
 };
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{
     Config, Error, FsUsage, Image,
@@ -56,7 +56,13 @@ impl Local {
         let retained = Retained::open(root)?;
         let writable = Writable::open(root)?;
         let local = Self { root: root.into(), config: config.clone(), layers, writable, catalog, retained };
-        let rubbish = local.collect()?;
+        let rubbish = match local.collect() {
+            Err(error) if folder::takes_nothing(&error) => {
+                warn!(%error, "layers of no image are kept: the disk takes no change");
+                Vec::new()
+            }
+            collected => collected?,
+        };
         drop(lock);
         info!(images = local.view()?.images.len(), cleared = rubbish.len(), "image store opened");
         Ok(local)

@@ -159,6 +159,15 @@ impl Bridge {
         Ok(())
     }
 
+    pub(super) async fn traces(&self) -> Result<Vec<(PodId, String)>, Error> {
+        let links = Netlink::here()?.links().await?;
+        let links =
+            links.into_iter().filter_map(|link| Some((veth::pod_of(&link)?, format!("link {}", link.name))));
+        let leases = self.with_leases(Leases::holders).await?;
+        let leases = leases.into_iter().map(|(address, pod)| (pod, format!("lease of {address}")));
+        Ok(links.chain(leases).collect())
+    }
+
     /// Goes on after a failure, so that one stuck leftover does not keep the others.
     pub(super) async fn sweep(
         &self,

@@ -92,23 +92,27 @@ impl Leases {
         })
     }
 
-    /// The addresses of `pod`, of every network that ever was configured. A lease that cannot be read is nobody's.
-    pub(super) fn held_by(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
+    /// Who has which address, of every network that ever was configured. A lease that cannot be read is nobody's.
+    pub(super) fn holders(&self) -> Result<Vec<(IpAddr, PodId)>, Error> {
         let list = |source| Error::Lease { operation: "list leases in", path: self.folder.clone(), source };
-        let mut held = Vec::new();
+        let mut holders = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(list)? {
             let entry = entry.map_err(list)?;
             if entry.file_type().map_err(list)?.is_dir() {
-                let of_pod = |(address, path): (IpAddr, PathBuf)| {
-                    matches!(holder(&path), Ok(Some(holder)) if holder == *pod).then_some(address)
-                };
-                held.extend(addresses(&entry.path())?.into_iter().filter_map(of_pod));
+                let held = addresses(&entry.path())?.into_iter();
+                holders.extend(held.filter_map(|(address, path)| Some((address, holder(&path).ok()??))));
             }
         }
         // In the order in which they were given, as far as that is known.
         let place = |address: &IpAddr| self.ranges.iter().position(|range| range.subnet.contains(*address));
-        held.sort_by_key(|address| (place(address).unwrap_or(usize::MAX), *address));
-        Ok(held)
+        holders.sort_by_key(|(address, _)| (place(address).unwrap_or(usize::MAX), *address));
+        Ok(holders)
+    }
+
+    /// The addresses of `pod`, of every network that ever was configured. A lease that cannot be read is nobody's.
+    pub(super) fn held_by(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
+        let held = self.holders()?.into_iter();
+        Ok(held.filter_map(|(address, holder)| (holder == *pod).then_some(address)).collect())
     }
 
     /// Frees these addresses, whoever has them: the undo of [`Leases::reserve`].

@@ -277,6 +277,14 @@ impl Network {
         Ok(())
     }
 
+    /// Every link and address that bears a pod's id, with what it is.
+    ///
+    /// # Errors
+    /// Links or leases that cannot be listed.
+    pub async fn traces(&self) -> Result<Vec<(PodId, String)>, Error> {
+        self.bridge.traces().await
+    }
+
     /// Releases what belongs to no pod of `live`, which must name every pod that is being attached too. `held`: the
     /// addresses that pods are known to have, whatever the leases say. Returns the pods that are to be detached yet,
     /// by plugins that may take their time.

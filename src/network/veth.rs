@@ -31,6 +31,12 @@ pub(super) fn may_be_of(link: &Link, pod: &PodId) -> bool {
     link.kind == Kind::Veth && link.alias.as_ref().is_none_or(|given| *given == alias(pod))
 }
 
+/// The pod that a link's alias names, if the link looks like one of ours.
+pub(super) fn pod_of(link: &Link) -> Option<PodId> {
+    let pod = PodId::parse(link.alias.as_ref()?.strip_prefix(ALIAS_PREFIX)?).ok()?;
+    (link.kind == Kind::Veth && link.name == host_name(&pod)).then_some(pod)
+}
+
 /// Whether a link was made by us for a pod that is not in `live`. Without an alias a link must be on our
 /// bridge too, since the form of a name alone proves little.
 pub(super) fn is_orphan(link: &Link, live: &HashSet<PodId>, bridge: Option<u32>) -> bool {

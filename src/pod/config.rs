@@ -17,6 +17,9 @@ pub struct Config {
     pub creates_running_max: usize,
     /// Creates that wait for their turn. One more is refused.
     pub creates_waiting_max: usize,
+    /// Seconds between two audits, which compare kernel and disk with the pods that are known. A tenth more at most,
+    /// by chance. 0: only at the start.
+    pub audit_interval_s: u64,
     /// Names of RuntimeClass handlers that are accepted, besides the empty one. All mean the same.
     pub runtime_handlers: Vec<String>,
 }
@@ -30,6 +33,7 @@ impl Default for Config {
             nofile_hard: 524_288,
             creates_running_max: 0,
             creates_waiting_max: 256,
+            audit_interval_s: 300,
             runtime_handlers: vec!["pintle".into()],
         }
     }
@@ -39,6 +43,11 @@ impl Config {
     /// Whether a pod may ask for `handler`.
     pub fn accepts_handler(&self, handler: &str) -> bool {
         handler.is_empty() || self.runtime_handlers.iter().any(|name| name == handler)
+    }
+
+    /// `None`: there is an audit at the start only.
+    pub(super) fn audit_interval(&self) -> Option<std::time::Duration> {
+        (self.audit_interval_s > 0).then(|| std::time::Duration::from_secs(self.audit_interval_s))
     }
 
     pub(super) fn shm_bytes(&self) -> u64 {

@@ -3,7 +3,8 @@
 //! One task drives one pod (`drive`). Calls and events come to it; the pod's ledger (`life`) says, purely, what
 //! follows from them; the driver writes the decision, has it done, writes what came of it and tells. Readers see
 //! immutable views that are replaced as a whole, and wait for nobody. `keep` has what is left on disk;
-//! `recover` makes pods of it again, `reconcile.rs` retries what could not be taken away.
+//! `recover` makes pods of it again, `reconcile.rs` retries what could not be taken away, and `audit.rs` looks now and
+//! then whether kernel and disk have what they should.
 //!
 //! ```text
 //! /run/pintle/pods/                  tmpfs: gone after a reboot; nothing here is synced
@@ -18,7 +19,7 @@
 //!   pods/POD/pod.record              the pod as of its creation
 //!   pods/POD/CONTAINER.record        a container as of its creation
 //!   pods/POD/CONTAINER.end           how it ended, once it has
-//!   owed/POD                         what could not be taken away of a pod yet
+//!   owed/POD                         debts: what could not be taken away of a pod or its containers yet
 //! ```
 //! A record on disk is written after the one on tmpfs and removed before it, so that what only the disk knows
 //! was ended by a reboot. `docs/formats/state.md` has the fields.
@@ -35,6 +36,7 @@
 
 mod admission;
 mod apparmor;
+mod audit;
 mod config;
 mod drive;
 mod error;
@@ -51,13 +53,20 @@ mod seccomp;
 mod signal;
 #[cfg(test)]
 mod sim;
+mod storage;
 mod stream;
 mod view;
 
+#[cfg(test)]
+pub use audit::DebtReport;
+pub use audit::Report;
 pub use config::Config;
 pub use error::Error;
 pub use life::{Change, Event};
 pub use node::Deps;
 pub use pods::Pods;
+#[cfg(test)]
+pub use recover::decide::Finding;
+pub use storage::StorageFault;
 pub use stream::{ExecEnds, RunningExec, Wanted};
 pub use view::{Board, ContainerState, ContainerView, PodView, View};

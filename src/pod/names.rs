@@ -74,6 +74,11 @@ impl<R: Clone> Names<R> {
         }
     }
 
+    /// Every pod that is being made or that is there.
+    pub(super) fn pods(&self) -> impl Iterator<Item = PodId> {
+        self.pods.keys().cloned()
+    }
+
     pub(super) fn reach(&self, id: &PodId) -> Option<R> {
         self.pods.get(id).cloned()
     }

@@ -10,8 +10,9 @@ use std::{
 use super::{
     admission::{Admission, Execs},
     apparmor,
+    audit::Findings,
     config::Config,
-    keep::{Places, owed::Debts},
+    keep::{Places, debts::Debts},
     life::Event,
     names::Names,
     reach::Reach,
@@ -51,6 +52,8 @@ pub(super) struct Node {
     pub(super) execs: Execs,
     /// What is to be taken away and could not be yet.
     pub(super) debts: Debts,
+    /// What is not as the records say.
+    pub(super) findings: Findings,
     pub(super) board: Arc<Board>,
     pub(super) events: Journal<Event>,
     names: Mutex<Names<Reach>>,
@@ -85,6 +88,7 @@ impl Node {
             config,
             execs: Execs::default(),
             debts: Debts::default(),
+            findings: Findings::default(),
             board: Arc::default(),
             events: Journal::default(),
             names: Mutex::default(),

@@ -1,15 +1,18 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
+use tracing::error;
 
 use super::{
+    audit,
     drive::{Driver, Pod},
-    error::Error,
+    error::{Error, chain},
     exec::{ExecOutput, client_of, exec_sync},
     life::{Answer, Call, Event},
     node::{Deps, Node},
     reach::{Mail, Reach, SupervisorAccess},
     reconcile, recover,
+    storage::{self, StorageFault},
     view::{Board, ContainerView, PodView, View},
 };
 use crate::{
@@ -45,10 +48,17 @@ impl Pods {
         let (node, zygote) = Node::new(deps);
         let (node, zygote) = (Arc::new(node), Arc::new(zygote));
         let reader = Arc::clone(&node);
-        let survey = move || reader.places.make().and_then(|()| recover::survey::survey(&reader));
+        let survey = move || {
+            if let Err(error) = reader.places.make() {
+                // A disk that is read-only or full keeps nobody from listing and stopping what runs.
+                error!(error = %chain(&error), "could not prepare the folders of pods");
+            }
+            recover::survey::survey(&reader)
+        };
         let survey = task::blocking("survey", survey).await?;
         recover::recover(&node, survey).await;
         task::spawn("reconciler", reconcile::run(Arc::clone(&node)));
+        task::spawn("audit", audit::run(Arc::clone(&node)));
         Ok(Self { node, zygote })
     }
 
@@ -291,9 +301,17 @@ impl Pods {
         self.node.network.set_pod_ranges(ranges).await
     }
 
-    /// Pods of which something could not be taken away yet, such as an address; it is retried.
-    pub fn pending_removals(&self) -> Vec<PodId> {
-        self.node.debts.pods()
+    /// Whether the daemon's folders can be written to; else why not.
+    ///
+    /// # Errors
+    /// A disk that is read-only, full or hangs.
+    pub async fn storage_ready(&self) -> Result<(), StorageFault> {
+        storage::ready(&self.node).await
+    }
+
+    /// What is still to be taken away, and what the last audit has found.
+    pub fn report(&self) -> audit::Report {
+        audit::report(&self.node)
     }
 
     pub fn images(&self) -> &Images {

@@ -1,85 +1,150 @@
-//! The reconciler: retries what could not be taken away of a pod that nobody drives any more, for as long as the
-//! daemon lives, and from its start on.
+//! The reconciler: retries what could not be taken away of pods and containers that nobody drives any more, for as
+//! long as the daemon lives, and from its start on.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, time::Instant};
 
 use tracing::{info, warn};
 
 use super::{
     drive::clear,
-    error::chain,
+    error::{Error, chain},
     keep::{
-        blocking,
-        owed::{self, Debt},
+        self, blocking,
+        debts::{self, ContainerDebt, Debt},
     },
     node::Node,
 };
+use crate::{
+    model::{ContainerId, PodId},
+    store::{self, Durability},
+    sys::descriptors,
+};
 
-/// Between two rounds of retries: short at first, then as long as what is down stays down.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
-
-/// Pays what is owed, for ever.
+/// Pays debts, for ever.
 pub(super) async fn run(node: Arc<Node>) {
-    let mut pause = PAUSE_MIN;
     loop {
-        for debt in node.debts.all() {
-            pay(&node, debt).await;
+        for (pod, debt) in node.debts.due(Instant::now()) {
+            pay(&node, &pod, debt).await;
         }
-        let waits = !node.debts.all().is_empty();
+        let next = async {
+            match node.debts.next() {
+                Some(next) => tokio::time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = node.debts.grown() => pause = PAUSE_MIN,
-            () = tokio::time::sleep(pause), if waits => pause = (pause * 2).min(PAUSE_MAX),
+            () = node.debts.grown() => {}
+            () = next => {}
         }
     }
 }
 
-/// One try at everything that is owed of a pod; its records go last, for they name the rest.
-async fn pay(node: &Node, debt: Debt) {
-    let pod = debt.pod.clone();
-    let mut left = debt.clone();
-    if debt.network {
-        match node.network.detach(&pod).await {
-            Ok(()) => left.network = false,
-            Err(error) => warn!(%pod, error = %chain(&error), "the pod's network is still not released"),
+/// One try at all debts of a pod; its records go last, for they name the rest.
+async fn pay(node: &Node, pod: &PodId, debt: Debt) {
+    let _reserve = descriptors::lend_reserve();
+    let mut left = Debt { cause: String::new(), ..debt.clone() };
+    for (container, owed) in &debt.containers {
+        match pay_container(node, pod, container, owed).await {
+            Ok(()) => drop(left.containers.remove(container)),
+            Err(error) => still(&mut left, pod, &format!("container {container}"), &error),
         }
     }
-    if let Some(cgroup) = debt.cgroup {
+    if debt.network {
+        match node.network.detach(pod).await {
+            Ok(()) => left.network = false,
+            Err(error) => still(&mut left, pod, "network", &error.into()),
+        }
+    }
+    if let Some(cgroup) = debt.cgroup.clone() {
         match clear(cgroup).await {
             Ok(()) => left.cgroup = None,
-            Err(error) => warn!(%pod, error = %chain(&error), "the pod's cgroup is still not removed"),
+            Err(error) => still(&mut left, pod, "cgroup", &error),
         }
     }
-    if debt.records && !left.network && left.cgroup.is_none() {
+    if debt.records && !left.network && left.cgroup.is_none() && left.containers.is_empty() {
         let (places, owned) = (node.places.clone(), pod.clone());
-        match blocking(move || owed::remove_folders(&places, &owned)).await {
+        match blocking(move || debts::remove_folders(&places, &owned)).await {
             Ok(()) => left.records = false,
-            Err(error) => warn!(%pod, %error, "the pod's records are still not removed"),
+            Err(error) => {
+                still(&mut left, pod, "records", &Error::io("remove", &node.places.live(pod))(error))
+            }
         }
     }
     if left.is_paid() {
-        info!(%pod, "took away at last what was left of a pod");
+        info!(%pod, objects = ?debt.objects(), "took away at last what was left");
     }
-    node.debts.pay(&node.places, left).await;
+    node.debts.settle(&node.places, pod, &debt, left).await;
+}
+
+/// Another try has failed. The log has each cause once.
+fn still(left: &mut Debt, pod: &PodId, object: &str, error: &Error) {
+    left.cause = format!("{object}: {}", chain(error));
+    warn!(%pod, object, error = %chain(error), "still not taken away");
+}
+
+async fn pay_container(
+    node: &Node,
+    pod: &PodId,
+    id: &ContainerId,
+    debt: &ContainerDebt,
+) -> Result<(), Error> {
+    if let Some(handle) = &debt.cgroup {
+        clear(handle.container(id)).await?;
+    }
+    node.images.remove_writable(id.as_str()).await?;
+    let (live, known) = (node.places.live(pod), node.places.known(pod));
+    let (folder, owned) = (live.clone(), id.clone());
+    let remove = move || {
+        let paths = keep::files_of_container(&live, &known, &owned);
+        paths.iter().try_for_each(|path| store::remove(path, Durability::Process))
+    };
+    blocking(remove).await.map_err(Error::io("remove the records of a container in", &folder))?;
+    node.images.release(id.as_str());
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, fs};
+
     use super::*;
-    use crate::{cgroup, model::PodId, pod::keep};
+    use crate::cgroup;
+
+    fn folders(node: &Node, pod: &PodId) -> [std::path::PathBuf; 2] {
+        let folders = [node.places.live(pod), node.places.known(pod)];
+        folders.iter().for_each(|folder| keep::make_folder(folder).unwrap());
+        folders
+    }
 
     #[tokio::test]
-    async fn records_stay_until_nothing_else_is_owed() {
+    async fn records_stay_until_nothing_else_is_a_debt() {
         let folder = tempfile::tempdir().unwrap();
         let node = Node::fake(folder.path());
         let pod = PodId::from_bytes([7; 32]);
-        for folder in [node.places.live(&pod), node.places.known(&pod)] {
-            keep::make_folder(&folder).unwrap();
-        }
+        let [live, known] = folders(&node, &pod);
         let cgroup = Some(cgroup::Handle::fake(&pod));
-        node.debts.add(&node.places, Debt { pod: pod.clone(), network: false, cgroup, records: true }).await;
-        pay(&node, node.debts.all().remove(0)).await;
-        assert!(node.debts.all().is_empty() && !node.places.live(&pod).exists());
-        assert!(!node.places.known(&pod).exists());
+        let debt = Debt { cgroup, records: true, ..Debt::default() };
+        node.debts.add(&node.places, &pod, debt.clone()).await;
+        pay(&node, &pod, debt).await;
+        assert!(node.debts.pods().is_empty() && !live.exists() && !known.exists());
+    }
+
+    #[tokio::test]
+    async fn a_container_is_taken_away_with_its_writable_layer_and_the_pod_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::fake(folder.path());
+        let pod = PodId::from_bytes([7; 32]);
+        let [live, known] = folders(&node, &pod);
+        let id = ContainerId::from_bytes([8; 32]);
+        let writable = node.images.make_writable(id.as_str()).unwrap();
+        let own = keep::files_of_container(&live, &known, &id);
+        own.iter().for_each(|path| fs::write(path, "").unwrap());
+        fs::write(keep::pod_file(&live), "").unwrap();
+        let containers = BTreeMap::from([(id, ContainerDebt::default())]);
+        let debt = Debt { containers, ..Debt::default() };
+        node.debts.add(&node.places, &pod, debt.clone()).await;
+        pay(&node, &pod, debt).await;
+        assert!(node.debts.pods().is_empty() && !writable.exists());
+        assert!(own.iter().all(|path| !path.exists()) && keep::pod_file(&live).exists());
     }
 }

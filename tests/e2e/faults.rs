@@ -1,9 +1,13 @@
 //! Records, leases and folders are damaged under pods that run; nothing is told to have ended that lives, and
 //! nothing is left behind.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
-use crate::harness::{Container, ContainerState, Node, Pod, runner::tests, wait_until};
+use serde_json::Value;
+
+use crate::harness::{
+    BUSYBOX, Container, ContainerState, FrozenDisk, Node, Pod, Setup, pintle, runner::tests, v1, wait_until,
+};
 
 tests![
     a_state_folder_that_is_emptied_ends_its_pods_before_they_are_told_to_have_ended,
@@ -12,6 +16,12 @@ tests![
     a_lease_that_cannot_be_read_stops_no_pod,
     a_lease_that_was_cut_short_stays_with_its_pod,
     an_exit_that_could_not_be_written_is_written_when_that_can_be_done,
+    a_pod_whose_create_hangs_in_a_volume_leaves_nothing_once_that_answers,
+    a_failed_start_that_cannot_be_undone_without_descriptors_is_undone_with_them,
+    another_state_folder_ends_pods_before_they_are_told_to_have_ended,
+    a_read_only_root_is_a_condition_and_ends_no_pod,
+    a_copied_folder_of_a_pod_does_not_end_that_pod,
+    what_belongs_to_no_pod_is_released_or_reported,
 ];
 
 fn state_of(node: &Node, pod: &Pod<'_>) -> PathBuf {
@@ -120,5 +130,187 @@ fn an_exit_that_could_not_be_written_is_written_when_that_can_be_done() {
     node.kill_daemon();
     node.start_daemon();
     assert_eq!(container.status().exit_code, 5);
+    node.assert_clean();
+}
+
+/// What the daemon says of itself in Status.
+fn info(node: &Node) -> Value {
+    let reply = node.cri().status(v1::StatusRequest { verbose: true }).unwrap();
+    serde_json::from_str(&reply.info["info"]).unwrap()
+}
+
+fn debts(node: &Node) -> Vec<Value> {
+    info(node)["debts"].as_array().unwrap().clone()
+}
+
+/// RuntimeReady: whether it is, and why not.
+fn runtime_ready(node: &Node) -> (bool, String) {
+    let reply = node.cri().status(v1::StatusRequest::default()).unwrap();
+    let conditions = reply.status.unwrap().conditions;
+    let runtime = conditions.into_iter().find(|condition| condition.r#type == "RuntimeReady").unwrap();
+    (runtime.status, format!("{}: {}", runtime.reason, runtime.message))
+}
+
+fn a_pod_whose_create_hangs_in_a_volume_leaves_nothing_once_that_answers() {
+    if Command::new("losetup").arg("--find").output().is_ok_and(|found| !found.status.success()) {
+        eprintln!("skipped: no loop device to be had");
+        return;
+    }
+    let node = Node::start();
+    let place = node.path("shared/disk").to_string_lossy().into_owned();
+    fs::create_dir(&place).unwrap();
+    let disk = FrozenDisk::mount(&node, &place);
+    let pod = node.run_pod("web");
+    disk.freeze();
+    std::thread::scope(|scope| {
+        let stuck = scope.spawn(|| {
+            let made = pod.try_create("stuck", BUSYBOX, ["sleep", "1000"], |config| {
+                config.mounts = vec![v1::Mount {
+                    container_path: "/data".into(),
+                    // Missing, so the helper makes it, and waits in the kernel.
+                    host_path: format!("{place}/volume"),
+                    ..Default::default()
+                }];
+            });
+            made.map(drop)
+        });
+        let intent = || {
+            let names = fs::read_dir(state_of(&node, &pod)).unwrap().flatten();
+            names.filter(|entry| entry.file_name().to_string_lossy().ends_with(".init")).count() == 1
+        };
+        wait_until("the create is under way", intent);
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let id = || pod.id.clone();
+        wait_until("the pod is stopped", || {
+            node.cri().stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: id() }).is_ok()
+        });
+        wait_until("the pod is removed", || {
+            node.cri().remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: id() }).is_ok()
+        });
+        assert!(stuck.join().unwrap().is_err());
+    });
+    assert_eq!(node.pods(), [""; 0]);
+    let outstanding = debts(&node);
+    assert!(outstanding[0]["cause"].as_str().is_some_and(|cause| !cause.is_empty()), "{outstanding:?}");
+    node.restart_daemon();
+    assert_eq!(debts(&node).len(), 1, "the next daemon knows");
+    disk.thaw();
+    wait_until("nothing is outstanding", || debts(&node).is_empty());
+    drop(disk);
+    node.assert_clean();
+}
+
+fn a_failed_start_that_cannot_be_undone_without_descriptors_is_undone_with_them() {
+    let node = Node::start_with(&Setup {
+        failpoints: "pod.supervisor-spawned=1*delay(4000)".into(),
+        ..Setup::default()
+    });
+    let limit = |soft: u32| {
+        let pid = node.daemon_pid().to_string();
+        let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:")]).status();
+        assert!(limited.unwrap().success());
+    };
+    let folders = || fs::read_dir(node.path("state/pods")).unwrap().flatten().map(|entry| entry.path());
+    std::thread::scope(|scope| {
+        let failed = scope.spawn(|| node.try_run_pod("web", |_| {}).map(drop));
+        wait_until("its supervisor listens", || folders().any(|pod| pod.join("supervisor.sock").exists()));
+        limit(4);
+        assert!(failed.join().unwrap().is_err());
+    });
+    assert_eq!((node.pods(), folders().count()), (vec![], 1), "not a thing could be taken away");
+    limit(1024);
+    wait_until("its folder is gone", || folders().count() == 0);
+    node.run_pod("web");
+    node.assert_clean();
+}
+
+fn another_state_folder_ends_pods_before_they_are_told_to_have_ended() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let container = pod.run_in("main", ["sleep", "1000"]);
+    let (init, address) = (process(&container), pod.ip());
+    node.kill_daemon();
+    let drop_in = node.path("conf.d/test.toml");
+    fs::write(&drop_in, format!("state = {:?}\n", node.path("elsewhere"))).unwrap();
+    node.start_daemon();
+    wait_until("the container is exited", || {
+        let exited = container.state() == ContainerState::ContainerExited;
+        assert!(!exited || !node.has(&init), "it is told to have ended and runs");
+        exited
+    });
+    assert_ne!(node.run_pod("other").ip(), address);
+    node.remove_pods();
+    fs::remove_dir_all(state_of(&node, &pod)).unwrap();
+    fs::remove_file(&drop_in).unwrap();
+    node.restart_daemon();
+    node.assert_clean();
+}
+
+fn a_read_only_root_is_a_condition_and_ends_no_pod() {
+    let node = Node::start();
+    let (first, second) = (node.run_pod("first"), node.run_pod("second"));
+    let [one, two] = [&first, &second].map(|pod| pod.run_in("main", ["sleep", "1000"]));
+    assert!(runtime_ready(&node).0);
+    let root = node.path("root").to_string_lossy().into_owned();
+    node.run("mount", ["--bind", &root, &root]);
+    node.run("mount", ["-o", "remount,bind,ro", &root]);
+    let refused = runtime_ready(&node);
+    assert!(
+        !refused.0 && refused.1.starts_with("StorageNotReady: ") && refused.1.contains("read-only"),
+        "{refused:?}"
+    );
+    node.restart_daemon();
+    assert_eq!((node.pods().len(), runtime_ready(&node).0), (2, false));
+    assert_eq!(one.shell("echo here"), "here\n");
+    two.stop();
+    assert_eq!(
+        (one.state(), two.state()),
+        (ContainerState::ContainerRunning, ContainerState::ContainerExited)
+    );
+    second.stop();
+    assert!(node.try_run_pod("third", |_| {}).is_err());
+    node.run("umount", ["--lazy", &root]);
+    assert!(runtime_ready(&node).0, "{:?}", runtime_ready(&node));
+    wait_until("what had to wait is taken away", || debts(&node).is_empty());
+    node.run_pod("third");
+    node.restart_daemon();
+    node.assert_clean();
+}
+
+fn a_copied_folder_of_a_pod_does_not_end_that_pod() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let container = pod.run_in("main", ["sleep", "1000"]);
+    let pid = container.pid();
+    node.kill_daemon();
+    let (original, copy) = (state_of(&node, &pod), node.path("state/pods").join("ab".repeat(32)));
+    node.run("cp", ["-a", &original.to_string_lossy(), &copy.to_string_lossy()]);
+    node.start_daemon();
+    wait_until("the copy is gone", || !copy.exists());
+    assert_eq!((node.pods(), container.pid()), (vec![pod.id.clone()], pid));
+    assert_eq!(container.shell("echo here >/written; cat /written"), "here\n");
+    node.assert_clean();
+}
+
+fn what_belongs_to_no_pod_is_released_or_reported() {
+    let config = "[pod]\naudit_interval_s = 1\n".to_owned();
+    let node = Node::start_with(&Setup { config, ..Setup::default() });
+    let pod = node.run_pod("web");
+    let stray = "cd".repeat(32);
+    let own = lease(&node, &pod.ip());
+    let lost = own.with_file_name("10.1.2.3");
+    fs::write(&lost, format!("{stray}\r\neth0")).unwrap();
+    let folder = node.path("root/pods").join(&stray);
+    fs::create_dir(&folder).unwrap();
+    wait_until("the lease is released", || !lost.exists());
+    let reported = || info(&node)["findings"].to_string().contains(&stray);
+    wait_until("the folder is reported", reported);
+    let check = node.command(pintle()).arg("check").arg("--config").arg(node.path("config.toml")).output();
+    let check = String::from_utf8(check.unwrap().stdout).unwrap();
+    assert!(check.lines().any(|line| line.starts_with("warn  audit") && line.contains(&stray)), "{check}");
+    assert!(own.exists() && folder.exists(), "what is a pod's, or may be, stays");
+    fs::remove_dir(&folder).unwrap();
+    wait_until("the finding is gone", || !reported());
+    assert_eq!(debts(&node).len(), 0);
     node.assert_clean();
 }

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 use tonic::{Code, Status};
 
 use crate::harness::{
-    BUSYBOX, Container, ContainerState, Frozen, Node, freezer_of, runner::tests, v1, wait_until,
+    BUSYBOX, Container, ContainerState, Frozen, FrozenDisk, Node, freezer_of, runner::tests, v1, wait_until,
 };
 
 tests![
@@ -103,41 +103,6 @@ fn an_exec_in_a_frozen_container_is_answered_when_its_time_is_up() {
 
     assert_eq!(container.shell("echo back"), "back\n");
     node.assert_clean();
-}
-
-/// A file system of the node's that is frozen (fsfreeze(8)): who writes to it waits in the kernel.
-struct FrozenDisk<'n> {
-    node: &'n Node,
-    place: String,
-}
-
-impl<'n> FrozenDisk<'n> {
-    /// Mounts one, not frozen yet.
-    fn mount(node: &'n Node, place: &str) -> Self {
-        let image = node.path("disk.img").to_string_lossy().into_owned();
-        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-        node.run("mkfs.ext4", ["-q", &image]);
-        node.run("mount", ["-o", "loop", &image, place]);
-        Self { node, place: place.into() }
-    }
-
-    fn freeze(&self) {
-        self.node.run("fsfreeze", ["--freeze", &self.place]);
-    }
-
-    fn thaw(&self) {
-        self.node.run("fsfreeze", ["--unfreeze", &self.place]);
-    }
-}
-
-impl Drop for FrozenDisk<'_> {
-    fn drop(&mut self) {
-        let run = |program: &str, arguments: &[&str]| {
-            let _ = self.node.command(program).args(arguments).output();
-        };
-        run("fsfreeze", &["--unfreeze", &self.place]);
-        run("umount", &["--lazy", &self.place]);
-    }
 }
 
 fn an_exec_is_answered_while_the_disk_of_the_log_is_frozen() {

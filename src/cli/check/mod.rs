@@ -5,6 +5,7 @@
 //!   with the very function.
 //! - `policy`: settings of the host. There is nothing to try about a setting: it is read.
 //! - `monitoring`: what is configured for metrics, since what a kubelet shows depends on it.
+//! - `leftovers`: what the running daemon could not take away yet, which it is asked.
 //! - `host`: where settings come from; tests put a folder in the place of `/`.
 //!
 //! Invariant: nothing is left changed. What is tried is tried in namespaces of its own; a cgroup and a folder, which
@@ -14,6 +15,7 @@
 mod cgroup;
 mod host;
 mod kernel;
+mod leftovers;
 mod monitoring;
 mod network;
 mod policy;
@@ -85,6 +87,7 @@ pub(super) fn check(place: Place) -> Result<Exit, Exit> {
             network::questions(&host, &config.network),
             policy::questions(&host),
             monitoring::questions(&config.metrics),
+            leftovers::questions(config.listen().path()),
         ]
         .concat()
     } else {

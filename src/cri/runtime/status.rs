@@ -7,9 +7,8 @@ use super::RuntimeService;
 use crate::{
     cgroup::Driver,
     cri::{Node, code, parse, wire},
-    model::PodId,
     network,
-    pod::{self, View},
+    pod::{self, Report, StorageFault, View},
     telemetry::log,
 };
 
@@ -28,10 +27,10 @@ impl RuntimeService {
     }
 
     pub(super) async fn status(&self, request: wire::StatusRequest) -> Result<wire::StatusResponse, Status> {
-        let network = self.pods.network_ready().await;
+        let (storage, network) = (self.pods.storage_ready().await, self.pods.network_ready().await);
         let info = if request.verbose {
-            let pending = self.pods.pending_removals();
-            let mut info = info(&self.node, &self.pods.view(), &pending, self.pods.cgroup_notice());
+            let report = self.pods.report();
+            let mut info = info(&self.node, &self.pods.view(), self.pods.cgroup_notice(), &report);
             // The names that containerd has for them: tools look for these.
             if let Some((config, status)) = self.pods.cni_info() {
                 info.insert("cniconfig".into(), config.to_string());
@@ -41,7 +40,7 @@ impl RuntimeService {
         } else {
             HashMap::new()
         };
-        Ok(status(&self.node, network, info))
+        Ok(status(&self.node, storage, network, info))
     }
 
     pub(super) async fn runtime_config(
@@ -72,11 +71,15 @@ fn version(node: &Node) -> wire::VersionResponse {
 
 fn status(
     node: &Node,
+    storage: Result<(), StorageFault>,
     network: Result<(), network::Error>,
     info: HashMap<String, String>,
 ) -> wire::StatusResponse {
-    let runtime = condition("RuntimeReady", None);
-    let network = condition("NetworkReady", network.err());
+    let runtime =
+        condition("RuntimeReady", storage.err().map(|fault| ("StorageNotReady", code::chain(&fault))));
+    // The word that the kubelet's own messages use for this state.
+    let network = network.err().map(|fault| ("NetworkPluginNotReady", code::chain(&fault)));
+    let network = condition("NetworkReady", network);
     wire::StatusResponse {
         status: Some(wire::RuntimeStatus { conditions: vec![runtime, network] }),
         info,
@@ -102,14 +105,11 @@ fn handlers(configured: &[String]) -> Vec<wire::RuntimeHandler> {
     names.iter().map(|&name| wire::RuntimeHandler { name: name.into(), features: Some(features) }).collect()
 }
 
-fn condition(name: &str, fault: Option<network::Error>) -> wire::RuntimeCondition {
-    wire::RuntimeCondition {
-        r#type: name.into(),
-        status: fault.is_none(),
-        // The word that the kubelet's own messages use for this state.
-        reason: if fault.is_some() { "NetworkPluginNotReady".into() } else { String::new() },
-        message: fault.map(|error| code::chain(&error)).unwrap_or_default(),
-    }
+/// `fault`: its reason, in one word, and its message.
+fn condition(name: &str, fault: Option<(&str, String)>) -> wire::RuntimeCondition {
+    let status = fault.is_none();
+    let (reason, message) = fault.unwrap_or_default();
+    wire::RuntimeCondition { r#type: name.into(), status, reason: reason.into(), message }
 }
 
 fn runtime_config(node: &Node) -> wire::RuntimeConfigResponse {
@@ -121,14 +121,15 @@ fn runtime_config(node: &Node) -> wire::RuntimeConfigResponse {
     wire::RuntimeConfigResponse { linux: Some(linux) }
 }
 
-fn info(node: &Node, view: &View, pending: &[PodId], notice: Option<String>) -> HashMap<String, String> {
+fn info(node: &Node, view: &View, notice: Option<String>, report: &Report) -> HashMap<String, String> {
     let mut info = json!({
         "version": node.runtime_version,
         "cgroupDriver": node.cgroup_driver,
         "pods": view.pods.len(),
         "containers": view.pods.iter().map(|pod| pod.containers.len()).sum::<usize>(),
         "logLinesLost": log::lost(),
-        "pendingRemovals": pending,
+        "debts": report.debts,
+        "findings": report.findings,
     });
     if let (Some(notice), Some(info)) = (notice, info.as_object_mut()) {
         info.insert("cgroupNotice".into(), notice.into());
@@ -141,11 +142,47 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cri::render::tests::pod;
+    use crate::{
+        cri::render::tests::pod,
+        pod::{DebtReport, Finding},
+    };
 
     fn node(cgroup_driver: Driver) -> Node {
         let runtime_handlers = ["pintle", "fast", "", "fast"].map(Into::into).into();
         Node { runtime_version: "1.2.3".into(), cgroup_driver, runtime_handlers }
+    }
+
+    fn nothing() -> Report {
+        Report { debts: vec![], findings: vec![] }
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_written_to_is_a_condition_of_the_runtime() {
+        let fault = StorageFault::ReadOnly { folder: "/var/lib/pintle".into() };
+        let reply = status(&node(Driver::Cgroupfs), Err(fault), Ok(()), HashMap::new());
+        let [runtime, network] = &reply.status.unwrap().conditions[..] else { panic!() };
+        assert_eq!(
+            (runtime.status, runtime.reason.as_str(), network.status),
+            (false, "StorageNotReady", true)
+        );
+        assert!(runtime.message.contains("/var/lib/pintle is on a read-only"), "{}", runtime.message);
+    }
+
+    #[test]
+    fn verbose_status_shows_what_is_outstanding() {
+        let debt = DebtReport {
+            pod: "ab".into(),
+            objects: vec!["network".into()],
+            cause: "the plugin is down".into(),
+            age_seconds: 7,
+            next_try_seconds: 3,
+        };
+        let finding = Finding { object: "lease of 10.1.2.3".into(), fault: "it belongs to no pod".into() };
+        let report = Report { debts: vec![debt], findings: vec![finding] };
+        let info = &info(&node(Driver::Systemd), &View { pods: vec![] }, None, &report)["info"];
+        let info: serde_json::Value = serde_json::from_str(info).unwrap();
+        let debt = json!({"pod": "ab", "objects": ["network"], "cause": "the plugin is down", "ageSeconds": 7, "nextTrySeconds": 3});
+        assert_eq!((&info["debts"][0], &info["findings"][0]["object"]), (&debt, &json!("lease of 10.1.2.3")));
     }
 
     #[test]
@@ -162,7 +199,7 @@ mod tests {
     #[test]
     fn a_missing_network_is_told_with_its_reason() {
         let node = node(Driver::Cgroupfs);
-        let conditions = |network| status(&node, network, HashMap::new()).status.unwrap().conditions;
+        let conditions = |network| status(&node, Ok(()), network, HashMap::new()).status.unwrap().conditions;
         let ready =
             wire::RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..Default::default() };
         let network =
@@ -179,7 +216,7 @@ mod tests {
 
     #[test]
     fn each_handler_is_listed_once_with_what_the_door_lets_in() {
-        let status = status(&node(Driver::Cgroupfs), Ok(()), HashMap::new());
+        let status = status(&node(Driver::Cgroupfs), Ok(()), Ok(()), HashMap::new());
         let features =
             Some(wire::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false });
         let expected =
@@ -202,18 +239,17 @@ mod tests {
     #[test]
     fn verbose_status_counts() {
         let view = View { pods: vec![Arc::new(pod())] };
-        let info: serde_json::Value = serde_json::from_str(
-            &info(&node(Driver::Cgroupfs), &view, &[PodId::from_bytes([7; 32])], None)["info"],
-        )
-        .unwrap();
-        let expected = json!({"version": "1.2.3", "cgroupDriver": "Cgroupfs", "pods": 1, "containers": 1, "logLinesLost": 0, "pendingRemovals": ["07".repeat(32)]});
+        let info: serde_json::Value =
+            serde_json::from_str(&info(&node(Driver::Cgroupfs), &view, None, &nothing())["info"]).unwrap();
+        let expected = json!({"version": "1.2.3", "cgroupDriver": "Cgroupfs", "pods": 1, "containers": 1, "logLinesLost": 0, "debts": [], "findings": []});
         assert_eq!(info, expected);
     }
 
     #[test]
     fn verbose_status_tells_what_an_operator_should_know() {
         let view = View { pods: vec![] };
-        let info = info(&node(Driver::Systemd), &view, &[], Some("the kubelet uses another driver".into()));
+        let info =
+            info(&node(Driver::Systemd), &view, Some("the kubelet uses another driver".into()), &nothing());
         let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
         assert_eq!(info["cgroupNotice"], "the kubelet uses another driver");
     }

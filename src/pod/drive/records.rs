@@ -7,7 +7,7 @@ use tracing::error;
 use super::driver::Pod;
 use crate::pod::{
     error::{Error, chain},
-    keep::{self, ContainerRecord, Made, PodRecord, owed::Debt},
+    keep::{self, ContainerRecord, Made, PodRecord, debts::Debt},
     life::{PodRecordReason, RecordReason, Write},
     view::ContainerView,
 };
@@ -45,10 +45,10 @@ pub(super) async fn write_record(pod: &Pod, write: Write) -> Result<(), Error> {
             result
         }
         Write::Container { reason, view, starting } => write_container(pod, reason, &view, starting).await,
-        Write::Owed { network, cgroup } => {
+        Write::Debt { network, cgroup, cause } => {
             let cgroup = pod.cgroup.clone().filter(|_| cgroup);
-            let debt = Debt { pod: pod.id.clone(), network, cgroup, records: false };
-            pod.node.debts.add(&pod.node.places, debt).await;
+            let debt = Debt { network, cgroup, ..Debt::default() }.because(cause);
+            pod.node.debts.add(&pod.node.places, &pod.id, debt).await;
             Ok(())
         }
     }

@@ -33,8 +33,8 @@ impl Places {
         self.root.join("pods")
     }
 
-    /// Pods whose network has still to be released.
-    pub(in crate::pod) fn owed(&self) -> PathBuf {
+    /// A file for each pod of which something is still to be taken away.
+    pub(in crate::pod) fn debts(&self) -> PathBuf {
         self.root.join("owed")
     }
 
@@ -49,11 +49,13 @@ impl Places {
     /// # Errors
     /// Whatever the file system says.
     pub(in crate::pod) fn make(&self) -> Result<(), Error> {
-        for folder in [self.live_pods(), self.known_pods(), self.owed()] {
+        let prepare = |folder: PathBuf| {
             make_folder(&folder).map_err(Error::io("make", &folder))?;
-            store::sweep(&folder).map_err(Error::io("clean", &folder))?;
-        }
-        Ok(())
+            store::sweep(&folder).map_err(Error::io("clean", &folder))
+        };
+        // One that fails does not keep the others from being made.
+        let all = [self.live_pods(), self.known_pods(), self.debts()].map(prepare);
+        all.into_iter().collect()
     }
 }
 
@@ -82,6 +84,17 @@ pub(in crate::pod) fn exit_file(folder: &Path, id: &ContainerId) -> PathBuf {
     folder.join(format!("{id}.exit"))
 }
 
+/// All files of a container, in the order in which they are removed: what has the last one is found again.
+pub(in crate::pod) fn files_of_container(live: &Path, known: &Path, id: &ContainerId) -> [PathBuf; 5] {
+    [
+        container_file(known, id),
+        end_file(known, id),
+        init_file(live, id),
+        exit_file(live, id),
+        container_file(live, id),
+    ]
+}
+
 /// Folder 0700 with all above it.
 pub(in crate::pod) fn make_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
@@ -99,7 +112,12 @@ pub(in crate::pod) fn remove_folder(folder: &Path) -> io::Result<()> {
 
 /// The pods that have a folder in `folder`, whatever is in it.
 pub(in crate::pod) fn pods_in(folder: &Path) -> io::Result<Vec<PodId>> {
-    let names = fs::read_dir(folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let entries = match fs::read_dir(folder) {
+        // It could not be made: nothing is in it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     Ok(names.filter_map(|name| PodId::parse(&name).ok()).collect())
 }
 

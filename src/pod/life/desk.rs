@@ -214,7 +214,7 @@ impl Desk {
     }
 
     fn write(&mut self, write: Write) -> Result<(), Error> {
-        if let Write::Owed { network, cgroup } = &write {
+        if let Write::Debt { network, cgroup, .. } = &write {
             // A daemon remembers what it cannot write.
             self.debt = Some((*network, *cgroup));
         }
@@ -222,7 +222,7 @@ impl Desk {
             match &write {
                 Write::Container { view, .. } => drop(self.unwritten.insert(view.id.clone())),
                 Write::Pod { .. } => self.pod_unwritten = true,
-                Write::Owed { .. } => {}
+                Write::Debt { .. } => {}
             }
             let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
             return Err(Error::Io { doing: "write".into(), source: error });
@@ -251,7 +251,7 @@ impl Desk {
                 self.unwritten.remove(&view.id);
                 self.records.insert(view.id.clone(), record);
             }
-            Write::Owed { .. } => {}
+            Write::Debt { .. } => {}
         }
         Ok(())
     }

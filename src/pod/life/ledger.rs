@@ -244,7 +244,7 @@ impl Ledger {
                     self.rewrite.failed(now);
                 }
             }
-            Written::Owed => {}
+            Written::Debt => {}
         }
     }
 

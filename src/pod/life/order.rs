@@ -161,7 +161,7 @@ pub(in crate::pod) enum Write {
         starting: bool,
     },
     /// What could not be taken away: to be retried also when the pod is gone.
-    Owed { network: bool, cgroup: bool },
+    Debt { network: bool, cgroup: bool, cause: String },
 }
 
 /// Which write it was.
@@ -169,7 +169,7 @@ pub(in crate::pod) enum Write {
 pub(in crate::pod) enum Written {
     Pod(PodRecordReason),
     Container(ContainerId, RecordReason),
-    Owed,
+    Debt,
 }
 
 impl Write {
@@ -177,7 +177,7 @@ impl Write {
         match self {
             Self::Pod { reason, .. } => Written::Pod(*reason),
             Self::Container { reason, view, .. } => Written::Container(view.id.clone(), *reason),
-            Self::Owed { .. } => Written::Owed,
+            Self::Debt { .. } => Written::Debt,
         }
     }
 }

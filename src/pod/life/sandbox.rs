@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{ContainerId, PodConfig},
-    pod::error::Error,
+    pod::error::{Error, chain},
     supervisor::ContainerFacts,
 };
 
@@ -137,7 +137,8 @@ impl Ledger {
                 return self.fail_pod_calls(failure.error);
             }
             let (network, cgroup) = (failure.network_held, failure.cgroup_held);
-            self.orders.push(Order::Write(Write::Owed { network, cgroup }));
+            let cause = chain(&failure.error).to_string();
+            self.orders.push(Order::Write(Write::Debt { network, cgroup, cause }));
         }
         let over = self.after(PodInput::TornDown) == Some(PodPhase::NotReady);
         let (PodState::Stopping(stopping), true) = (&mut self.state, over) else { return };

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::Serialize;
+
 use super::survey::{FolderRest, FolderSurvey, PodSurvey, Survey};
 use crate::{
     cgroup,
@@ -81,11 +83,11 @@ pub(in crate::pod) enum Probe {
 }
 
 /// Something on the machine that is not as the records say.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(in crate::pod) struct Finding {
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Finding {
     /// What it is about: a pod, a container, a file.
-    pub(in crate::pod) object: String,
-    pub(in crate::pod) fault: String,
+    pub object: String,
+    pub fault: String,
 }
 
 /// What is to be done at a start.

@@ -22,7 +22,7 @@ use crate::{
     pod::{
         drive::{Driver, Pod},
         error::chain,
-        keep::{self, blocking, owed::Debt},
+        keep::{self, blocking, debts::Debt},
         life::PodPhase,
         node::Node,
         reach::SupervisorAccess,
@@ -55,6 +55,7 @@ pub(in crate::pod) async fn recover(node: &Arc<Node>, survey: Survey) {
         warn!(object = found.object, fault = found.fault, "the records are not as they should be");
     }
     say_if_descriptors_are_few(&plan);
+    node.findings.add_at_start(plan.findings.clone());
     sweep(node, &plan).await;
     let turns = Arc::new(Semaphore::new(RECOVERIES_MAX));
     let mut known = Vec::new();
@@ -107,6 +108,7 @@ async fn carry_out(
         }
         Decision::LeaveAlone(why) => {
             warn!(pod = %id, why, "a pod is left alone");
+            node.findings.leave_alone(id.clone());
             None
         }
         Decision::Probe(..) | Decision::TakeOver(_) => None,
@@ -215,8 +217,9 @@ async fn sweep(node: &Arc<Node>, plan: &Plan) {
     match tokio::time::timeout(SWEEP_MAX, node.network.sweep(&live, &held)).await {
         Ok(Ok(dead)) => {
             for pod in dead {
-                let debt = Debt { pod, network: true, cgroup: None, records: false };
-                node.debts.add(&node.places, debt).await;
+                let debt = Debt { network: true, ..Debt::default() };
+                let debt = debt.because("it was deleted without its pod, and its plugin failed");
+                node.debts.add(&node.places, &pod, debt).await;
             }
         }
         Ok(Err(error)) => warn!(error = %chain(&error), "could not release networks of no pod"),

@@ -10,7 +10,7 @@ use crate::{
     pod::{
         drive::{Pod, end_pod, erase_pod_files},
         error::chain,
-        keep::owed::Debt,
+        keep::debts::Debt,
         node::Node,
     },
     supervisor::Client,
@@ -35,13 +35,14 @@ pub(super) async fn undo(node: &Arc<Node>, remains: Remains) {
     if let Err(failure) = end_pod(&pod, client.as_ref()).await {
         warn!(pod = %pod.id, error = %chain(&failure.error), "could not undo all of a pod");
         let cgroup = pod.cgroup.clone().filter(|_| failure.cgroup_held);
-        let debt = Debt { pod: pod.id.clone(), network: failure.network_held, cgroup, records: true };
-        return pod.node.debts.add(&pod.node.places, debt).await;
+        let debt = Debt { network: failure.network_held, cgroup, records: true, ..Debt::default() };
+        let debt = debt.because(chain(&failure.error));
+        return pod.node.debts.add(&pod.node.places, &pod.id, debt).await;
     }
     if let Err(error) = erase_pod_files(&pod).await {
         warn!(pod = %pod.id, error = %chain(&error), "could not remove the records of an undone pod");
-        let debt = Debt { pod: pod.id.clone(), network: false, cgroup: None, records: true };
-        return pod.node.debts.add(&pod.node.places, debt).await;
+        let debt = Debt { records: true, ..Debt::default() }.because(chain(&error));
+        return pod.node.debts.add(&pod.node.places, &pod.id, debt).await;
     }
     info!(pod = %pod.id, "undid a pod");
 }

@@ -61,3 +61,38 @@ pub(crate) fn freezer_of(node: &Node, container: &Container<'_>) -> PathBuf {
     let path = groups.lines().find_map(|line| line.split_once(prefix)).expect("a freezer").1;
     PathBuf::from("/sys/fs/cgroup").join(hierarchy).join(path.trim_start_matches('/'))
 }
+
+/// A file system of the node's that is frozen (fsfreeze(8)): who writes to it waits in the kernel.
+pub(crate) struct FrozenDisk<'n> {
+    node: &'n Node,
+    place: String,
+}
+
+impl<'n> FrozenDisk<'n> {
+    /// Mounts one, not frozen yet.
+    pub(crate) fn mount(node: &'n Node, place: &str) -> Self {
+        let image = node.path("disk.img").to_string_lossy().into_owned();
+        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        node.run("mkfs.ext4", ["-q", &image]);
+        node.run("mount", ["-o", "loop", &image, place]);
+        Self { node, place: place.into() }
+    }
+
+    pub(crate) fn freeze(&self) {
+        self.node.run("fsfreeze", ["--freeze", &self.place]);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.node.run("fsfreeze", ["--unfreeze", &self.place]);
+    }
+}
+
+impl Drop for FrozenDisk<'_> {
+    fn drop(&mut self) {
+        let run = |program: &str, arguments: &[&str]| {
+            let _ = self.node.command(program).args(arguments).output();
+        };
+        run("fsfreeze", &["--unfreeze", &self.place]);
+        run("umount", &["--lazy", &self.place]);
+    }
+}

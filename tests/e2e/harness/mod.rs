@@ -25,7 +25,7 @@ pub(crate) use cri::{
     Cri, Messages,
     v1::{self, ContainerState},
 };
-pub(crate) use frozen::{Frozen, freezer_of};
+pub(crate) use frozen::{Frozen, FrozenDisk, freezer_of};
 pub(crate) use http::{ROLE as NODE_GET, node_get};
 pub(crate) use init::{ROLE as NODE_INIT, node_init, pid_of_program};
 pub(crate) use node::{Node, Setup};

@@ -56,9 +56,7 @@ pub(in crate::pod) async fn erase_container(
     let (live, known) = (pod.folder.clone(), pod.node.places.known(&pod.id));
     let owned = id.clone();
     let remove = move || {
-        let mut paths = vec![keep::container_file(&known, &owned), keep::end_file(&known, &owned)];
-        paths.extend([keep::init_file(&live, &owned), keep::exit_file(&live, &owned)]);
-        paths.push(keep::container_file(&live, &owned));
+        let paths = keep::files_of_container(&live, &known, &owned);
         paths.iter().try_for_each(|path| store::remove(path, Durability::Process))
     };
     blocking(remove).await.map_err(Error::io("remove the records of a container in", &pod.folder))?;

@@ -1,6 +1,6 @@
 //! CreateContainer: from an intent to a process at its start barrier, or to nothing.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
@@ -11,7 +11,11 @@ use crate::{
     model::{ContainerConfig, ContainerId, ContainerPlan, Failure, ImageVolume, PodConfig, Stage},
     pod::{
         error::{Error, chain},
-        keep::{self, ContainerRecord, Made, blocking, files},
+        keep::{
+            self, ContainerRecord, Made, blocking,
+            debts::{ContainerDebt, Debt},
+            files,
+        },
         life::Outcome,
         seccomp,
         signal::stop_signal,
@@ -78,8 +82,12 @@ pub(super) async fn unmake(pod: Arc<Pod>, client: Option<Client>, id: ContainerI
 
 async fn undo(pod: &Arc<Pod>, client: Option<&Client>, id: &ContainerId) {
     if let Err(error) = erase_container(pod, client, id).await {
-        // Its records stay, as an intent: the next start undoes it again.
+        // Its records stay, as an intent, until that is done.
         warn!(pod = %pod.id, container = %id, error = %chain(&error), "could not undo a failed create");
+        let left = ContainerDebt { cgroup: pod.cgroup.clone() };
+        let containers = BTreeMap::from([(id.clone(), left)]);
+        let debt = Debt { containers, ..Debt::default() }.because(chain(&error));
+        pod.node.debts.add(&pod.node.places, &pod.id, debt).await;
     }
 }
 

@@ -18,8 +18,9 @@ use crate::{
     pod::{
         error::{Error, chain},
         keep::{
-            self, PodRecord, blocking, files,
-            owed::{self, Debt},
+            self, PodRecord, blocking,
+            debts::{self, Debt},
+            files,
         },
         life::{MadePod, Outcome, PodPhase},
     },
@@ -110,8 +111,11 @@ impl<'a> Intended<'a> {
         let planned = pod.node.cgroups.plan_pod(&config.cgroup_parent, &pod.id);
         let cgroup = planned.map_err(|error| failed(error.into()))?;
         keep::put(keep::cgroup_file(&pod.folder), cgroup.clone()).await.map_err(failed)?;
-        let made = pod.node.cgroups.create_pod(&cgroup, &pod_resources(config)).await;
-        made.map_err(|error| failed(error.into()))?;
+        if let Err(error) = pod.node.cgroups.create_pod(&cgroup, &pod_resources(config)).await {
+            // It has undone itself, unless that failed too.
+            let leftovers = Leftovers { cgroup: Some(cgroup), ..Leftovers::default() };
+            return Err(Failed { leftovers, error: error.into() });
+        }
         crate::failpoint!("pod.cgroup-made");
         Ok(Grouped { pod, cgroup })
     }
@@ -232,8 +236,9 @@ pub(super) async fn undo(pod: Arc<Pod>, client: Option<Client>, leftovers: Optio
     let Leftovers { cgroup, supervisor, network } = leftovers.unwrap_or_else(whole);
     let log =
         |error: &Error| warn!(pod = %pod.id, error = %chain(error), "could not undo a failed start of a pod");
-    let mut debt = Debt { pod: pod.id.clone(), network: false, cgroup: None, records: false };
+    let mut debt = Debt::default();
     if network && let Err(error) = pod.node.network.detach(&pod.id).await {
+        debt.cause = chain(&error).to_string();
         log(&error.into());
         debt.network = true;
     }
@@ -245,16 +250,18 @@ pub(super) async fn undo(pod: Arc<Pod>, client: Option<Client>, leftovers: Optio
         && let Err(error) = clear(cgroup.clone()).await
     {
         log(&error);
+        debt.cause = chain(&error).to_string();
         debt.cgroup = Some(cgroup);
     }
     let (places, id) = (pod.node.places.clone(), pod.id.clone());
     let removed =
-        if debt.is_paid() { blocking(move || owed::remove_folders(&places, &id)).await } else { Ok(()) };
+        if debt.is_paid() { blocking(move || debts::remove_folders(&places, &id)).await } else { Ok(()) };
     if let Err(error) = &removed {
         warn!(pod = %pod.id, %error, "could not remove the records of a pod that was undone");
+        debt.cause = error.to_string();
     }
     debt.records = removed.is_err() || !debt.is_paid();
-    pod.node.debts.add(&pod.node.places, debt).await;
+    pod.node.debts.add(&pod.node.places, &pod.id, debt).await;
     Report::Outcome(Outcome::PodUndone)
 }
 

@@ -17,6 +17,7 @@ use crate::{
         error::{Error, chain},
         keep::blocking,
         life::{Outcome, TearDownError},
+        storage::is_read_only,
     },
     supervisor::Client,
     sys::descriptors,
@@ -59,7 +60,12 @@ pub(in crate::pod) async fn end_pod(pod: &Arc<Pod>, client: Option<&Client>) -> 
     };
     crate::failpoint!("pod.cgroup-removed");
     let (network_held, cgroup_held) = (network.is_err(), cgroup.is_err());
-    let hopeless = matches!(network, Err(network::Error::BadAttachment { .. }));
+    // Another try right now would change nothing.
+    let hopeless = match &network {
+        Err(network::Error::BadAttachment { .. }) => true,
+        Err(error) => is_read_only(error),
+        Ok(()) => false,
+    };
     if let (Err(_), Err(error)) = (&network, &cgroup) {
         warn!(pod = %pod.id, error = %chain(error), "could not remove the pod's cgroup");
     }
