@@ -203,7 +203,9 @@ struct Cause {
 
 /// What the error channel says of the program.
 fn end_of(status: &[u8]) -> End {
-    let Ok(status) = serde_json::from_slice::<Status>(status) else {
+    // Serde takes a list for the fields of a structure in their order.
+    let is_object = status.trim_ascii_start().starts_with(b"{");
+    let Some(status) = is_object.then(|| serde_json::from_slice::<Status>(status).ok()).flatten() else {
         return End::Failed("the daemon said how the program ended in a way that is not understood".into());
     };
     if status.status == "Success" {

@@ -850,7 +850,10 @@ impl Life {
                 }
                 proven(found, remains, probe)
             }
-            decision => decision,
+            decision @ (Decision::Resume(_)
+            | Decision::TakeOver(_)
+            | Decision::Undo(_)
+            | Decision::LeaveAlone(_)) => decision,
         };
         match decision {
             Decision::Undo(_) => {
@@ -862,9 +865,8 @@ impl Life {
                 None
             }
             Decision::TakeOver(found) => {
-                let mut live = Folder::default();
-                live.containers = found.containers.iter().map(|own| (own.id.clone(), own.clone())).collect();
-                live.pod = Some(found.record.clone());
+                let containers = found.containers.iter().map(|own| (own.id.clone(), own.clone())).collect();
+                let live = Folder { containers, pod: Some(found.record.clone()), ..Folder::default() };
                 steps.one()?;
                 world.live = Some(live);
                 (!dies).then(|| Desk::with(resumed(*found)))

@@ -16,6 +16,10 @@ use rustix::{
     io::Errno,
 };
 
+/// How often a path is walked again that has `..` in it, in a link for instance: the kernel gives the walk up when
+/// anything is renamed or mounted on the node meanwhile, for it cannot tell then whether the root was left.
+const RACES_MAX: u32 = 1000;
+
 /// Opens `path` inside `root` as that root's own processes would: symbolic links are followed, but none
 /// leads out, and none of `/proc`'s magic ones is.
 ///
@@ -25,7 +29,15 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Res
     let relative = path.strip_prefix("/").unwrap_or(path);
     let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(rustix::fs::openat2(root, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    let open = || rustix::fs::openat2(root, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let mut opened = open();
+    for _ in 0..RACES_MAX {
+        if !matches!(opened, Err(Errno::AGAIN)) {
+            break;
+        }
+        opened = open();
+    }
+    Ok(opened?)
 }
 
 /// What `make_in_root` makes at the end of the path.
@@ -143,6 +155,32 @@ mod tests {
         }
         found.sort();
         Ok(found)
+    }
+
+    #[test]
+    fn a_walk_that_meets_a_rename_is_repeated() {
+        let top = tempfile::tempdir().unwrap();
+        for folder in ["root/a", "root/b", "other"] {
+            fs::create_dir_all(top.path().join(folder)).unwrap();
+        }
+        fs::write(top.path().join("other/0"), []).unwrap();
+        let root = fs::File::open(top.path().join("root")).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let name = |number: u32| top.path().join("other").join(number.to_string());
+                for number in 0.. {
+                    fs::rename(name(number), name(number + 1)).unwrap();
+                    if done.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+            let walk = || open_in_root(root.as_fd(), Path::new("a/../b/../a/../b"), OFlags::PATH);
+            let failed = (0..20_000).find_map(|_| walk().err());
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(failed.is_none(), "{failed:?}");
+        });
     }
 
     #[test]

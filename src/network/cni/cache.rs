@@ -116,7 +116,7 @@ impl Cache {
         match store::get::<Record>(&path) {
             Ok(Record { cached, namespace }) => Attached::of(cached, namespace).map(Some).map_err(bad),
             Err(BadRecord::Absent) => Ok(None),
-            Err(error) => match self.from_libcni(pod) {
+            Err(error) => match self.read_libcni(pod) {
                 Some(attached) => {
                     tracing::warn!(%pod, %error, "a CNI attachment's record is damaged; libcni's cache has it too");
                     Ok(Some(attached))
@@ -159,7 +159,7 @@ impl Cache {
         self.shared.join(format!("{}-{container}-{interface}", attached.list.name))
     }
 
-    fn from_libcni(&self, pod: &PodId) -> Option<Attached> {
+    fn read_libcni(&self, pod: &PodId) -> Option<Attached> {
         let part = format!("-{pod}-");
         let entries = fs::read_dir(&self.shared).ok()?;
         let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -246,7 +246,7 @@ mod tests {
         attached.result = Some(json!({"ips": []}));
         cache.keep(&pod, &attached).unwrap();
         assert_eq!(cache.get(&pod).unwrap().as_ref(), Some(&attached));
-        assert_eq!(cache.pods().unwrap(), [pod.clone()]);
+        assert_eq!(cache.pods().unwrap(), std::slice::from_ref(&pod));
         cache.forget(&pod, Some(&attached)).unwrap();
         cache.forget(&pod, None).unwrap();
         assert!(cache.pods().unwrap().is_empty());

@@ -78,5 +78,5 @@ pub(super) fn is_there(path: &Path, known: Option<Identity>) -> bool {
 }
 
 fn is_namespace(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|stat| i64::from(stat.f_type) == NSFS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
 }

@@ -263,7 +263,7 @@ mod tests {
         let later = Debts::default();
         later.load(&places);
         let whole = Debt { network: true, cgroup, containers, ..Debt::default() }.because("a volume hangs");
-        assert_eq!(debts_of(&later), [whole.clone()]);
+        assert_eq!(debts_of(&later), std::slice::from_ref(&whole));
         assert_eq!(later.due(Instant::now()).len(), 1, "a start tries at once");
         // What was added during a try is not paid by it.
         later.add(&places, &pod, Debt { records: true, ..Debt::default() }.because("full")).await;

@@ -75,7 +75,7 @@ fn a_command_that_cannot_run_has_the_codes_of_podman() {
     assert_eq!(said(&run(&node, "exec", ["main"])).2, Some(64));
     node.kill_daemon();
     let (_, why, code) = said(&run(&node, "exec", ["main", "true"]));
-    assert!(why.contains("no daemon answers on") && code == Some(125), "{why}");
+    assert!(why.contains("no `pintle serve` answers on") && code == Some(125), "{why}");
     node.start_daemon();
     node.assert_clean();
 }
