@@ -271,8 +271,11 @@ impl Bridge {
         let (settings, name) = (Arc::clone(&self.settings), bridge.name.clone());
         let of = |ipv6: bool| self.config.subnets.iter().any(|subnet| subnet.is_ipv6() == ipv6);
         let (ipv4, ipv6) = (of(false), of(true));
+        let guarded = self.firewall.works();
         let change = move || {
-            route_loopback(&name);
+            if guarded {
+                route_loopback(&name);
+            }
             settings.allow_forwarding(ipv4, ipv6);
         };
         task::blocking("sysctls", change).await;

@@ -9,6 +9,7 @@ use std::{
         unix::fs::{FileExt as _, MetadataExt as _},
     },
     path::Path,
+    time::Duration,
 };
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -21,6 +22,9 @@ const EXE: &str = "/memfd:pintle (deleted)";
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 const MODE: u32 = 0o500;
+/// The kernel itself waits for a sixth of a second each time.
+const SEAL_TRIES: u32 = 20;
+const SEAL_PAUSE: Duration = Duration::from_millis(20);
 /// Compared at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -53,9 +57,21 @@ fn sealed_copy(mut own: &File) -> io::Result<OwnedFd> {
     let mut copy = File::from(memfd);
     io::copy(&mut own, &mut copy)?;
     rustix::fs::fchmod(&copy, rustix::fs::Mode::from_raw_mode(MODE))?;
-    rustix::fs::fcntl_add_seals(&copy, SEALS)?;
+    seal(&copy)?;
     // An open for writing would make execve fail (ETXTBSY): hand out a read-only descriptor.
     Ok(File::open(format!("/proc/self/fd/{}", copy.as_raw_fd()))?.into())
+}
+
+/// Seals the copy. The kernel refuses (`EBUSY`) while anything holds one of its pages: compaction, reclaim or a monitor
+/// of memory does for a moment.
+fn seal(copy: &File) -> io::Result<()> {
+    for _ in 0..SEAL_TRIES {
+        match rustix::fs::fcntl_add_seals(copy, SEALS) {
+            Err(rustix::io::Errno::BUSY) => std::thread::sleep(SEAL_PAUSE),
+            sealed => return Ok(sealed?),
+        }
+    }
+    Ok(rustix::fs::fcntl_add_seals(copy, SEALS)?)
 }
 
 /// The copy from which a process runs, if it is one that this process could have made: sealed, of the same

@@ -117,7 +117,7 @@ fn what_workloads_do_is_logged_once_and_is_no_error_of_ours() {
         node.try_pull("registry.test/pintle/nothing-here:1").unwrap_err();
         let with_port = |config: &mut v1::PodSandboxConfig| {
             config.port_mappings =
-                vec![v1::PortMapping { container_port: 80, host_port: 80, ..Default::default() }];
+                vec![v1::PortMapping { container_port: 80, host_port: 65_536, ..Default::default() }];
         };
         let refused = node.try_run_pod("ported", with_port).unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");

@@ -8,8 +8,12 @@
 //! gone outlives the next change, and a failed change leaves what was there.
 //! Invariant: no other table is touched.
 
-use std::io;
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
+use rustix::io::Errno;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
@@ -35,9 +39,17 @@ const TABLE: &str = "pintle";
 pub(super) struct Firewall {
     /// What the kernel has been told last. One change at a time.
     told: Mutex<Wanted>,
+    /// The kernel has no nftables with address translation.
+    missing: AtomicBool,
 }
 
 impl Firewall {
+    /// Whether the kernel has what the table needs, as far as it was asked. Without it pods reach each other and the
+    /// node, and nothing outside; a pod with host ports is an error.
+    pub(super) fn works(&self) -> bool {
+        !self.missing.load(Relaxed)
+    }
+
     /// Lets pods on the bridge out. If that is so already, the kernel is only asked whether the table is still there.
     ///
     /// # Errors
@@ -79,11 +91,35 @@ impl Firewall {
         let mut wanted = told.clone();
         change(&mut wanted);
         let (same, next) = (*told == wanted, wanted.clone());
+        if same && !self.works() {
+            return Ok(());
+        }
         let written = task::blocking("nftables", move || write(&next, same)).await;
-        written.map_err(|source| Error::Firewall { operation: "write nftables table", source })?;
+        if let Err(error) = &written
+            && is_missing(error)
+            && wanted.forwards.is_empty()
+        {
+            if !self.missing.swap(true, Relaxed) {
+                warn!(%error, "this kernel has no nftables with NAT: pods reach each other and the node, nothing outside");
+            }
+        } else {
+            written.map_err(|source| Error::Firewall { operation: "write nftables table", source })?;
+            self.missing.store(false, Relaxed);
+        }
         *told = wanted;
         Ok(())
     }
+}
+
+/// Whether the kernel lacks nf_tables or its chains of type `nat`, built in or as modules.
+fn is_missing(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(
+            Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::NOPROTOOPT | Errno::NOENT
+        )
+    )
 }
 
 /// Somebody else may have flushed all tables since.
