@@ -18,6 +18,7 @@ use super::{
     connection::Waiter,
     container::{Container, Phase},
     event_loop::{Pod, Source, Supervisor},
+    lifecycle::never_executed,
 };
 use crate::{
     launcher::{self, Joined},
@@ -134,7 +135,13 @@ impl Supervisor {
                 let Some((_, report)) = &container.report else {
                     return Err(Failure::new(Stage::Internal, id, "no start barrier"));
                 };
-                report.go().map_err(|error| Failure::io(Stage::Launch, id, "", &error))?;
+                report.go().map_err(|error| match error.kind() {
+                    // It is dead, which was not seen yet.
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                        never_executed(&container.id)
+                    }
+                    _ => Failure::io(Stage::Launch, id, "", &error),
+                })?;
                 crate::failpoint!("supervisor.released");
                 container.phase = Phase::Starting { waiter };
             }
