@@ -291,6 +291,8 @@ impl Supervisor {
         let is_it = |one: &&Container| one.pid == pid && matches!(one.phase, Phase::Starting { .. });
         if let Some(id) = self.containers.values().find(is_it).map(|one| one.id.clone()) {
             self.read_reports(&id);
+            // Its helper may hold the report open a moment longer than a short program runs.
+            self.started(&id);
         }
         process::wait(pid).map(|ended| Some((pid, ended)))
     }

@@ -318,8 +318,8 @@ impl Supervisor {
         }
     }
 
-    /// The end of the report: execve has worked, or the init was killed before it.
-    fn started(&mut self, id: &ContainerId) {
+    /// The end of the report, or of the init: execve has worked, or the init was killed before it.
+    pub(super) fn started(&mut self, id: &ContainerId) {
         let at = now();
         let Some(container) = self.containers.get_mut(id) else { return };
         let Phase::Starting { waiter } = container.phase else { return };
