@@ -135,12 +135,12 @@ impl Supervisor {
                 let Some((_, report)) = &container.report else {
                     return Err(Failure::new(Stage::Internal, id, "no start barrier"));
                 };
-                report.go().map_err(|error| match error.kind() {
+                report.go().map_err(|error| {
                     // It is dead, which was not seen yet.
-                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                        never_executed(&container.id)
+                    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+                        return never_executed(&container.id);
                     }
-                    _ => Failure::io(Stage::Launch, id, "", &error),
+                    Failure::io(Stage::Launch, id, "", &error)
                 })?;
                 crate::failpoint!("supervisor.released");
                 container.phase = Phase::Starting { waiter };
