@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{runtime, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     client::{self, Client, Streams},
@@ -71,8 +71,7 @@ pub(super) enum Ended {
 /// `pintle attach`: ends with the container's own exit code.
 pub(super) fn attach(place: Place, order: Order) -> Result<Exit, Exit> {
     let config = place.load(None)?.config;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Exit::SOFTWARE.because(&error))?;
+    let runtime = client::runtime()?;
     let listen = config.listen();
     runtime.block_on(visit(listen.path(), order)).map_err(|error| match &error {
         Error::Signal(number) => Exit::of_signal(*number),

@@ -6,13 +6,18 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    net::UnixStream,
+    runtime::{self, Runtime},
+    time::timeout,
+};
 use tonic::{
     Code, Response, Status,
     transport::{Channel, Endpoint},
 };
 use tower::service_fn;
 
+use super::exit::Exit;
 use crate::cri::wire::{
     AttachRequest, Container, ContainerConfig, ContainerStatus, ContainerStatusRequest,
     CreateContainerRequest, ExecRequest, Image, ImageSpec, ImageStatusRequest, ListContainersRequest,
@@ -27,6 +32,12 @@ const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Lists and status are answered from memory: a daemon that takes longer is stuck.
 const QUICK_REPLY_MAX: Duration = Duration::from_secs(10);
+
+/// The runtime of a command that waits for one thing at a time.
+pub(super) fn runtime() -> Result<Runtime, Exit> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Exit::SOFTWARE.because(&error))
+}
 
 /// A CRI client of the daemon on this host. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -2,8 +2,6 @@
 
 use std::io;
 
-use tokio::runtime;
-
 use super::{
     client::{self, Client},
     command::Place,
@@ -48,8 +46,7 @@ enum Error {
 /// `pintle exec`: ends with the command's own exit code.
 pub(super) fn exec(place: Place, order: Order) -> Result<Exit, Exit> {
     let config = place.load(None)?.config;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Exit::SOFTWARE.because(&error))?;
+    let runtime = client::runtime()?;
     let listen = config.listen();
     runtime.block_on(run(listen.path(), order)).map_err(|error| match &error {
         Error::Signal(number) => Exit::of_signal(*number),

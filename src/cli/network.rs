@@ -1,4 +1,5 @@
 use super::{
+    client,
     command::{Place, say},
     exit::Exit,
 };
@@ -7,8 +8,7 @@ use crate::network::Network;
 /// `pintle network reset`
 pub(super) fn reset(place: Place) -> Result<Exit, Exit> {
     let config = place.load(None)?.config;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Exit::SOFTWARE.because(&error))?;
+    let runtime = client::runtime()?;
     let reset = async { Network::open(&config.network, &config.root)?.reset().await };
     let done = runtime.block_on(reset).map_err(|error| Exit::FAILED.because(&error))?;
     match done.as_slice() {

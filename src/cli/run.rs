@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{runtime, select, sync::watch, time::sleep};
+use tokio::{select, sync::watch, time::sleep};
 
 use super::{
     attach,
@@ -83,8 +83,7 @@ enum Error {
 /// `pintle run`: ends with the container's own exit code.
 pub(super) fn run(place: Place, order: &Order) -> Result<Exit, Exit> {
     let config = place.load(None)?.config;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Exit::SOFTWARE.because(&error))?;
+    let runtime = client::runtime()?;
     runtime.block_on(async {
         let interrupts = Interrupts::listen().map_err(|error| Exit::SOFTWARE.because(&error))?;
         let listen = config.listen();

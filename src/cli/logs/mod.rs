@@ -23,10 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-use tokio::runtime;
-
 pub(super) use follow::{Error as FollowError, Follow};
+use jiff::Timestamp;
 pub(super) use printer::Printer;
 
 use self::reading::Reading;
@@ -78,8 +76,7 @@ enum Error {
 /// `pintle logs`
 pub(super) fn logs(place: Place, order: &Order) -> Result<Exit, Exit> {
     let config = place.load(None)?.config;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Exit::SOFTWARE.because(&error))?;
+    let runtime = client::runtime()?;
     let listen = config.listen();
     match runtime.block_on(show(listen.path(), order)) {
         Ok(()) => Ok(Exit::OK),
