@@ -53,13 +53,10 @@ impl NodeProc {
             rustix::io::write(&attribute, format!("exec {}", plan.apparmor).as_bytes())?;
             Ok(())
         };
-        ask().map_err(|error| match error.raw_os_error() {
-            Some(libc_enoent) if libc_enoent == Errno::NOENT.raw_os_error() => Failure::new(
-                Stage::Privileges,
-                format!("AppArmor profile {}", plan.apparmor),
-                "it is not loaded",
-            ),
-            _ => Failure::io(Stage::Privileges, format!("AppArmor profile {}", plan.apparmor), "", &error),
+        let profile = format!("AppArmor profile {}", plan.apparmor);
+        ask().map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::NOENT) => Failure::new(Stage::Privileges, profile, "it is not loaded"),
+            _ => Failure::io(Stage::Privileges, profile, "", &error),
         })
     }
 }

@@ -8,15 +8,13 @@ use tracing::info;
 use super::{error::Error, keep::blocking};
 use crate::{
     model::ContainerConfig,
-    spec::{APPARMOR_DEFAULT, apparmor, apparmor_default_text, apparmor_lists},
+    spec::{APPARMOR_DEFAULT, APPARMOR_PARSERS, apparmor, apparmor_default_text, apparmor_lists},
 };
 
 /// apparmor(7), parameters of the module.
 const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 /// The profiles that are loaded, where securityfs is mounted.
 const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
-/// apparmor_parser(8), where distributions have it.
-const PARSERS: [&str; 2] = ["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser"];
 /// The rules that the profile is written for.
 const ABI: &str = "/etc/apparmor.d/abi/3.0";
 
@@ -25,24 +23,28 @@ const PARSER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of what a parser that fails has to say.
 const WORDS_BYTES_MAX: usize = 1024;
 
-/// The state of pintle's own profile: whether this daemon has loaded its text, which may differ from an older
-/// release's.
-#[derive(Debug, Default)]
+/// AppArmor on this node, and the state of pintle's own profile there.
+#[derive(Debug)]
 pub(super) struct Profiles {
+    /// Whether the kernel enforces profiles, which is settled when it boots.
+    enabled: bool,
+    /// Whether this daemon has loaded the text of its own profile, which may differ from an older release's.
     refreshed: Mutex<bool>,
 }
 
 impl Profiles {
+    pub(super) fn of_this_node() -> Self {
+        let enabled = fs::read(ENABLED).is_ok_and(|text| text.starts_with(b"Y"));
+        Self { enabled, refreshed: Mutex::default() }
+    }
+
     /// The profile that the container's processes run under; empty: none.
     ///
     /// # Errors
     /// [`Error::Spec`] for a profile where AppArmor is off, [`Error::AppArmor`] if pintle's own cannot be loaded. A
     /// profile of the host that is not loaded is found by the process that is to change to it.
     pub(super) async fn profile(&self, config: &ContainerConfig) -> Result<String, Error> {
-        let enabled =
-            blocking(|| Ok::<_, io::Error>(fs::read(ENABLED).is_ok_and(|text| text.starts_with(b"Y"))));
-        let enabled = enabled.await.map_err(|source| Error::AppArmor { fault: source.to_string() })?;
-        let Some(profile) = apparmor(&config.security, enabled)? else { return Ok(String::new()) };
+        let Some(profile) = apparmor(&config.security, self.enabled)? else { return Ok(String::new()) };
         if profile == APPARMOR_DEFAULT {
             self.load().await?;
         }
@@ -74,7 +76,7 @@ impl Profiles {
 
 /// The parser, if it is root's alone to change.
 fn parser() -> Option<&'static str> {
-    PARSERS.into_iter().find(|path| {
+    APPARMOR_PARSERS.into_iter().find(|path| {
         fs::metadata(path).is_ok_and(|found| found.is_file() && found.uid() == 0 && found.mode() & 0o022 == 0)
     })
 }

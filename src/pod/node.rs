@@ -82,7 +82,7 @@ impl Node {
             images,
             places,
             boot_id,
-            apparmor: apparmor::Profiles::default(),
+            apparmor: apparmor::Profiles::of_this_node(),
             held_capabilities: crate::sys::privilege::held_capabilities().unwrap_or(u64::MAX),
             creates: Admission::new(config.creates_running(), config.creates_waiting_max),
             config,

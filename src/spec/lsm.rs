@@ -6,6 +6,9 @@ use crate::model::{AppArmorChoice, Security};
 /// The name of pintle's own AppArmor profile (apparmor.d(5)), which containers get that ask for no other.
 pub const APPARMOR_DEFAULT: &str = "pintle-default";
 
+/// Where distributions have apparmor_parser(8), which loads profiles.
+pub const APPARMOR_PARSERS: [&str; 2] = ["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser"];
+
 /// The text of that profile. It includes nothing, so that it means the same on every host.
 const APPARMOR_DEFAULT_TEXT: &str = include_str!("apparmor.profile");
 

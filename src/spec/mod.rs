@@ -34,7 +34,7 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use self::{
     build::build,
-    lsm::{APPARMOR_DEFAULT, apparmor, apparmor_default_text, apparmor_lists},
+    lsm::{APPARMOR_DEFAULT, APPARMOR_PARSERS, apparmor, apparmor_default_text, apparmor_lists},
     security::{MASKED_PATHS, READONLY_PATHS},
 };
 use crate::model::{ContainerConfig, ContainerId, ImageConfig, PodConfig, ProcessPlan, RootfsLayers};

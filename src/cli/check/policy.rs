@@ -1,7 +1,5 @@
 use super::{Finding, fail, host::Host, ok, warn};
-
-/// apparmor_parser(8), where distributions have it.
-const PARSERS: [&str; 2] = ["usr/sbin/apparmor_parser", "sbin/apparmor_parser"];
+use crate::spec::APPARMOR_PARSERS;
 
 pub(super) fn questions(host: &Host) -> Vec<Finding> {
     vec![apparmor(host), selinux(host)]
@@ -9,7 +7,7 @@ pub(super) fn questions(host: &Host) -> Vec<Finding> {
 
 fn apparmor(host: &Host) -> Finding {
     match host.read("sys/module/apparmor/parameters/enabled").as_deref() {
-        Some("Y") if PARSERS.iter().any(|path| host.exists(path)) => {
+        Some("Y") if APPARMOR_PARSERS.iter().any(|path| host.exists(path.trim_start_matches('/'))) => {
             ok("AppArmor", "on; containers get the profile pintle-default, or the one they ask for")
         }
         Some("Y") => fail(
@@ -40,8 +38,8 @@ mod tests {
             (&[][..], Level::Ok),
             (&[off], Level::Ok),
             (&[ON], Level::Fail),
-            (&[ON, (PARSERS[0], "")], Level::Ok),
-            (&[ON, (PARSERS[1], "")], Level::Ok),
+            (&[ON, ("usr/sbin/apparmor_parser", "")], Level::Ok),
+            (&[ON, ("sbin/apparmor_parser", "")], Level::Ok),
         ] {
             let (host, _dir) = Host::fake(files);
             assert_eq!(apparmor(&host).level, level, "{files:?}");
