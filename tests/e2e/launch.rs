@@ -8,6 +8,7 @@ tests![
     a_program_that_the_kernel_does_not_take_says_what_to_change,
     a_mount_of_a_directory_on_a_file_names_both,
     an_init_that_is_killed_before_its_program_says_so,
+    a_short_program_is_started_though_its_helper_still_runs,
     ps_tells_the_processes_of_pintle_apart,
     each_container_has_a_keyring_that_its_execs_share,
     how_the_daemon_is_scheduled_is_not_how_workloads_are,
@@ -98,6 +99,14 @@ fn an_init_that_is_killed_before_its_program_says_so() {
     assert!(refused.message().contains(killed) || refused.message().contains(ended), "{refused}");
     // 128: a start that failed.
     assert!([128, 137].contains(&container.wait()), "{:?}", container.status());
+    node.assert_clean();
+}
+
+fn a_short_program_is_started_though_its_helper_still_runs() {
+    let node = Node::start_with(&Setup { failpoints: "helper.done=delay(1000)".into(), ..Setup::default() });
+    let container = node.run_pod("web").run_in("main", ["sh", "-c", "exit 3"]);
+    assert_eq!(container.wait(), 3);
+    assert!(container.status().started_at > 0, "{:?}", container.status());
     node.assert_clean();
 }
 

@@ -151,7 +151,10 @@ fn spawn(
             };
             let alone = alone().map_err(|error| Failure::io(Stage::Internal, object, "helper", &error));
             match alone.and_then(|()| work()) {
-                Ok(()) => process::exit_now(0),
+                Ok(()) => {
+                    crate::failpoint!("helper.done");
+                    process::exit_now(0)
+                }
                 Err(failure) => {
                     report.send(&Report::Failed(failure));
                     process::exit_now(1)
