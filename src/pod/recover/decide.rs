@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    io::ErrorKind,
     path::PathBuf,
     sync::Arc,
 };
@@ -55,7 +56,7 @@ pub(in crate::pod) struct Found {
     pub(in crate::pod) containers: Vec<ContainerRecord>,
     /// Containers whose record cannot be used.
     pub(in crate::pod) damaged: Vec<ContainerId>,
-    /// Containers that only a later release can read.
+    /// Containers whose record cannot be read now, or only by a later release.
     pub(in crate::pod) foreign: HashSet<ContainerId>,
     /// Containers whose end was never announced.
     pub(in crate::pod) unheard_ends: HashSet<ContainerId>,
@@ -142,7 +143,16 @@ enum Reading {
     Usable(Box<PodRecord>, FolderRest),
     /// Damaged, missing, or of another pod.
     Unusable(FolderRest),
+    /// It may say anything: the disk or this daemon's limits are in the way.
+    Unread,
     LaterRelease,
+}
+
+/// Whether a record may be read another time. What cannot be read is neither gone nor damaged.
+fn is_unread(error: &BadRecord) -> bool {
+    let BadRecord::Io(error) = error else { return false };
+    // Something else lies in its place, or in that of its folder.
+    !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
 }
 
 fn read(id: &PodId, folder: Option<FolderSurvey>) -> Reading {
@@ -152,17 +162,21 @@ fn read(id: &PodId, folder: Option<FolderSurvey>) -> Reading {
             Reading::Usable(Box::new(record), rest)
         }
         Some(FolderSurvey { pod: Err(BadRecord::UnknownVersion(_)), .. }) => Reading::LaterRelease,
+        Some(FolderSurvey { pod: Err(error), .. }) if is_unread(&error) => Reading::Unread,
         Some(FolderSurvey { rest, .. }) => Reading::Unusable(rest),
     }
 }
 
 fn decide_pod(pod: PodSurvey, here: &Here) -> Decision {
-    use Reading::{Absent, LaterRelease, Unusable, Usable};
+    use Reading::{Absent, LaterRelease, Unread, Unusable, Usable};
     let remains = remains_of(&pod);
     let PodSurvey { id, live, known, planned } = pod;
     match (read(&id, live), read(&id, known)) {
         (LaterRelease, _) | (Absent | Unusable(_), LaterRelease) => {
             Decision::LeaveAlone("it belongs to a later release and is left alone")
+        }
+        (Unread, _) | (Absent | Unusable(_), Unread) => {
+            Decision::LeaveAlone("its record could not be read now; it is left alone until the next start")
         }
         (Usable(record, rest), _) if record.boot_id == here.boot_id => match record.state {
             PodPhase::Starting => Decision::Undo(remains),
@@ -208,6 +222,7 @@ fn found(record: PodRecord, rest: FolderRest, planned: Option<cgroup::Handle>) -
                 found.containers.push(container);
             }
             Err(BadRecord::UnknownVersion(_)) => drop(found.foreign.insert(id)),
+            Err(error) if is_unread(&error) => drop(found.foreign.insert(id)),
             Ok(_) | Err(BadRecord::Absent | BadRecord::Io(_) | BadRecord::Damaged(_)) => {
                 found.damaged.push(id);
             }
@@ -464,11 +479,13 @@ mod tests {
         type Folder<'a> = &'a dyn Fn() -> Option<FolderSurvey>;
         let (nothing, others): (Folder<'_>, Folder<'_>) =
             (&|| None, &|| Some(folder(Ok(record(2, "this boot", Ready)), &[])));
+        let unread = || Some(folder(Err(BadRecord::Io(ErrorKind::ResourceBusy.into())), &[]));
+        let a_file = || Some(folder(Err(BadRecord::Io(ErrorKind::NotADirectory.into())), &[]));
         let known = of(now, Starting);
         let known_before = of(before, Starting);
         let copied = elsewhere(now);
         let copied_before = elsewhere(before);
-        let table: [(Folder<'_>, Folder<'_>, &str); 21] = [
+        let table: [(Folder<'_>, Folder<'_>, &str); 27] = [
             (&of(now, Ready), &known, "resume"),
             (&of(now, Ready), nothing, "resume"),
             (&of(now, Stopping), &known, "resume"),
@@ -490,6 +507,12 @@ mod tests {
             (&bad_made, &known_before, "take over"),
             (&bad_made, nothing, "undo"),
             (others, nothing, "undo"),
+            (&unread, &known, "leave alone"),
+            (&unread, nothing, "leave alone"),
+            (&bad, &unread, "leave alone"),
+            (nothing, &unread, "leave alone"),
+            (&of(now, Ready), &unread, "resume"),
+            (&a_file, nothing, "undo"),
         ];
         for (row, (live, known, expected)) in table.into_iter().enumerate() {
             assert_eq!(word(&decided(pod(1, live(), known()))), expected, "row {row}");
@@ -580,11 +603,12 @@ mod tests {
         let mut live = folder(Ok(record(1, "this boot", PodPhase::Ready)), &[running(1, 1)]);
         live.rest.containers.insert(running(1, 2).id, Err(BadRecord::UnknownVersion(2)));
         live.rest.containers.insert(running(1, 3).id, Err(BadRecord::Absent));
+        live.rest.containers.insert(running(1, 5).id, Err(BadRecord::Io(ErrorKind::ResourceBusy.into())));
         // Another's record of this pod, in its place.
         live.rest.containers.insert(running(1, 4).id, Ok(running(1, 1)));
         let Decision::Resume(found) = decided(pod(1, Some(live), None)) else { panic!() };
         assert_eq!(found.containers, [running(1, 1)]);
-        assert_eq!(found.foreign, HashSet::from([running(1, 2).id]));
+        assert_eq!(found.foreign, HashSet::from([running(1, 2).id, running(1, 5).id]));
         assert_eq!(found.damaged, [running(1, 3).id, running(1, 4).id]);
     }
 

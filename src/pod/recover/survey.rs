@@ -84,10 +84,13 @@ fn read_folder(folder: &Path) -> Option<FolderSurvey> {
     if let Err(error) = store::sweep(folder) {
         warn!(folder = %folder.display(), error = %chain(&error), "cleaning up unfinished records failed");
     }
-    let containers = keep::containers_in(folder).unwrap_or_else(|error| {
-        warn!(folder = %folder.display(), error = %chain(&error), "could not list the containers of a pod");
-        Vec::new()
-    });
+    let containers = match keep::containers_in(folder) {
+        Ok(containers) => containers,
+        // A pod of which it is not known what it has is not known at all.
+        Err(error) => {
+            return Some(FolderSurvey { pod: Err(BadRecord::Io(error)), rest: FolderRest::default() });
+        }
+    };
     let ends = containers.iter().filter_map(|id| Some((id.clone(), got(&keep::end_file(folder, id))?)));
     let ends = ends.collect();
     let record = |id: ContainerId| {
