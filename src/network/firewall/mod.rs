@@ -97,7 +97,7 @@ impl Firewall {
         let written = task::blocking("nftables", move || write(&next, same)).await;
         if let Err(error) = &written
             && is_missing(error)
-            && wanted.forwards.is_empty()
+            && wanted.can_be_forgone()
         {
             if !self.missing.swap(true, Relaxed) {
                 warn!(%error, "this kernel has no nftables with NAT: pods reach each other and the node, nothing outside");

@@ -30,6 +30,14 @@ pub(in crate::network) struct Wanted {
     pub(in crate::network) forwards: Vec<Forward>,
 }
 
+impl Wanted {
+    /// Whether nothing is wanted but that pods reach the outside: without host ports, which somebody relies on, and
+    /// without isolation, which protects somebody.
+    pub(in crate::network) fn can_be_forgone(&self) -> bool {
+        self.forwards.is_empty() && self.bridge.as_ref().is_none_or(|bridge| !bridge.isolate)
+    }
+}
+
 /// What pods on the bridge may reach, and as whom.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(in crate::network) struct BridgeRules {
@@ -189,6 +197,15 @@ mod tests {
             neighbours: neighbours.parse().unwrap(),
             interface: "pods0".into(),
         }
+    }
+
+    #[test]
+    fn only_the_way_out_can_be_forgone() {
+        let of = |bridge, forwards| Wanted { bridge, forwards }.can_be_forgone();
+        let isolated = BridgeRules { isolate: true, ..bridge(&["10.88.0.0/16"]) };
+        assert!(of(None, vec![]) && of(Some(bridge(&["10.88.0.0/16"])), vec![]));
+        assert!(!of(Some(isolated), vec![]));
+        assert!(!of(None, vec![forward("", "10.88.0.2:80", "10.88.0.0/16")]));
     }
 
     #[test]
