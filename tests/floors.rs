@@ -132,6 +132,14 @@ fn files_are_short_or_say_why_not() {
 }
 
 #[test]
+fn every_file_has_a_head() {
+    check(|source| match source.text.starts_with("//! ") {
+        true => vec![],
+        false => vec!["no `//!` head that says what the file owns".into()],
+    });
+}
+
+#[test]
 fn failpoints_are_named_noun_dot_step() {
     check(|source| bad_failpoints(&source.tokens));
 }

@@ -1,3 +1,5 @@
+//! The cgroupfs driver: pods' cgroups made as directories, by the daemon itself.
+
 use std::{path::Path, sync::Arc};
 
 use super::{

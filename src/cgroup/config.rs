@@ -1,3 +1,5 @@
+//! The room's configuration: which driver makes cgroups, and below which parent.
+
 use serde::{Deserialize, Serialize};
 
 /// How pods get their cgroups.

@@ -1,3 +1,5 @@
+//! One container's cgroup: limits, device rules, processes, out-of-memory counts.
+
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},

@@ -1,3 +1,5 @@
+//! Drivers, and the manager that chooses one for each pod by the form of its parent.
+
 use std::{
     fmt,
     os::fd::BorrowedFd,

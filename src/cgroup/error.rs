@@ -1,3 +1,5 @@
+//! Errors of cgroup operations.
+
 use std::{io, path::PathBuf};
 
 use crate::{

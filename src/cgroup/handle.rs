@@ -1,3 +1,5 @@
+//! The record of a pod's cgroup, and the file operations on what it names.
+
 use std::{
     collections::BTreeMap,
     os::fd::OwnedFd,

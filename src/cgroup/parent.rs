@@ -1,3 +1,5 @@
+//! The parent of a pod's cgroup: a path or a slice, as its text says.
+
 use super::{Driver, Error, systemd::Slice};
 
 /// Where a pod's cgroup goes, and by its form who makes it.

@@ -1,3 +1,5 @@
+//! A small CRI client over the daemon's unix socket.
+
 use std::{
     io,
     path::{Path, PathBuf},

@@ -1,3 +1,5 @@
+//! The command line: what may be typed, and which function answers.
+
 use std::{env, io, io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -1,3 +1,5 @@
+//! `pintle config`: the default configuration, and a check of the configured one.
+
 use super::{
     command::{Place, say},
     exit::Exit,

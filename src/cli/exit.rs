@@ -1,3 +1,5 @@
+//! Exit codes, from sysexits(3).
+
 use std::{error::Error as StdError, io, process::ExitCode};
 
 use rustix::io::Errno;

@@ -1,3 +1,5 @@
+//! `pintle image`: load, list and remove images.
+
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},

@@ -1,3 +1,5 @@
+//! `pintle network reset`: takes the built-in network off the node.
+
 use super::{
     client,
     command::{Place, say},

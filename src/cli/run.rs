@@ -1,3 +1,5 @@
+//! `pintle run`: one container in a pod of its own, from pull to removal.
+
 use std::{
     fs::{self, DirBuilder, File},
     io,

@@ -1,3 +1,5 @@
+//! `pintle serve`: the daemon, and the exit code of its failure.
+
 use super::{command::Place, exit::Exit};
 use crate::daemon::{Daemon, Error};
 

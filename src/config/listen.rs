@@ -1,3 +1,5 @@
+//! The address that the CRI is served on.
+
 use std::{
     fmt,
     path::{Path, PathBuf},

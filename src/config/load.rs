@@ -1,3 +1,5 @@
+//! Configuration from files, drop-ins and flags, merged in that order.
+
 use std::{
     collections::BTreeMap,
     fs, io,

@@ -1,3 +1,5 @@
+//! The whole configuration: a list of the rooms' own.
+
 use std::path::PathBuf;
 
 use serde::Deserialize;

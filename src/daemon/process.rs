@@ -1,3 +1,5 @@
+//! The daemon's own process: descriptors, OOM score.
+
 use std::fs;
 
 use rustix::{fs::Mode, process::umask};

@@ -1,3 +1,5 @@
+//! The folders `root` and `state`: their modes, and the lock of the one daemon on each.
+
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read as _, Seek as _, Write as _},

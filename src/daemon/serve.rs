@@ -1,3 +1,5 @@
+//! The daemon's life: start, signals, the watchdog of systemd, stop.
+
 use std::{io, pin::pin, sync::Arc};
 
 use sd_notify::NotifyState;

@@ -1,3 +1,5 @@
+//! The unix socket of the CRI: bound once, removed at the end, never another daemon's.
+
 use std::{
     fs, io,
     os::{

@@ -1,3 +1,5 @@
+//! Wiring: each room is built with its own configuration and the rooms it uses.
+
 use std::{fs, io, sync::Arc};
 
 use tracing::{info, warn};

@@ -1,3 +1,5 @@
+//! The journal: entries in the order in which they were published, held once for all who follow.
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},

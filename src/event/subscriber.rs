@@ -1,3 +1,5 @@
+//! One subscriber of the journal: its place in it, and why it is told nothing more.
+
 use std::sync::Arc;
 
 use tokio::sync::watch;

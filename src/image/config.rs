@@ -1,3 +1,5 @@
+//! The room's configuration: pinned images, parallel pulls, limits of layers.
+
 use std::path::PathBuf;
 
 use serde::Deserialize;

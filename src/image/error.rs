@@ -1,3 +1,5 @@
+//! Errors of images: names, registries, documents, layers and the store.
+
 use std::{io, path::PathBuf, sync::Arc};
 
 use crate::model::Digest;

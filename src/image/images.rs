@@ -1,3 +1,5 @@
+//! The face of the room: images to list, pull, load, use and remove.
+
 use std::{
     collections::BTreeSet,
     io,

@@ -1,3 +1,5 @@
+//! The images on this node: what is published, used and removed, and the layers that nothing uses any more.
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},

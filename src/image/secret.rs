@@ -1,3 +1,5 @@
+//! Secrets that no log shows, and the login that a pull uses of a caller's credentials.
+
 /// A text that must not be seen: no `Display`, and a `Debug` that says nothing.
 #[derive(Clone, Default, Eq, Hash, PartialEq)]
 pub struct Secret(String);

@@ -1,3 +1,5 @@
+//! Messages of the helper to the supervisor: steps taken, a failure, what init is.
+
 use std::{
     io::{self, Write},
     os::fd::{AsFd, AsRawFd, OwnedFd},

@@ -1,3 +1,5 @@
+//! Log files: opened beneath the pod's log directory, appended to, cut back after a failed write.
+
 use std::{
     fs::{DirBuilder, File},
     io::{self, Seek as _, Write as _},

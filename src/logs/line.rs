@@ -1,3 +1,5 @@
+//! One stream's output, cut into the lines and partial lines of the kubelet's format.
+
 use std::fmt;
 
 /// Most bytes of content in one record; a longer line becomes several. The kubelet's reader and every log

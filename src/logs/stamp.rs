@@ -1,3 +1,5 @@
+//! Timestamps of log records: RFC 3339 with nanoseconds, written without allocation.
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Length of `2026-11-21T10:49:24.123456789Z`.

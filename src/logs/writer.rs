@@ -1,3 +1,5 @@
+//! The writer of one container's log: batches of records, and an account of what a full disk cost.
+
 use std::{
     fs::File,
     io::{self, Write as _},

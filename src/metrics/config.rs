@@ -1,3 +1,5 @@
+//! The room's configuration: the address on which metrics are served.
+
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;

@@ -1,3 +1,5 @@
+//! The end of a process: its code, its reason and its moment.
+
 use serde::{Deserialize, Serialize};
 
 use super::UnixNanos;

@@ -1,3 +1,5 @@
+//! Failures of starting a process: the stage, the cause, and the text that a user sees.
+
 use std::{fmt, io, path::Path};
 
 use serde::{Deserialize, Serialize};

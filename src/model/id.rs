@@ -1,3 +1,5 @@
+//! Ids of pods and containers.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! Digests, and the parts of an image that a container is made from.
+
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};

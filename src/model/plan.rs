@@ -1,3 +1,5 @@
+//! Plans: all that is decided about a container or pod before anything is made.
+
 use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! A pod's configuration, as it passed the door of `cri`.
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! Users, groups, capabilities and system call filters of a process, as asked for.
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! Limits of containers and pods, as they are asked for.
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

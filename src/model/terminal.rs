@@ -1,3 +1,5 @@
+//! The size of a terminal.
+
 /// The size of a terminal in characters; neither is 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TerminalSize {

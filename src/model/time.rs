@@ -1,3 +1,5 @@
+//! Moments as the CRI counts them.
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! The bridge network: one bridge of the node, a veth pair for each pod, addresses from leases.
+
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,

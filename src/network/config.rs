@@ -1,3 +1,5 @@
+//! The room's configuration: the provider of pods' networks, the bridge, and CNI.
+
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;

@@ -1,3 +1,5 @@
+//! Errors of networks.
+
 use std::{io, net::IpAddr, path::PathBuf};
 
 use super::{BadPod, Fault, HostPort, Subnet};

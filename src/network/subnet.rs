@@ -1,3 +1,5 @@
+//! The subnet of the pods' addresses.
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

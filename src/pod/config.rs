@@ -1,3 +1,5 @@
+//! The room's configuration: defaults and limits of pods and containers.
+
 use serde::Deserialize;
 
 /// Defaults and limits of pods and containers.

@@ -1,3 +1,5 @@
+//! Errors of pods and containers.
+
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 pub(super) use crate::telemetry::log::chain;

@@ -1,3 +1,5 @@
+//! Names of pods: each is one pod's at a time; and lookup by a prefix of an id.
+
 use std::collections::HashMap;
 
 use crate::model::{PodId, PodMetadata};

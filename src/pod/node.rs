@@ -1,3 +1,5 @@
+//! The rooms and stores that all drivers of the node share.
+
 use std::{
     path::PathBuf,
     sync::{

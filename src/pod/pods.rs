@@ -1,3 +1,5 @@
+//! The face of the room: calls about pods and containers, passed to the drivers.
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;

@@ -1,3 +1,5 @@
+//! Views: immutable snapshots of pods and containers that readers get without waiting.
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},

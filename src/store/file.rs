@@ -1,3 +1,5 @@
+//! Records as files: written beside and renamed, read whole, removed, swept.
+
 use std::{
     fs::{self, File},
     io::{self, Read, Write},

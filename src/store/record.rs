@@ -1,3 +1,5 @@
+//! The format of a record: a header with version and checksum, then JSON.
+
 use std::{io, str};
 
 use serde::{Serialize, de::DeserializeOwned};

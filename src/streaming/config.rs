@@ -1,3 +1,5 @@
+//! The room's configuration: where clients are served, and for how long.
+
 use std::{net::SocketAddr, time::Duration};
 
 use serde::Deserialize;

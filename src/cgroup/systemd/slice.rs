@@ -1,3 +1,5 @@
+//! Names of slices, and the paths that systemd derives from them.
+
 use super::super::Error;
 
 /// Longest name of a unit; bytes (systemd.unit(5)).

@@ -1,3 +1,5 @@
+//! `pintle check`: cgroup hierarchies, controllers, and limits that are tried.
+
 use std::io;
 
 use super::{

@@ -1,3 +1,5 @@
+//! `pintle check`: the host's files that several questions read.
+
 use std::{fs, path::PathBuf};
 
 /// Reads the host's settings.

@@ -1,3 +1,5 @@
+//! `pintle check`: the kernel's release and the system calls that pintle cannot do without.
+
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use super::{Finding, fail, host::Host, ok, scratch::Child, warn};

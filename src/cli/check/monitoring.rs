@@ -1,3 +1,5 @@
+//! `pintle check`: the metrics listener.
+
 use super::{Finding, ok, warn};
 use crate::metrics::Config;
 

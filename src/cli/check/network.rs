@@ -1,3 +1,5 @@
+//! `pintle check`: the bridge, forwarding, and filters of bridged traffic.
+
 use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
 use super::{

@@ -1,3 +1,5 @@
+//! `pintle check`: AppArmor and SELinux.
+
 use super::{Finding, fail, host::Host, ok, warn};
 use crate::spec::APPARMOR_PARSERS;
 

@@ -1,3 +1,5 @@
+//! `pintle check`: privileges, the OOM score, namespaces and seccomp.
+
 use std::{fs, path::Path};
 
 use rustix::{

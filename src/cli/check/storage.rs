@@ -1,3 +1,5 @@
+//! `pintle check`: overlayfs and the file systems below `root`.
+
 use std::{
     fs::{self, DirBuilder},
     io,

@@ -1,3 +1,5 @@
+//! Containers, model → wire.
+
 use crate::{
     cri::{signal, wire},
     model::{ContainerConfig, ContainerMetadata, Digest, Mount, Propagation, ResolvedUser, Resources},

@@ -1,3 +1,5 @@
+//! Events, model → wire.
+
 use super::{container_statuses, pod_status};
 use crate::{
     cri::wire::{ContainerEventResponse, ContainerEventType},

@@ -1,3 +1,5 @@
+//! Images and file system usage, model → wire.
+
 use crate::{
     cri::wire,
     image::{FsUsage, Image},

@@ -1,3 +1,5 @@
+//! Pods, model → wire.
+
 use super::container_status;
 use crate::{
     cri::wire,

@@ -1,3 +1,5 @@
+//! Statistics of pods and containers, model → wire.
+
 use super::{container::metadata as container_metadata, fs_usage, pod::metadata as pod_metadata};
 use crate::{
     cgroup::{Pressure, Stall},

@@ -1,3 +1,5 @@
+//! RPCs of one container: create, start, stop, remove, status, update, reopen its log.
+
 use tonic::{Status, codegen::BoxStream};
 
 use super::RuntimeService;

@@ -1,3 +1,5 @@
+//! GetContainerEvents: the journal as a stream of the CRI.
+
 use futures_util::{StreamExt as _, stream};
 use tonic::{Status, codegen::BoxStream};
 

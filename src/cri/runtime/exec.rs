@@ -1,3 +1,5 @@
+//! ExecSync.
+
 use tonic::Status;
 
 use super::RuntimeService;

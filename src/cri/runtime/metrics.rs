@@ -1,3 +1,5 @@
+//! ListMetricDescriptors and ListPodSandboxMetrics.
+
 use std::sync::Arc;
 
 use tonic::{Status, codegen::BoxStream};

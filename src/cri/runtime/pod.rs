@@ -1,3 +1,5 @@
+//! RPCs of pods: run, stop, remove, status, list, update.
+
 use std::sync::Arc;
 
 use prost::Message as _;

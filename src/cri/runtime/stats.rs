@@ -1,3 +1,5 @@
+//! Statistics RPCs of pods and containers, one and all.
+
 use std::sync::Arc;
 
 use tonic::{Status, codegen::BoxStream};

@@ -1,3 +1,5 @@
+//! Version, Status, UpdateRuntimeConfig and RuntimeConfig.
+
 use std::collections::HashMap;
 
 use serde_json::json;

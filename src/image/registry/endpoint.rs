@@ -1,3 +1,5 @@
+//! One host that may be asked, with its HTTP clients; and what all pulls share of such hosts.
+
 use std::{
     collections::HashSet,
     path::Path,

@@ -1,3 +1,5 @@
+//! One request at one host, with login and redirects.
+
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},

@@ -1,3 +1,5 @@
+//! The conversation of one pull with the hosts of a registry.
+
 use std::sync::{Arc, Mutex};
 
 use reqwest::{Method, StatusCode};

@@ -1,3 +1,5 @@
+//! Tokens: asked of the service that a registry's challenge names.
+
 use reqwest::{
     RequestBuilder, StatusCode, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},

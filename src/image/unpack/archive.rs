@@ -1,3 +1,5 @@
+//! The entries of a tar stream: headers, extensions and contents, without a file system.
+
 use std::io::{self, Read};
 
 use tar_core::{

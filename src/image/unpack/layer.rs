@@ -1,3 +1,5 @@
+//! The unpacking of one layer: a tar stream, entry by entry, into the layer's directory.
+
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::File,

@@ -1,3 +1,5 @@
+//! Names of tar entries: components that cannot leave the layer, and whiteouts.
+
 use super::LayerError;
 
 /// Longest name of one file; bytes. What every Linux file system takes.

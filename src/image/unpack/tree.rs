@@ -1,3 +1,5 @@
+//! A layer's directory: every write goes by descriptor below it.
+
 use std::{io, os::fd::OwnedFd, rc::Rc};
 
 use rustix::{

@@ -1,3 +1,5 @@
+//! Frames of the supervisor's protocol: a length, a message, and descriptors beside it.
+
 use std::{
     collections::VecDeque,
     io,
