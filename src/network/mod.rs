@@ -277,6 +277,12 @@ impl Network {
         Ok(())
     }
 
+    /// Waits until plugins have released a pod: what they would not release before is worth another try. A release while
+    /// nobody waits ends the next wait.
+    pub async fn plugins_released(&self) {
+        self.cni.released().await;
+    }
+
     /// Every link and address that bears a pod's id, with what it is.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 
 use std::{sync::Arc, time::Instant};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::{
@@ -20,11 +22,17 @@ use crate::{
     sys::descriptors,
 };
 
-/// Pays debts, for ever.
+/// Networks that are released at the same time. Fewer than plugins may be asked for at once, so that those that hang here
+/// keep no pod from being stopped.
+const RELEASES: usize = 4;
+
+/// Pays debts, for ever. Each pod's are a try of their own: one that hangs keeps no other from being paid.
 pub(super) async fn run(node: Arc<Node>) {
+    let (node, releases) = (&*node, &Semaphore::new(RELEASES));
+    let mut tries = FuturesUnordered::new();
     loop {
-        for (pod, debt) in node.debts.due(Instant::now()) {
-            pay(&node, &pod, debt).await;
+        for (pod, debt) in node.debts.begin_due(Instant::now()) {
+            tries.push(async move { pay(node, &pod, debt, releases).await });
         }
         let next = async {
             match node.debts.next() {
@@ -33,14 +41,16 @@ pub(super) async fn run(node: Arc<Node>) {
             }
         };
         tokio::select! {
+            Some(()) = tries.next() => {}
             () = node.debts.grown() => {}
+            () = node.network.plugins_released() => node.debts.hurry_networks(),
             () = next => {}
         }
     }
 }
 
 /// One try at all debts of a pod; its records go last, for they name the rest.
-async fn pay(node: &Node, pod: &PodId, debt: Debt) {
+async fn pay(node: &Node, pod: &PodId, debt: Debt, releases: &Semaphore) {
     let _reserve = descriptors::lend_reserve();
     let mut left = Debt { cause: String::new(), ..debt.clone() };
     for (container, owed) in &debt.containers {
@@ -49,16 +59,17 @@ async fn pay(node: &Node, pod: &PodId, debt: Debt) {
             Err(error) => still(&mut left, pod, &format!("container {container}"), &error),
         }
     }
-    if debt.network {
-        match node.network.detach(pod).await {
-            Ok(()) => left.network = false,
-            Err(error) => still(&mut left, pod, "network", &error.into()),
-        }
-    }
     if let Some(cgroup) = debt.cgroup.clone() {
         match clear(cgroup).await {
             Ok(()) => left.cgroup = None,
             Err(error) => still(&mut left, pod, "cgroup", &error),
+        }
+    }
+    if debt.network {
+        let _turn = releases.acquire().await;
+        match node.network.detach(pod).await {
+            Ok(()) => left.network = false,
+            Err(error) => still(&mut left, pod, "network", &error.into()),
         }
     }
     if debt.records && !left.network && left.cgroup.is_none() && left.containers.is_empty() {
@@ -125,7 +136,7 @@ mod tests {
         let cgroup = Some(cgroup::Handle::fake(&pod));
         let debt = Debt { cgroup, records: true, ..Debt::default() };
         node.debts.add(&node.places, &pod, debt.clone()).await;
-        pay(&node, &pod, debt).await;
+        pay(&node, &pod, debt, &Semaphore::new(1)).await;
         assert!(node.debts.pods().is_empty() && !live.exists() && !known.exists());
     }
 
@@ -143,7 +154,7 @@ mod tests {
         let containers = BTreeMap::from([(id, ContainerDebt::default())]);
         let debt = Debt { containers, ..Debt::default() };
         node.debts.add(&node.places, &pod, debt.clone()).await;
-        pay(&node, &pod, debt).await;
+        pay(&node, &pod, debt, &Semaphore::new(1)).await;
         assert!(node.debts.pods().is_empty() && !writable.exists());
         assert!(own.iter().all(|path| !path.exists()) && keep::pod_file(&live).exists());
     }

@@ -20,6 +20,7 @@ tests![
     plugins_are_told_whose_pod_it_is_and_what_came_before,
     a_pod_is_deleted_as_it_was_added_whatever_is_configured_by_then,
     a_failing_delete_is_the_answer_three_times_and_then_a_debt,
+    a_delete_that_hangs_keeps_no_other_pod_waiting,
     after_a_reboot_addresses_are_released_without_a_namespace,
     a_plugin_that_fails_costs_one_pod_an_error_in_its_own_words,
     status_says_what_the_network_lacks_and_never_waits,
@@ -31,14 +32,13 @@ tests![
 
 const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 const WELCOME: &str = "Welcome to nginx!";
-const CNI: &str = "[network]\nmode = \"cni\"\n";
+pub(crate) const CNI: &str = "[network]\nmode = \"cni\"\n";
 
 /// Records its call in a folder of its own and then does as a script says, if there is one for it.
 const META: &str = r#"#!/bin/sh
 name=${0##*/}
-n=0
-until mkdir "DIR/calls/$(printf %04d $n)" 2>/dev/null; do n=$((n+1)); done
-call="DIR/calls/$(printf %04d $n)"
+call="DIR/calls/$(date +%s%N)-$$"
+mkdir "$call"
 cat >"$call/stdin"
 env | sort >"$call/env"
 echo "$#" >"$call/argc"
@@ -377,6 +377,32 @@ fn a_failing_delete_is_the_answer_three_times_and_then_a_debt() {
     meta.assert_clean();
 }
 
+fn a_delete_that_hangs_keeps_no_other_pod_waiting() {
+    let node = start(CNI);
+    let meta = Meta::install(&node, &["first"]);
+    configure(&node, "10-pods.conflist", &list("1.0.0", &["first"]));
+    let mut pods = [node.run_pod("one"), node.run_pod("two"), node.run_pod("three")];
+    meta.does("first", "DEL", "exit 1");
+    for pod in &pods {
+        while stop(pod, &node).is_err() {}
+    }
+    // A new daemon tries all of them at once, in the order of their ids.
+    pods.sort_by(|a, b| a.id.cmp(&b.id));
+    let [hanging, others @ ..] = &pods;
+    meta.does("first", "DEL", &format!("case $CNI_CONTAINERID in {}) exec sleep 1000;; esac", hanging.id));
+    node.restart_daemon();
+    wait_until("one hangs", || sleeps(&node));
+    wait_until("the others are released", || {
+        others.iter().all(|pod| !node.path("root/cni").join(&pod.id).exists())
+    });
+    assert!(sleeps(&node) && node.path("root/cni").join(&hanging.id).exists());
+    meta.does("first", "DEL", "");
+    node.restart_daemon();
+    wait_until("it is released at last", || listed(&node, "root/cni").is_empty());
+    node.remove_pods();
+    meta.assert_clean();
+}
+
 fn after_a_reboot_addresses_are_released_without_a_namespace() {
     let node = start(CNI);
     configure(&node, "10-pods.conflist", &bridge(&node, "1.0.0"));
@@ -652,8 +678,10 @@ fn plugins_that_fail_and_hang_at_random_leave_nothing() {
             });
         }
     });
+    // The next pod that goes shows that the plugin is well again.
     meta.does("middle", "DEL", "");
-    node.restart_daemon(); // which pays what is owed at once, and not in up to a minute
+    meta.does("middle", "ADD", "jq -c .prevResult \"$call/stdin\"; exit 0");
+    node.run_pod("last").remove();
     wait_until("nothing is left", || leases(&node).is_empty() && listed(&node, "root/cni").is_empty());
     meta.assert_clean();
     let chains = node.run("iptables-save", ["-t", "nat"]);

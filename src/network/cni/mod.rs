@@ -17,7 +17,7 @@
 use std::{collections::HashSet, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, warn};
 
 use self::{
@@ -74,6 +74,8 @@ pub(super) struct Cni {
     queue: Semaphore,
     /// A turn of its own kind: what hangs while pods are added must not keep others from being stopped.
     deletes: Semaphore,
+    /// A DEL has ended well.
+    released: Notify,
     probe: Arc<Probe>,
 }
 
@@ -92,6 +94,7 @@ impl Cni {
             adds: Semaphore::new(TURNS),
             queue: Semaphore::new(TURNS + WAITING_MAX),
             deletes: Semaphore::new(TURNS),
+            released: Notify::new(),
             probe: Arc::new(Probe::new(Arc::clone(&plugins))),
             plugins,
         })
@@ -211,6 +214,7 @@ impl Cni {
         }
         let _turn = self.deletes.acquire().await;
         Chain { plugins: &self.plugins, list: &attached.list }.del(&attached).await?;
+        self.released.notify_one();
         failpoint!("cni.deleted");
         debug!(%pod, network = attached.list.name, "pod detached by CNI plugins");
         let pod = pod.clone();
@@ -220,6 +224,11 @@ impl Cni {
             cache.forget(&pod, Some(&attached))
         })
         .await
+    }
+
+    /// Waits until a DEL has ended well; one that did while nobody waited ends the next wait.
+    pub(super) async fn released(&self) {
+        self.released.notified().await;
     }
 
     /// Whether an attachment of the pod is recorded. Blocking, for a moment.

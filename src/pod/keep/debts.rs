@@ -23,6 +23,9 @@ use crate::{
 /// Between two tries: short at first, then as long as what is down stays down.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The longest pause of a network's debts once plugins have released another pod: they are well again. Not shorter, for one
+/// pod's debt may never be paid while others come and go.
+const PAUSE_AFTER_RELEASE: Duration = Duration::from_secs(5);
 
 /// The debts of one pod. Fields are only ever added.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -95,8 +98,17 @@ impl Debt {
 #[derive(Clone, Debug)]
 struct Entry {
     debt: Debt,
+    /// Since when `pause` is waited for: the debt was made, or the last try ended.
+    since: Instant,
     pause: Duration,
-    next: Instant,
+    /// A try is under way; there is never another beside it.
+    tried_now: bool,
+}
+
+impl Entry {
+    fn next(&self) -> Instant {
+        self.since + self.pause
+    }
 }
 
 /// A debt as an operator is shown it.
@@ -122,7 +134,8 @@ impl Debts {
             let network = || Debt { network: true, ..Debt::default() };
             let record = store::get::<DebtRecord>(&places.debts().join(pod.as_str())).ok();
             let debt = record.filter(|record| record.pod == pod).map_or_else(network, |record| record.debt);
-            self.locked().insert(pod, Entry { debt, pause: PAUSE_MIN, next: Instant::now() });
+            let (since, pause) = (Instant::now(), Duration::ZERO);
+            self.locked().insert(pod, Entry { debt, since, pause, tried_now: false });
         }
     }
 
@@ -132,11 +145,13 @@ impl Debts {
             return;
         }
         let whole = {
-            let next = Instant::now() + PAUSE_MIN;
+            let since = Instant::now();
             let mut all = self.locked();
-            let fresh = Debt { since: SystemTime::now().into(), ..Debt::default() };
-            let entry = all.entry(pod.clone()).or_insert(Entry { debt: fresh, pause: PAUSE_MIN, next });
-            (entry.pause, entry.next) = (PAUSE_MIN, next);
+            let entry = all.entry(pod.clone()).or_insert_with(|| {
+                let debt = Debt { since: SystemTime::now().into(), ..Debt::default() };
+                Entry { debt, since, pause: PAUSE_MIN, tried_now: false }
+            });
+            (entry.pause, entry.since) = (PAUSE_MIN, since);
             let whole = &mut entry.debt;
             whole.network |= debt.network;
             whole.records |= debt.records;
@@ -166,8 +181,8 @@ impl Debts {
             if !left.cause.is_empty() {
                 whole.cause = left.cause;
             }
-            entry.pause = (entry.pause * 2).min(PAUSE_MAX);
-            entry.next = Instant::now() + entry.pause;
+            entry.pause = (entry.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+            (entry.since, entry.tried_now) = (Instant::now(), false);
             let whole = entry.debt.clone();
             if whole.is_paid() {
                 all.remove(pod);
@@ -184,16 +199,27 @@ impl Debts {
         }
     }
 
-    /// Those whose time has come.
-    pub(in crate::pod) fn due(&self, now: Instant) -> Vec<(PodId, Debt)> {
-        let all = self.locked();
-        let due = all.iter().filter(|(_, entry)| entry.next <= now);
-        due.map(|(pod, entry)| (pod.clone(), entry.debt.clone())).collect()
+    /// Begins a try at those whose time has come; [`Debts::settle`] ends it.
+    pub(in crate::pod) fn begin_due(&self, now: Instant) -> Vec<(PodId, Debt)> {
+        let mut all = self.locked();
+        let due = all.iter_mut().filter(|(_, entry)| !entry.tried_now && entry.next() <= now);
+        let begin = |(pod, entry): (&PodId, &mut Entry)| {
+            entry.tried_now = true;
+            (pod.clone(), entry.debt.clone())
+        };
+        due.map(begin).collect()
     }
 
-    /// When the next try is due; `None`: there are no debts.
+    /// When the next try is due; `None`: there are no debts but those of tries under way.
     pub(in crate::pod) fn next(&self) -> Option<Instant> {
-        self.locked().values().map(|entry| entry.next).min()
+        self.locked().values().filter(|entry| !entry.tried_now).map(Entry::next).min()
+    }
+
+    /// Plugins have just released another pod: what they would not release before is tried again soon.
+    pub(in crate::pod) fn hurry_networks(&self) {
+        for entry in self.locked().values_mut().filter(|entry| entry.debt.network) {
+            entry.pause = entry.pause.min(PAUSE_AFTER_RELEASE);
+        }
     }
 
     /// All of them.
@@ -202,7 +228,7 @@ impl Debts {
         let shown = |(pod, entry): (&PodId, &Entry)| Outstanding {
             pod: pod.clone(),
             debt: entry.debt.clone(),
-            next_try: entry.next.saturating_duration_since(now),
+            next_try: entry.next().saturating_duration_since(now),
         };
         self.locked().iter().map(shown).collect()
     }
@@ -264,7 +290,8 @@ mod tests {
         later.load(&places);
         let whole = Debt { network: true, cgroup, containers, ..Debt::default() }.because("a volume hangs");
         assert_eq!(debts_of(&later), std::slice::from_ref(&whole));
-        assert_eq!(later.due(Instant::now()).len(), 1, "a start tries at once");
+        assert_eq!(later.begin_due(Instant::now()).len(), 1, "a start tries at once");
+        assert_eq!(later.begin_due(Instant::now()), [], "nobody tries beside another");
         // What was added during a try is not paid by it.
         later.add(&places, &pod, Debt { records: true, ..Debt::default() }.because("full")).await;
         later.settle(&places, &pod, &whole, Debt::default()).await;
@@ -288,12 +315,39 @@ mod tests {
         let pod = PodId::from_bytes([7; 32]);
         let debt = Debt { network: true, records: true, ..Debt::default() };
         debts.add(&places, &pod, debt.clone()).await;
-        assert_eq!((debts.pods(), debts.due(Instant::now()).len()), (vec![pod.clone()], 0));
+        assert_eq!((debts.pods(), debts.begin_due(Instant::now()).len()), (vec![pod.clone()], 0));
         let mut pauses = Vec::new();
         for _ in 0..7 {
             debts.settle(&places, &pod, &debt, debt.clone()).await;
             pauses.push(debts.locked()[&pod].pause.as_secs());
         }
         assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[tokio::test]
+    async fn debts_of_networks_are_tried_soon_after_plugins_have_released_a_pod() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places { state: folder.path().join("run"), root: folder.path().join("lib") };
+        places.make().unwrap();
+        let debts = Debts::default();
+        let (network, other) = (PodId::from_bytes([7; 32]), PodId::from_bytes([8; 32]));
+        for (pod, debt) in [
+            (&network, Debt { network: true, ..Debt::default() }),
+            (&other, Debt { records: true, ..Debt::default() }),
+        ] {
+            debts.add(&places, pod, debt.clone()).await;
+            for _ in 0..6 {
+                debts.settle(&places, pod, &debt, debt.clone()).await;
+            }
+        }
+        let due_in = |seconds| {
+            let due = debts.begin_due(Instant::now() + Duration::from_secs(seconds));
+            due.into_iter().map(|(pod, _)| pod).collect::<Vec<_>>()
+        };
+        assert_eq!(due_in(30), []);
+        debts.hurry_networks();
+        assert_eq!(due_in(1), [], "another try at once would be one for each pod that goes");
+        assert_eq!(due_in(6), std::slice::from_ref(&network));
+        assert_eq!(debts.next().map(|next| next > Instant::now() + Duration::from_secs(30)), Some(true));
     }
 }
