@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::{
     config::Config,
+    heartbeat::while_not_reading,
     remote::{self, CHUNK_ROOM, Input, Output, Receiver, Sender},
     request::Attach,
     server::Socket,
@@ -36,7 +37,7 @@ pub(super) async fn serve(config: &Config, pods: &Pods, attach: Attach, protocol
             let shown = tokio::select! {
                 biased;
                 shown = show(&attachment, &sender) => shown,
-                gone = feed(&mut receiver, &attachment) => gone.map(|()| None),
+                gone = feed(&mut receiver, &sender, &attachment) => gone.map(|()| None),
                 () = activity.idle(config.idle_timeout()) => Ok(None),
             };
             match shown {
@@ -71,14 +72,16 @@ async fn show(attachment: &Attachment, sender: &Sender) -> io::Result<Option<Out
 }
 
 /// Gives the container what the client types, until the client has gone.
-async fn feed(receiver: &mut Receiver, attachment: &Attachment) -> io::Result<()> {
+async fn feed(receiver: &mut Receiver, sender: &Sender, attachment: &Attachment) -> io::Result<()> {
     while let Some(input) = receiver.next().await? {
-        let given = match input {
-            Input::Stdin(bytes) => attachment.stdin(&bytes).await,
-            Input::StdinEnded => attachment.end_stdin().await,
-            Input::Resize(size) => attachment.resize(size).await,
+        let give = async {
+            match input {
+                Input::Stdin(bytes) => attachment.stdin(&bytes).await,
+                Input::StdinEnded => attachment.end_stdin().await,
+                Input::Resize(size) => attachment.resize(size).await,
+            }
         };
-        if given.is_err() {
+        if while_not_reading(give, || sender.heartbeat()).await?.is_err() {
             // The end of the container, which is shown; or the client was dropped, which is seen there too.
             return std::future::pending().await;
         }

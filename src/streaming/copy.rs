@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     descriptor::Descriptor,
+    heartbeat::while_not_reading,
     remote::{CHUNK_ROOM, Input, Output, Receiver, Sender},
     status::Outcome,
 };
@@ -63,7 +64,7 @@ pub(super) async fn run(
         );
         stdout.and(stderr).map(|()| outcome)
     };
-    let input = feed(receiver, stdin, terminal.as_deref());
+    let input = feed(receiver, sender, stdin, terminal.as_deref());
     tokio::select! {
         biased;
         finished = output => finished.map_err(|error| Gone::Client(Err(error))),
@@ -102,6 +103,7 @@ async fn show(
 /// Gives the process what the client types, until the client has gone.
 async fn feed(
     receiver: &mut Receiver,
+    sender: &Sender,
     stdin: Option<Arc<Descriptor>>,
     terminal: Option<&Descriptor>,
 ) -> io::Result<()> {
@@ -113,7 +115,7 @@ async fn feed(
                 None => return Ok(()),
                 Some(Input::Stdin(bytes)) => {
                     if let Some(open) = &queue
-                        && open.send(bytes).await.is_err()
+                        && while_not_reading(open.send(bytes), || sender.heartbeat()).await?.is_err()
                     {
                         // The process has closed its end. The client may go on, as writing to a closed pipe would.
                         queue = None;

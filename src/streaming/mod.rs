@@ -14,6 +14,7 @@
 //! | `remote/` | the client of an exec or attach: what it types, what it is shown, over either |
 //! | `status.rs` | how it hears what came of its command |
 //! | `copy.rs`, `descriptor.rs` | bytes between a client and a process |
+//! | `activity.rs`, `heartbeat.rs` | when a client last did something; whether it is still there |
 //! | `exec.rs`, `attach.rs` | an exec, an attach, from its client's arrival to its end |
 //! | `forward/` | port-forward: which streams belong together, and their connections |
 //!
@@ -29,6 +30,7 @@ mod copy;
 mod descriptor;
 mod exec;
 mod forward;
+mod heartbeat;
 mod remote;
 mod request;
 mod server;

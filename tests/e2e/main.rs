@@ -45,14 +45,13 @@ mod volume;
 
 use std::{env, process::ExitCode};
 
-use harness::{NODE_GET, NODE_INIT, NODE_UPGRADE, node_get, node_init, node_upgrade, runner};
+use harness::{NODE_GET, NODE_INIT, node_get, node_init, runner};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [NODE_INIT] => return node_init(),
         [NODE_GET, address] => return node_get(address),
-        [NODE_UPGRADE, ref urls @ ..] => return node_upgrade(urls),
         _ => {}
     }
     runner::name_panics();
@@ -86,6 +85,7 @@ fn main() -> ExitCode {
         event::CHURN_TESTS,
         stream::TESTS,
         streaming::TESTS,
+        streaming::gone::TESTS,
         attach::TESTS,
         bad_input::TESTS,
         check::TESTS,

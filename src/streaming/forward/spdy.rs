@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     super::{
         activity::Activity,
+        heartbeat::while_not_reading,
         server::Socket,
         spdy::{Connection, Event, HEAD_BYTES, Headers, Incoming, Reset},
     },
@@ -193,7 +194,7 @@ impl Session {
         if flow.running.is_some() {
             // A program that does not read slows the whole session down, as with every server of this protocol. One
             // that has gone does not: then there is nobody at the other end of the queue.
-            let _ = up.send(bytes).await;
+            let _ = while_not_reading(up.send(bytes), || self.connection.heartbeat()).await?;
         } else if up.try_send(bytes).is_err() {
             // It sends and sends, and its error stream does not come.
             self.pairs.forget(id);

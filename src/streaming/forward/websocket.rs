@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
@@ -15,6 +16,7 @@ use tokio_tungstenite::{
 use super::{
     super::{
         activity::Activity,
+        heartbeat::while_not_reading,
         remote::{CHUNK_ROOM, websocket_error, websocket_limits},
         server::Socket,
         websocket::{DATA_BYTES_MAX, Framing, Said},
@@ -60,6 +62,10 @@ impl Back for Channels {
     }
 }
 
+async fn heartbeat(sink: &Sink) -> io::Result<()> {
+    sink.lock().await.send(Message::Pong(Bytes::new())).await.map_err(websocket_error)
+}
+
 /// Serves until the client goes, every connection has ended, nothing has gone over the session for `idle_max`, or
 /// `stopped` says why the pod is not there any more.
 pub(in super::super) async fn over_websocket(
@@ -92,7 +98,8 @@ pub(in super::super) async fn over_websocket(
             match said.map_err(|malformed| io::Error::new(io::ErrorKind::InvalidData, malformed))? {
                 Said::Data { channel, bytes } if channel.is_multiple_of(2) => {
                     if let Some(queue) = queues.get(usize::from(channel / 2)) {
-                        let _ = queue.send(bytes).await;
+                        // One whose connection has ended takes nothing more; the others go on.
+                        let _ = while_not_reading(queue.send(bytes), || heartbeat(&sink)).await?;
                     }
                 }
                 Said::Data { .. } | Said::Ended { .. } | Said::Nothing => {}

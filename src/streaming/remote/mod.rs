@@ -206,6 +206,17 @@ impl Sender {
         }
     }
 
+    /// Sends the client something that means nothing.
+    ///
+    /// # Errors
+    /// When it has gone.
+    pub(super) async fn heartbeat(&self) -> io::Result<()> {
+        match &*self.sink {
+            Sink::Spdy(sink) => sink.heartbeat().await,
+            Sink::WebSocket(sink) => sink.heartbeat().await,
+        }
+    }
+
     /// Ends the streams that are open, tells the result, and ends the session.
     pub(super) async fn end(&self, outcome: &Outcome) -> io::Result<()> {
         match &*self.sink {

@@ -143,6 +143,10 @@ impl Sender {
         }
     }
 
+    pub(super) async fn heartbeat(&self) -> io::Result<()> {
+        self.connection.heartbeat().await
+    }
+
     /// Clients take the end of the error stream for the end of the command, so it comes last.
     pub(super) async fn end(&self, outcome: &Outcome) -> io::Result<()> {
         self.finish(Output::Stdout).await?;

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::{
     SinkExt as _, StreamExt as _,
     stream::{SplitSink, SplitStream},
@@ -139,6 +140,11 @@ async fn close(sink: &AsyncMutex<SplitSink<Stream, Message>>, code: CloseCode, m
 impl Sender {
     async fn send(&self, message: Message) -> io::Result<()> {
         self.sink.lock().await.send(message).await.map_err(io_error)
+    }
+
+    /// A pong that nobody asked for is meant for this (RFC 6455, section 5.5.3).
+    pub(super) async fn heartbeat(&self) -> io::Result<()> {
+        self.send(Message::Pong(Bytes::new())).await
     }
 
     pub(super) async fn write(&self, output: Output, data: &[u8]) -> io::Result<()> {

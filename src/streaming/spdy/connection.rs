@@ -98,6 +98,19 @@ impl Connection {
         }
     }
 
+    /// Sends a data frame without data on one of the streams, if there is one.
+    ///
+    /// # Errors
+    /// As the socket says when the client has gone.
+    pub(in super::super) async fn heartbeat(&self) -> io::Result<()> {
+        let mut outgoing = self.outgoing.lock().await;
+        let head = self.session().heartbeat();
+        match head {
+            Some(head) => outgoing.send(&head).await,
+            None => Ok(()),
+        }
+    }
+
     /// Ends the session and this direction of the socket.
     pub(in super::super) async fn end(&self) -> io::Result<()> {
         self.session().end();

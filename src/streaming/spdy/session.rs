@@ -186,6 +186,12 @@ impl Session {
         Some(frame::data_head(id, length, fin))
     }
 
+    /// A data frame without data, which clients pass over; `None` when there is no stream on which this side may send.
+    pub(crate) fn heartbeat(&mut self) -> Option<[u8; HEAD_BYTES]> {
+        let id = self.streams.iter().find_map(|(id, open)| open.ours.then_some(*id))?;
+        Some(frame::data_head(id, 0, false))
+    }
+
     /// Ends the session: what this side has not ended is reset, and no more is wanted.
     pub(crate) fn end(&mut self) {
         for (id, _) in std::mem::take(&mut self.streams).into_iter().filter(|(_, open)| open.ours) {
@@ -251,6 +257,17 @@ mod tests {
 
     fn stream_type(kind: &str) -> Headers {
         [("streamtype".to_owned(), kind.to_owned())].into()
+    }
+
+    #[test]
+    fn a_heartbeat_is_an_empty_frame_on_a_stream_that_is_open() {
+        let (mut session, mut compressor) = (Session::new(8), Compressor::new());
+        assert_eq!(session.heartbeat(), None);
+        let bytes = [1, 3].map(|id| client::syn_stream(id, false, &compressor.block(&[("streamType", "x")])));
+        run(&mut session, &bytes.concat()).unwrap();
+        assert_eq!(session.heartbeat(), Some([0, 0, 0, 1, 0, 0, 0, 0]));
+        session.data_head(1, 0, true).unwrap();
+        assert_eq!(session.heartbeat(), Some([0, 0, 0, 3, 0, 0, 0, 0]), "1 is ended on this side");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::{
     collections::HashMap,
     env, fs,
     io::{self, Read as _},
+    net::TcpStream,
+    os::fd::AsFd as _,
     path::PathBuf,
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
     sync::LazyLock,
@@ -21,6 +23,7 @@ use std::{
 use rustix::{
     io::Errno,
     process::{Pid, Signal, WaitOptions, kill_process, wait},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
 use super::wait::wait_until;
@@ -98,6 +101,21 @@ impl Namespaces {
         command.args(["--target", &self.pid.to_string(), "--net", "--mount"]);
         command.args(OWN_PIDS.then_some("--pid")).arg("--").arg(program);
         command
+    }
+
+    /// A connection in this network, wherever its other end is then used.
+    #[track_caller]
+    pub(crate) fn connect(&self, address: &str) -> TcpStream {
+        let network = fs::File::open(format!("/proc/{}/ns/net", self.pid)).unwrap();
+        // A thread of its own enters it, and ends there.
+        let connected = thread::scope(|scope| {
+            let connect = || {
+                move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+                TcpStream::connect(address)
+            };
+            scope.spawn(connect).join().unwrap()
+        });
+        connected.unwrap_or_else(|error| panic!("connect to {address}: {error}"))
     }
 
     /// The root directory as the node sees it.

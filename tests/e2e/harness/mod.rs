@@ -31,7 +31,7 @@ pub(crate) use init::{ROLE as NODE_INIT, node_init, pid_of_program};
 pub(crate) use node::{Node, Setup};
 pub(crate) use pod::{Container, Output, Pod, pod_config};
 pub(crate) use programs::{client, new_plugins, other_clients, patched_critest, pintle, streams};
-pub(crate) use upgrade::{Idlers, ROLE as NODE_UPGRADE, node_upgrade};
+pub(crate) use upgrade::{Idlers, WebSocket};
 pub(crate) use wait::wait_until;
 
 /// The small image that most tests run.

@@ -1,73 +1,149 @@
-//! Clients of streams that connect and then do nothing more, from a node's own loopback.
+//! Clients of streams that say what a test wants, byte by byte, on a node's own loopback.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
-    process::{Child, ExitCode, Stdio},
+    io::{self, BufRead as _, BufReader, Write},
+    net::{Shutdown, TcpStream},
     time::Duration,
 };
 
+use tokio_tungstenite::tungstenite::{Message, WebSocket as Messages, protocol::Role};
+
 use super::node::Node;
 
-/// The argument that makes this program connect to URLs.
-pub(crate) const ROLE: &str = "node-upgrade";
-
+/// Longer than anything sound takes to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// Asks each URL to become a WebSocket, prints the status of each answer, and keeps all connections until its own
-/// input ends.
-pub(crate) fn node_upgrade(urls: &[&str]) -> ExitCode {
-    let mut held = Vec::new();
-    for url in urls {
-        match upgrade(url) {
-            Ok((status, stream)) => {
-                println!("{status}");
-                held.push(stream);
-            }
-            Err(error) => println!("{error}"),
-        }
+/// What a server answered to a request for an upgrade.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The status line without the version.
+    pub(crate) status: String,
+    /// `name: value`, the name in small letters.
+    pub(crate) headers: Vec<String>,
+    /// The rest of the connection.
+    pub(crate) stream: TcpStream,
+}
+
+impl Answer {
+    /// The values of a header.
+    pub(crate) fn header(&self, name: &str) -> Vec<&str> {
+        let of = |line| str::strip_prefix(line, name)?.strip_prefix(": ");
+        self.headers.iter().filter_map(|line| of(line.as_str())).collect()
     }
-    let _ = std::io::stdin().read(&mut [0; 1]);
-    ExitCode::SUCCESS
 }
 
-fn upgrade(url: &str) -> std::io::Result<(String, TcpStream)> {
+/// Sends a request for `url` with `lines` in its head.
+pub(crate) fn request(node: &Node, method: &str, url: &str, lines: &[&str]) -> Answer {
     let (address, path) = url.strip_prefix("http://").unwrap_or(url).split_once('/').unwrap_or_default();
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(ANSWER_MAX))?;
-    write!(
-        stream,
-        "GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n"
-    )?;
-    let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
-    Ok((line.trim_end().trim_start_matches("HTTP/1.1 ").to_owned(), stream))
+    let mut stream = node.namespaces().connect(address);
+    stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
+    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    stream
+        .write_all(format!("{method} /{path} HTTP/1.1\r\nHost: {address}\r\n{lines}\r\n").as_bytes())
+        .unwrap();
+    answer(stream).unwrap()
 }
 
-/// Clients that have connected and keep their connections. Dropped, they are killed.
+fn answer(stream: TcpStream) -> io::Result<Answer> {
+    // What follows the head is not this reader's to take.
+    let mut reader = BufReader::with_capacity(1, &stream);
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? <= 2 {
+            break;
+        }
+        let line = line.trim_end();
+        head.push(match line.split_once(": ") {
+            Some((name, value)) => format!("{}: {value}", name.to_lowercase()),
+            None => line.to_owned(),
+        });
+    }
+    let status = if head.is_empty() { String::new() } else { head.remove(0) };
+    Ok(Answer { status: status.trim_start_matches("HTTP/1.1 ").to_owned(), headers: head, stream })
+}
+
+/// Asks `url` to become a WebSocket with one of these sub-protocols.
+pub(crate) fn request_websocket(node: &Node, url: &str, protocols: &str) -> Answer {
+    let protocols = format!("Sec-WebSocket-Protocol: {protocols}");
+    let lines = [
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        &protocols,
+    ];
+    request(node, "GET", url, &lines)
+}
+
+/// A WebSocket of which each message belongs to a channel.
+#[derive(Debug)]
+pub(crate) struct WebSocket(Messages<TcpStream>);
+
+impl WebSocket {
+    #[track_caller]
+    pub(crate) fn open(node: &Node, url: &str, protocol: &str) -> Self {
+        let answer = request_websocket(node, url, protocol);
+        assert_eq!(answer.status, "101 Switching Protocols", "{:?}", answer.headers);
+        assert_eq!(answer.header("sec-websocket-protocol"), [protocol]);
+        Self(Messages::from_raw_socket(answer.stream, Role::Client, None))
+    }
+
+    /// Another handle of the connection.
+    pub(crate) fn socket(&self) -> TcpStream {
+        self.0.get_ref().try_clone().unwrap()
+    }
+
+    pub(crate) fn send(&mut self, channel: u8, bytes: &[u8]) -> io::Result<()> {
+        self.message(Message::binary([&[channel], bytes].concat()))
+    }
+
+    fn message(&mut self, message: Message) -> io::Result<()> {
+        self.0.send(message).map_err(io::Error::other)
+    }
+
+    /// What can be written to is one channel.
+    pub(crate) fn into_channel(self, number: u8) -> impl Write + Send {
+        Channel { messages: self, number }
+    }
+}
+
+struct Channel {
+    messages: WebSocket,
+    number: u8,
+}
+
+impl Write for Channel {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.messages.send(self.number, bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Clients that have connected and do nothing more. Dropped, they close their connections.
 #[derive(Debug)]
 pub(crate) struct Idlers {
-    program: Child,
+    streams: Vec<TcpStream>,
     /// The status line of each answer, without the version.
     pub(crate) statuses: Vec<String>,
 }
 
 impl Idlers {
     pub(crate) fn connect(node: &Node, urls: &[String]) -> Self {
-        let mut command = node.command(std::env::current_exe().unwrap());
-        command.arg(ROLE).args(urls).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut program = command.spawn().unwrap();
-        let lines = BufReader::new(program.stdout.take().unwrap()).lines();
-        let statuses = lines.take(urls.len()).map(Result::unwrap).collect();
-        Self { program, statuses }
+        let answers = urls.iter().map(|url| request_websocket(node, url, "v4.channel.k8s.io"));
+        let (streams, statuses) = answers.map(|answer| (answer.stream, answer.status)).unzip();
+        Self { streams, statuses }
     }
 }
 
 impl Drop for Idlers {
     fn drop(&mut self) {
-        drop(self.program.stdin.take());
-        let _ = self.program.wait();
+        for stream in &self.streams {
+            // The server may have closed it.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }

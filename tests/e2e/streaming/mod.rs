@@ -1,5 +1,7 @@
 //! Exec and port-forward, as real clients ask for them.
 
+pub(crate) mod gone;
+
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Write as _},
