@@ -120,16 +120,16 @@ impl<'n> Meta<'n> {
 }
 
 /// The names in a folder of the node; none where it is not there.
-fn listed(node: &Node, folder: &str) -> Vec<String> {
+pub(crate) fn listed(node: &Node, folder: &str) -> Vec<String> {
     let entries = fs::read_dir(node.path(folder)).into_iter().flatten();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-fn configure(node: &Node, name: &str, list: &Value) {
+pub(crate) fn configure(node: &Node, name: &str, list: &Value) {
     fs::write(node.path("cni/net.d").join(name), list.to_string()).unwrap();
 }
 
-fn start(config: &str) -> Node {
+pub(crate) fn start(config: &str) -> Node {
     Node::start_with(&Setup { config: config.into(), ..Setup::default() })
 }
 
@@ -151,7 +151,12 @@ fn bridge(node: &Node, version: &str) -> Value {
 
 /// The addresses that host-local has given out.
 fn leases(node: &Node) -> Vec<String> {
-    listed(node, "cni/leases/pods")
+    leases_in(node, "pods")
+}
+
+/// The addresses that host-local has given out of one network.
+pub(crate) fn leases_in(node: &Node, network: &str) -> Vec<String> {
+    listed(node, &format!("cni/leases/{network}"))
         .into_iter()
         .filter(|name| name.parse::<std::net::IpAddr>().is_ok())
         .collect()
@@ -178,6 +183,10 @@ fn network(node: &Node) -> (bool, String) {
     let condition =
         status.conditions.into_iter().find(|condition| condition.r#type == "NetworkReady").unwrap();
     (condition.status, condition.message)
+}
+
+pub(crate) fn network_is_ready(node: &Node) -> bool {
+    network(node).0
 }
 
 fn debians_plugins_give_a_pod_its_address_and_its_port_and_take_them_back() {
@@ -235,7 +244,7 @@ fn libcni_agrees_with_the_cache_and_plugins_are_told_what_is_valid() {
         command.env("CNI_PATH", format!("{}:{}", new_plugins().display(), node.path("cni/bin").display()));
         command.env("NETCONFPATH", node.path("cni/net.d"));
         let netns = node.path("netns").join(format!("pintle-{}", pod.id));
-        let output = command.args(["pods", &pod.id]).arg(netns).arg(&cache).output().unwrap();
+        let output = command.args(["check", "pods", &pod.id]).arg(netns).arg(&cache).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (agrees, words) = check(&web);

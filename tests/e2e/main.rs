@@ -31,6 +31,7 @@ mod network;
 mod oom;
 mod own_log;
 mod paths;
+mod plugins;
 mod pod;
 mod restart;
 mod security;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         image::TESTS,
         network::TESTS,
         cni::TESTS,
+        plugins::TESTS,
         security::TESTS,
         apparmor::TESTS,
         gauntlet::TESTS,

@@ -94,7 +94,7 @@ fn addresses(pod: &Pod<'_>) -> Vec<String> {
 
 /// A host beyond the node: a network namespace behind a pair of links, whose server at port 8000 says who asks. It knows no
 /// way to pods.
-struct Outside {
+pub(crate) struct Outside {
     host: Child,
     pid: String,
     server: Child,
@@ -104,7 +104,7 @@ impl Outside {
     const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
     const ADDRESSES: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 
-    fn of(node: &Node) -> Self {
+    pub(crate) fn of(node: &Node) -> Self {
         let mut host = node.command("unshare");
         host.args(["--net", "--", "sh", "-c", "echo $$; exec sleep 54321"]).stdout(Stdio::piped());
         let mut host = host.spawn().unwrap();

@@ -1,7 +1,7 @@
-// Command cachecheck asks libcni, as the tools of others do, what it makes of the cache that a runtime has written:
-// it runs CHECK for an attachment with the cached arguments and result.
+// Command cachecheck asks libcni, as the tools of others do, what it makes of the cache that a runtime has written: it runs
+// CHECK or DEL for an attachment with the cached arguments and result. cnitool cannot: it makes container ids of its own.
 //
-//	CNI_PATH=… NETCONFPATH=… cachecheck NETWORK CONTAINER NETNS CACHE_DIR
+//	CNI_PATH=… NETCONFPATH=… cachecheck check|del NETWORK CONTAINER NETNS CACHE_DIR
 package main
 
 import (
@@ -14,13 +14,17 @@ import (
 )
 
 func main() {
-	if err := check(os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
+	if len(os.Args) != 6 {
+		fmt.Fprintln(os.Stderr, "usage: cachecheck check|del NETWORK CONTAINER NETNS CACHE_DIR")
+		os.Exit(2)
+	}
+	if err := run(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func check(network, container, netns, cache string) error {
+func run(verb, network, container, netns, cache string) error {
 	list, err := libcni.LoadNetworkConf(os.Getenv("NETCONFPATH"), network)
 	if err != nil {
 		return err
@@ -45,7 +49,15 @@ func check(network, container, netns, cache string) error {
 	if result == nil {
 		return fmt.Errorf("no cached result of %s", container)
 	}
-	if err := cni.CheckNetworkList(context.Background(), list, cached); err != nil {
+	switch verb {
+	case "check":
+		err = cni.CheckNetworkList(context.Background(), list, cached)
+	case "del":
+		err = cni.DelNetworkList(context.Background(), list, cached)
+	default:
+		err = fmt.Errorf("no verb %q", verb)
+	}
+	if err != nil {
 		return err
 	}
 	return result.Print()
