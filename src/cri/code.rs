@@ -103,9 +103,14 @@ fn of_io(error: &io::Error) -> Code {
 impl Coded for network::Error {
     fn code(&self) -> Code {
         match self {
-            Self::HostPortTwice { .. } | Self::Sysctl { .. } | Self::Pod(_) => Code::InvalidArgument,
+            Self::HostPortTwice { .. } | Self::Sysctl { .. } | Self::Pod(_) | Self::BadPodRange { .. } => {
+                Code::InvalidArgument
+            }
             // Free again once the other pod is gone.
-            Self::HostPortTaken { .. } | Self::NoWay { .. } | Self::InUse { .. } => Code::FailedPrecondition,
+            Self::HostPortTaken { .. }
+            | Self::GatewayTaken { .. }
+            | Self::NoWay { .. }
+            | Self::InUse { .. } => Code::FailedPrecondition,
             // Only an operator can mend these.
             Self::NotConfigured
             | Self::BadConfig { .. }

@@ -5,18 +5,20 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use tokio::sync::{Mutex, OnceCell};
 use tracing::{debug, info, warn};
 
 use super::{
-    Attachment, Config, Error, INTERFACE, Request,
+    Attachment, Config, Error, INTERFACE, Request, Subnet,
+    config::Range,
     firewall::{self, BridgeRules, Firewall},
     forwarding::{HostSettings, route_loopback},
     lease::Leases,
     netlink::{Kind, Link, Netlink, NewVeth, refuse_router_advertisements, set_sysctls},
+    subnet::BadSubnet,
     veth,
 };
 use crate::{
@@ -32,20 +34,31 @@ const MTU_BYTES_DEFAULT: u32 = 1500;
 #[derive(Debug)]
 pub struct Bridge {
     config: Config,
+    /// Of which the next pod gets addresses.
+    ranges: RwLock<Arc<[Range]>>,
     leases: Arc<Leases>,
     settings: Arc<HostSettings>,
     firewall: Arc<Firewall>,
-    /// One at a time looks for the bridge and makes it. Index of the one that this process has set up.
-    set_up: Mutex<Option<u32>>,
+    /// One at a time looks for the bridge and makes it. Index of the one that this process has set up, and the ranges that
+    /// it was set up for.
+    set_up: Mutex<Option<(u32, Arc<[Range]>)>>,
     mtu: OnceCell<u32>,
+}
+
+/// What the two ends of a pod's link pair have: the bridge a gateway of each range, the pod an address, in their order.
+#[derive(Debug)]
+struct Ends {
+    ranges: Arc<[Range]>,
+    addresses: Vec<IpAddr>,
 }
 
 impl Bridge {
     pub(super) fn open(config: &Config, folder: &Path, firewall: Arc<Firewall>) -> Result<Self, Error> {
         config.check()?;
-        let leases = Leases::open(folder, &config.bridge_name, config.ranges())?;
+        let leases = Leases::open(folder, &config.bridge_name)?;
         Ok(Self {
             config: config.clone(),
+            ranges: RwLock::new(config.ranges_of(&config.subnets).into()),
             leases: Arc::new(leases),
             settings: Arc::new(HostSettings::kept_in(folder)),
             firewall,
@@ -54,14 +67,40 @@ impl Bridge {
         })
     }
 
+    /// Gives addresses of these ranges of the kubelet's from now on. Pods that are there keep theirs, and the bridge the
+    /// addresses by which it is their way out.
+    ///
+    /// # Errors
+    /// [`Error::BadPodRange`]; then nothing has changed.
+    pub(super) fn set_pod_ranges(&self, ranges: &[String]) -> Result<(), Error> {
+        let subnet = |range: &String| {
+            let bad = |error: BadSubnet| Error::BadPodRange {
+                range: range.clone(),
+                bridge: self.config.bridge_name.clone(),
+                reason: error.to_string(),
+            };
+            range.parse().map_err(bad)
+        };
+        let subnets: Vec<Subnet> = ranges.iter().map(subnet).collect::<Result<_, _>>()?;
+        let ranges = self.config.ranges_of(&subnets);
+        *self.ranges.write().unwrap_or_else(PoisonError::into_inner) = ranges.into();
+        Ok(())
+    }
+
+    fn ranges(&self) -> Arc<[Range]> {
+        Arc::clone(&self.ranges.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub(super) async fn attach(&self, request: Request<'_>) -> Result<Attachment, Error> {
         let Request { pod, config: _, netns, sysctls } = request;
+        let ranges = self.ranges();
         let addresses = self.with_leases({
-            let pod = pod.clone();
-            move |leases| leases.reserve(&pod)
+            let (pod, ranges) = (pod.clone(), Arc::clone(&ranges));
+            move |leases| leases.reserve(&pod, &ranges)
         });
         let addresses = addresses.await?;
-        if let Err(error) = self.link(pod, netns, &addresses, sysctls).await {
+        let ends = Ends { ranges, addresses: addresses.clone() };
+        if let Err(error) = self.link(pod, netns, &ends, sysctls).await {
             let undone = self.with_leases({
                 let addresses = addresses.clone();
                 move |leases| leases.give_back(&addresses)
@@ -81,11 +120,11 @@ impl Bridge {
         &self,
         pod: &PodId,
         netns: OwnedFd,
-        addresses: &[IpAddr],
+        ends: &Ends,
         sysctls: &[(String, String)],
     ) -> Result<(), Error> {
         let host = Netlink::here()?;
-        let bridge = self.bridge(&host).await?;
+        let bridge = self.bridge(&host, &ends.ranges).await?;
         let mtu = self.mtu(&host).await?;
         let name = veth::host_name(pod);
         let copy = || netns.try_clone().map_err(|source| namespace(pod, source));
@@ -95,26 +134,12 @@ impl Bridge {
         let set_up = async {
             host.mark_port(&name, &veth::alias(pod)).await?;
             set_sysctls(pod, copy()?, sysctls).await?;
-            self.set_up_inside(&inside, addresses).await
+            set_up_inside(&inside, ends).await
         };
         if let Err(error) = set_up.await {
             let undone = unlink(&host, pod).await;
             let _ = undone.inspect_err(|error| warn!(%pod, error = %chain(error), "link pair not deleted"));
             return Err(error);
-        }
-        Ok(())
-    }
-
-    async fn set_up_inside(&self, inside: &Netlink, addresses: &[IpAddr]) -> Result<(), Error> {
-        inside.set_up("lo").await?;
-        let link = inside.new_link(INTERFACE).await?;
-        let ranges = self.config.ranges();
-        for (range, address) in ranges.iter().zip(addresses) {
-            inside.add_address(&link, *address, range.subnet.prefix()).await?;
-        }
-        inside.set_up(INTERFACE).await?;
-        for range in &ranges {
-            inside.add_default_route(range.gateway).await?;
         }
         Ok(())
     }
@@ -131,7 +156,7 @@ impl Bridge {
 
     async fn rules_of(&self, host: &Netlink, bridge: &Link) -> Result<BridgeRules, Error> {
         let mut subnets = host.subnets(bridge).await?;
-        subnets.extend(self.config.subnets.iter().copied());
+        subnets.extend(self.ranges().iter().map(|range| range.subnet));
         subnets.sort_unstable();
         subnets.dedup();
         let Config { masquerade, isolate, .. } = self.config;
@@ -139,8 +164,8 @@ impl Bridge {
     }
 
     pub(super) async fn attachment_of(&self, pod: &PodId) -> Result<Option<Attachment>, Error> {
-        let pod = pod.clone();
-        let addresses = self.with_leases(move |leases| leases.held_by(&pod)).await?;
+        let (pod, ranges) = (pod.clone(), self.ranges());
+        let addresses = self.with_leases(move |leases| leases.held_by(&pod, &ranges)).await?;
         Ok((!addresses.is_empty()).then(|| Attachment {
             interface: INTERFACE.into(),
             addresses,
@@ -232,22 +257,22 @@ impl Bridge {
         Ok(done)
     }
 
-    /// The bridge, made if it is not there.
-    async fn bridge(&self, host: &Netlink) -> Result<Link, Error> {
+    /// The bridge, made if it is not there, with an address in each of the ranges.
+    async fn bridge(&self, host: &Netlink, ranges: &Arc<[Range]>) -> Result<Link, Error> {
         let name = &self.config.bridge_name;
         let mut set_up = self.set_up.lock().await;
         let there = host.link(name).await?;
         let new = there.is_none();
         let bridge = match there {
             Some(link) if link.kind != Kind::Bridge => return Err(Error::NotABridge { name: name.clone() }),
-            Some(link) if *set_up == Some(link.index) => {
+            Some(link) if set_up.as_ref().is_some_and(|(index, of)| *index == link.index && of == ranges) => {
                 self.firewall.check().await?;
                 return Ok(link);
             }
             Some(link) => link,
-            None => host.add_bridge(name, link_address(&self.config)).await?,
+            None => host.add_bridge(name, link_address(ranges)).await?,
         };
-        if let Err(error) = self.set_up_bridge(host, &bridge).await {
+        if let Err(error) = self.set_up_bridge(host, &bridge, ranges).await {
             if new {
                 let undone = host.delete(&bridge).await;
                 let _ = undone
@@ -256,22 +281,22 @@ impl Bridge {
             return Err(error);
         }
         if new {
-            info!(link = name, ranges = ?self.config.ranges(), "made bridge");
+            info!(link = name, ?ranges, "made bridge");
         }
-        *set_up = Some(bridge.index);
+        *set_up = Some((bridge.index, Arc::clone(ranges)));
         Ok(bridge)
     }
 
-    async fn set_up_bridge(&self, host: &Netlink, bridge: &Link) -> Result<(), Error> {
+    async fn set_up_bridge(&self, host: &Netlink, bridge: &Link, ranges: &[Range]) -> Result<(), Error> {
         refuse_router_advertisements(&bridge.name);
-        for range in self.config.ranges() {
+        for range in ranges {
             host.add_address(bridge, range.gateway, range.subnet.prefix()).await?;
         }
         host.set_up(&bridge.name).await?;
         // Before loopback addresses can lead out: the rules keep them from coming in.
         self.firewall.open_bridge(self.rules_of(host, bridge).await?).await?;
         let (settings, name) = (Arc::clone(&self.settings), bridge.name.clone());
-        let of = |ipv6: bool| self.config.subnets.iter().any(|subnet| subnet.is_ipv6() == ipv6);
+        let of = |ipv6: bool| ranges.iter().any(|range| range.subnet.is_ipv6() == ipv6);
         let (ipv4, ipv6) = (of(false), of(true));
         let guarded = self.firewall.works();
         let change = move || {
@@ -301,6 +326,19 @@ impl Bridge {
     }
 }
 
+async fn set_up_inside(inside: &Netlink, ends: &Ends) -> Result<(), Error> {
+    inside.set_up("lo").await?;
+    let link = inside.new_link(INTERFACE).await?;
+    for (range, address) in ends.ranges.iter().zip(&ends.addresses) {
+        inside.add_address(&link, *address, range.subnet.prefix()).await?;
+    }
+    inside.set_up(INTERFACE).await?;
+    for range in ends.ranges.iter() {
+        inside.add_default_route(range.gateway).await?;
+    }
+    Ok(())
+}
+
 /// Deletes a pod's link pair by its end on the host. Absent, or another pod's by an odd chance: false.
 async fn unlink(host: &Netlink, pod: &PodId) -> Result<bool, Error> {
     match host.link(&veth::host_name(pod)).await? {
@@ -314,8 +352,8 @@ fn namespace(pod: &PodId, source: std::io::Error) -> Error {
 }
 
 /// A link-layer address that stays the bridge's own: locally administered, from the last bytes of its first address.
-fn link_address(config: &Config) -> [u8; 6] {
-    let [a, b, c, d] = match config.ranges().first().map(|range| range.gateway) {
+fn link_address(ranges: &[Range]) -> [u8; 6] {
+    let [a, b, c, d] = match ranges.first().map(|range| range.gateway) {
         Some(IpAddr::V4(gateway)) => gateway.octets(),
         Some(IpAddr::V6(gateway)) => ((gateway.to_bits() & u128::from(u32::MAX)) as u32).to_be_bytes(),
         None => [0; 4], // a configuration without a subnet is refused

@@ -59,7 +59,8 @@ pub struct Config {
     /// Name of the bridge, made when the first pod needs it. An existing bridge of that name is used.
     pub bridge_name: String,
     /// Addresses for pods: one subnet, or one of IPv4 and one of IPv6. A pod gets one of each; the first is its primary one.
-    /// They must not overlap with any network that the node or its pods talk to.
+    /// They must not overlap with any network that the node or its pods talk to. The node's pod CIDRs take their place once
+    /// the kubelet has named any.
     pub subnets: Vec<Subnet>,
     /// Addresses of the bridge, which are the pods' default routes. The first address of a subnet that has none here.
     pub gateways: Vec<IpAddr>,
@@ -94,13 +95,13 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The subnets of pods, each with the address that the bridge has there.
-    pub(super) fn ranges(&self) -> Vec<Range> {
+    /// These subnets, each with the address that the bridge has there.
+    pub(super) fn ranges_of(&self, subnets: &[Subnet]) -> Vec<Range> {
         let range = |subnet: &Subnet| {
-            let gateway = self.gateways.iter().copied().find(|gateway| subnet.contains(*gateway));
+            let gateway = self.gateways.iter().copied().find(|gateway| subnet.has_host(*gateway));
             Range { subnet: *subnet, gateway: gateway.unwrap_or(subnet.first()) }
         };
-        self.subnets.iter().map(range).collect()
+        subnets.iter().map(range).collect()
     }
 
     /// How long plugins may take for one pod.
@@ -178,7 +179,7 @@ mod tests {
         let config = checked("").unwrap();
         assert_eq!((config.mode, &*config.bridge_name), (Mode::Auto, "pintle0"));
         let gateway = "10.88.0.1".parse().unwrap();
-        assert_eq!(config.ranges(), [Range { subnet: Subnet::DEFAULT, gateway }]);
+        assert_eq!(config.ranges_of(&config.subnets), [Range { subnet: Subnet::DEFAULT, gateway }]);
     }
 
     #[test]
@@ -191,7 +192,11 @@ mod tests {
             gateway: gateway.parse().unwrap(),
         };
         let expected = [range("fd00::/64", "fd00::1"), range("10.1.2.0/24", "10.1.2.254")];
-        assert_eq!(config.unwrap().ranges(), expected);
+        let config = config.unwrap();
+        assert_eq!(config.ranges_of(&config.subnets), expected);
+        // A gateway that is no host of a subnet says nothing of it.
+        let other = config.ranges_of(&["10.9.0.0/16".parse().unwrap()]);
+        assert_eq!(other, [range("10.9.0.0/16", "10.9.0.1")]);
     }
 
     #[test]

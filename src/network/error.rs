@@ -67,6 +67,12 @@ pub enum Error {
     },
     #[error("no free address in {subnet}: all are leased (see {})", folder.display())]
     Exhausted { subnet: Subnet, folder: PathBuf },
+    /// The range is new, and lies in one whose pods still run.
+    #[error("{gateway} is to be the bridge's address in {subnet} and is leased to a pod: remove that pod")]
+    GatewayTaken { gateway: IpAddr, subnet: Subnet },
+    /// A range of addresses that the kubelet has named.
+    #[error("the pod CIDR {range} cannot be used for the bridge {bridge}: {reason}")]
+    BadPodRange { range: String, bridge: String, reason: String },
     /// A step on the files of leases.
     #[error("{operation} {}", path.display())]
     Lease {

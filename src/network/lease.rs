@@ -26,18 +26,17 @@ const LEASE_BYTES_MAX: u64 = 512;
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(1);
 
-/// The addresses of the subnets of one network, and who has them. Every call blocks on files.
+/// The addresses of one network, and who has them. Every call blocks on files.
 #[derive(Debug)]
 pub(super) struct Leases {
     folder: PathBuf,
     network: String,
-    ranges: Vec<Range>,
 }
 
 impl Leases {
     /// Makes the folders.
-    pub(super) fn open(folder: &Path, network: &str, ranges: Vec<Range>) -> Result<Self, Error> {
-        let leases = Self { folder: folder.into(), network: network.into(), ranges };
+    pub(super) fn open(folder: &Path, network: &str) -> Result<Self, Error> {
+        let leases = Self { folder: folder.into(), network: network.into() };
         let path = leases.network_folder();
         let made = DirBuilder::new().recursive(true).mode(0o755).create(&path);
         made.map_err(|source| Error::Lease { operation: "make folder of leases", path, source })?;
@@ -48,12 +47,12 @@ impl Leases {
         self.folder.join(&self.network)
     }
 
-    /// Gives `pod` an address of its own of each subnet, in their order: all of them or none.
-    pub(super) fn reserve(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
+    /// Gives `pod` an address of its own of each range, in their order: all of them or none.
+    pub(super) fn reserve(&self, pod: &PodId, ranges: &[Range]) -> Result<Vec<IpAddr>, Error> {
         let folder = self.network_folder();
         let _lock = lock(&folder)?;
         let mut reserved = Vec::new();
-        for (nth, range) in self.ranges.iter().enumerate() {
+        for (nth, range) in ranges.iter().enumerate() {
             match reserve_in(&folder, nth, range, pod) {
                 Ok(address) => reserved.push(address),
                 Err(error) => {
@@ -103,16 +102,18 @@ impl Leases {
                 holders.extend(held.filter_map(|(address, path)| Some((address, holder(&path).ok()??))));
             }
         }
-        // In the order in which they were given, as far as that is known.
-        let place = |address: &IpAddr| self.ranges.iter().position(|range| range.subnet.contains(*address));
-        holders.sort_by_key(|(address, _)| (place(address).unwrap_or(usize::MAX), *address));
         Ok(holders)
     }
 
-    /// The addresses of `pod`, of every network that ever was configured. A lease that cannot be read is nobody's.
-    pub(super) fn held_by(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
+    /// The addresses of `pod`, of every network that ever was configured: in the order of `ranges`, the others last. A lease
+    /// that cannot be read is nobody's.
+    pub(super) fn held_by(&self, pod: &PodId, ranges: &[Range]) -> Result<Vec<IpAddr>, Error> {
         let held = self.holders()?.into_iter();
-        Ok(held.filter_map(|(address, holder)| (holder == *pod).then_some(address)).collect())
+        let mut held: Vec<_> =
+            held.filter_map(|(address, holder)| (holder == *pod).then_some(address)).collect();
+        let place = |address: &IpAddr| ranges.iter().position(|range| range.subnet.contains(*address));
+        held.sort_by_key(|address| (place(address).unwrap_or(usize::MAX), *address));
+        Ok(held)
     }
 
     /// Frees these addresses, whoever has them: the undo of [`Leases::reserve`].
@@ -152,10 +153,12 @@ impl Leases {
     }
 }
 
-/// Gives out the next address of one subnet. The folder is locked.
+/// Gives out the next address of one range. The folder is locked.
 fn reserve_in(folder: &Path, nth: usize, range: &Range, pod: &PodId) -> Result<IpAddr, Error> {
     let mut taken: HashSet<IpAddr> = addresses(folder)?.into_iter().map(|(address, _)| address).collect();
-    taken.insert(range.gateway);
+    if !taken.insert(range.gateway) {
+        return Err(Error::GatewayTaken { gateway: range.gateway, subnet: range.subnet });
+    }
     let last_path = folder.join(format!("last_reserved_ip.{nth}"));
     // A cache of where to go on: anything wrong with it is as good as nothing.
     let last = read_short(&last_path).ok().and_then(|text| text.trim().parse().ok());
@@ -258,12 +261,40 @@ mod tests {
         PodId::from_bytes([digit; 32])
     }
 
-    fn leases(folder: &Path, subnet: &str) -> Leases {
+    /// The leases of a network that always has the same ranges.
+    struct Pool {
+        leases: Leases,
+        ranges: Vec<Range>,
+    }
+
+    impl std::ops::Deref for Pool {
+        type Target = Leases;
+
+        fn deref(&self) -> &Leases {
+            &self.leases
+        }
+    }
+
+    impl Pool {
+        fn reserve(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
+            self.leases.reserve(pod, &self.ranges)
+        }
+
+        fn held_by(&self, pod: &PodId) -> Result<Vec<IpAddr>, Error> {
+            self.leases.held_by(pod, &self.ranges)
+        }
+    }
+
+    fn ranges(subnets: &str) -> Vec<Range> {
         let range = |text: &str| {
             let subnet: Subnet = text.parse().unwrap();
             Range { subnet, gateway: subnet.first() }
         };
-        Leases::open(folder, "pods0", subnet.split(',').map(range).collect()).unwrap()
+        subnets.split(',').map(range).collect()
+    }
+
+    fn leases(folder: &Path, subnets: &str) -> Pool {
+        Pool { leases: Leases::open(folder, "pods0").unwrap(), ranges: ranges(subnets) }
     }
 
     fn files(folder: &Path) -> Vec<String> {
@@ -319,6 +350,21 @@ mod tests {
         assert_eq!(files(folder.path()), before);
         leases.give_back(&expected).unwrap();
         assert_eq!(files(folder.path()), ["last_reserved_ip.0", "last_reserved_ip.1", "lock"]);
+    }
+
+    #[test]
+    fn other_ranges_leave_the_leases_of_the_ones_before_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = leases(folder.path(), "10.9.8.0/24");
+        let first = before.reserve(&pod(1)).unwrap();
+        let after = leases(folder.path(), "fd00:9::/64,10.9.7.0/24");
+        let second = after.reserve(&pod(2)).unwrap();
+        assert_eq!(second, ["fd00:9::2", "10.9.7.2"].map(|text| text.parse::<IpAddr>().unwrap()));
+        assert_eq!((after.held_by(&pod(1)).unwrap(), after.held_by(&pod(2)).unwrap()), (first, second));
+        let mut taken = ranges("10.9.8.0/24");
+        taken[0].gateway = "10.9.8.2".parse().unwrap();
+        let error = after.leases.reserve(&pod(4), &taken).unwrap_err().to_string();
+        assert!(error.starts_with("10.9.8.2 is to be the bridge's address in 10.9.8.0/24"), "{error}");
     }
 
     #[test]

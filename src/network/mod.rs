@@ -56,7 +56,7 @@ pub use subnet::Subnet;
 pub(crate) use traffic::Counters;
 pub use traffic::{InterfaceTraffic, traffic_held_by, traffic_of};
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     failpoint,
@@ -135,6 +135,11 @@ impl Network {
         let firewall = Arc::default();
         let bridge = Bridge::open(config, &root.join("network"), Arc::clone(&firewall))?;
         let cni = Cni::open(config, root.join("cni"))?;
+        if let Some(ranges) = Some(cni.pod_ranges()).filter(|ranges| !ranges.is_empty())
+            && let Err(error) = bridge.set_pod_ranges(&ranges)
+        {
+            warn!(error = %chain(&error), "pods on the bridge get addresses of network.subnets");
+        }
         Ok(Self { mode: config.mode, bridge, cni, firewall, ports: Mutex::default() })
     }
 
@@ -316,10 +321,16 @@ impl Network {
     /// over a restart; no pod that runs is changed, nor any configuration that is there.
     ///
     /// # Errors
-    /// [`Error::Template`], and what the disk says.
+    /// [`Error::BadPodRange`] while pods are put on the bridge, [`Error::Template`], and what the disk says.
     pub async fn set_pod_ranges(&self, ranges: Vec<String>) -> Result<(), Error> {
         if ranges.is_empty() {
             return Ok(());
+        }
+        self.look().await;
+        match self.bridge.set_pod_ranges(&ranges) {
+            Err(error) if self.kind().is_ok_and(|kind| kind == NetworkKind::Bridge) => return Err(error),
+            Err(error) => debug!(error = %chain(&error), "pod CIDRs are not for the bridge"),
+            Ok(()) => {}
         }
         self.cni.set_pod_ranges(ranges, matches!(self.mode, Mode::Auto | Mode::Cni)).await
     }

@@ -15,6 +15,7 @@ tests![
     a_host_port_has_one_owner_and_outlives_the_daemon,
     pods_reach_the_outside_as_the_node_in_both_families,
     pods_of_two_families_reach_each_other_by_both,
+    the_kubelets_pod_cidrs_are_the_bridges_ranges_from_then_on,
     a_reset_leaves_the_host_as_it_was,
     a_policy_of_others_that_drops_is_found_and_one_rule_mends_it,
     every_pod_has_an_address_of_its_own_and_gives_it_back,
@@ -203,6 +204,51 @@ fn pods_of_two_families_reach_each_other_by_both() {
     let node = Node::start_with(&Setup { config: config.into(), ..Setup::default() });
     let found = addresses(&node.run_pod("web"));
     assert!(found[0].starts_with("fd00:88::") && found[1].starts_with("10.88.0."), "{found:?}");
+    node.assert_clean();
+}
+
+fn the_kubelets_pod_cidrs_are_the_bridges_ranges_from_then_on() {
+    let node = Node::start();
+    let outside = Outside::of(&node);
+    let update = |pod_cidr: &str| {
+        let network_config = Some(v1::NetworkConfig { pod_cidr: pod_cidr.into() });
+        let runtime_config = Some(v1::RuntimeConfig { network_config });
+        node.cri().update_runtime_config(v1::UpdateRuntimeConfigRequest { runtime_config })
+    };
+    let (before, neighbour) = name_server(&node, "before", vec![]);
+    update("10.55.0.0/24,fd55::/64").unwrap();
+    let (after, client) = name_server(&node, "after", vec![]);
+    let address_of_after = addresses(&after);
+    assert_eq!(address_of_after, ["10.55.0.2", "fd55::2"]);
+    assert!(addresses(&before)[0].starts_with("10.88.0."), "a pod that runs keeps its own");
+    // They are on one bridge, and both reach the node and what is beyond.
+    assert!(fetch(&client, &format!("{} 80", before.ip())).contains("I am before."));
+    for address in ["10.55.0.2:80", "[fd55::2]:80", &format!("{}:80", before.ip())] {
+        assert!(node.http_get(address).contains("I am"), "{address}");
+    }
+    assert!(fetch(&neighbour, "10.55.0.2 80").contains("I am after."));
+    assert!(fetch(&neighbour, "192.0.2.2 8000").contains("You are ::ffff:192.0.2.1."));
+    wait_until("the outside answers in both families", || {
+        fetch(&client, "192.0.2.2 8000").contains("192.0.2.1.")
+            && fetch(&client, "2001:db8::2 8000").contains("2001:db8::1.")
+    });
+
+    // What cannot be used changes nothing, and a new daemon knows what was given.
+    let refusal = update("10.56.0.0/31").unwrap_err();
+    assert_eq!(
+        (refusal.code(), refusal.message()),
+        (
+            tonic::Code::InvalidArgument,
+            "the pod CIDR 10.56.0.0/31 cannot be used for the bridge pintle0: the prefix of 10.56.0.0/31 is not between 8 and 30"
+        )
+    );
+    update("").unwrap();
+    node.restart_daemon();
+    assert_eq!(addresses(&after), address_of_after);
+    assert_eq!(addresses(&node.run_pod("later")), ["10.55.0.3", "fd55::3"]);
+    update("fd57::/64").unwrap();
+    assert_eq!(addresses(&node.run_pod("last")), ["fd57::2"]);
+    drop(outside);
     node.assert_clean();
 }
 

@@ -275,6 +275,11 @@ impl Cni {
         });
     }
 
+    /// The ranges that the kubelet has named.
+    pub(super) fn pod_ranges(&self) -> Vec<String> {
+        self.ranges.get()
+    }
+
     /// Keeps the ranges; where there is a template and no configuration, makes one of it if `wanted`.
     pub(super) async fn set_pod_ranges(&self, ranges: Vec<String>, wanted: bool) -> Result<(), Error> {
         let none = self.look().await == Seen::default();
