@@ -16,11 +16,13 @@ use super::{
     tree::{self, Tree},
 };
 
-/// Which of the kernel's two interfaces holds the controllers.
+/// Which of the kernel's two interfaces holds the controllers (cgroups(7)).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Version {
+pub enum Version {
+    /// One hierarchy for each controller or group of them.
     V1,
+    /// The one hierarchy of cgroup2.
     V2,
 }
 

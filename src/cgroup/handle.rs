@@ -39,6 +39,21 @@ pub struct Handle {
     pub(super) limited: bool,
 }
 
+/// What a [`Handle`] consists of, for those who carry it to another process.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Parts {
+    /// What made the cgroup.
+    pub driver: Driver,
+    /// Which interface holds the controllers.
+    pub version: Version,
+    /// Absolute in each hierarchy; ends with the pod's id.
+    pub path: String,
+    /// Mount point and controllers of every mounted hierarchy; cgroup2 has no controllers here.
+    pub trees: Vec<(PathBuf, Vec<String>)>,
+    /// The pod's own limits are set by pintle.
+    pub limited: bool,
+}
+
 /// The path of a pod's cgroup: absolute, without `..`, and ending in a pod's id. There is no other way to
 /// have one, read from a record or not, so nothing foreign can be killed or removed through a handle.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -91,6 +106,29 @@ impl Handle {
     #[cfg(test)]
     pub(super) fn driver(&self) -> Driver {
         self.driver
+    }
+
+    /// What it consists of; [`Handle::from_parts`] makes the same of it again.
+    pub fn parts(&self) -> Parts {
+        let tree = |tree: &Tree| (tree.mountpoint.clone(), tree.controllers.clone());
+        Parts {
+            driver: self.driver,
+            version: self.version,
+            path: self.path().into(),
+            trees: self.trees.iter().map(tree).collect(),
+            limited: self.limited,
+        }
+    }
+
+    /// The handle that consists of `parts`.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] for a path that is not that of a pod's cgroup.
+    pub fn from_parts(parts: Parts) -> Result<Self, Error> {
+        let Parts { driver, version, path, trees, limited } = parts;
+        let tree = |(mountpoint, controllers)| Tree { mountpoint, controllers };
+        let trees = trees.into_iter().map(tree).collect();
+        Ok(Self { driver, version, path: path.try_into()?, trees, limited })
     }
 
     /// The pod's cgroup, as `/proc/PID/cgroup` shows it.
@@ -294,8 +332,6 @@ impl Handle {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     const POD: &str = "00000000000000000000000000000000000000000000000000000000000000ab";

@@ -76,6 +76,8 @@ struct Shared {
     folder: OnceLock<PathBuf>,
     /// [`SILENCE_MAX`], but for tests.
     silence_max: [Duration; 2],
+    /// The version of the protocol that both sides know, once the supervisor has greeted.
+    version: OnceLock<u32>,
 }
 
 impl Drop for Shared {
@@ -136,12 +138,23 @@ impl Client {
         let reader = task::spawn("supervisor-reader", reader.run(Arc::clone(&transport))).abort_handle();
         let events = Mutex::new(events);
         let (pod, folder) = (pod.clone(), OnceLock::new());
-        let shared = Arc::new(Shared { transport, events, reader, pid, ended, pod, folder, silence_max });
+        let shared = Arc::new(Shared {
+            transport,
+            events,
+            reader,
+            pid,
+            ended,
+            pod,
+            folder,
+            silence_max,
+            version: OnceLock::new(),
+        });
         let client = Self { shared };
         client.shared.transport.greet()?;
         let hello = time::timeout(GREETING_MAX, greeting).await;
         let hello = hello.map_err(|_| client.late(GREETING_MAX))?.map_err(|_| lost())?;
-        if wire::speaks_with_us(&hello) {
+        if let Some(version) = wire::common_version(&hello) {
+            client.shared.version.get_or_init(|| version);
             return Ok(client);
         }
         let text = format!(
@@ -187,7 +200,9 @@ impl Client {
     /// # Errors
     /// What failed; nothing of the container is left then.
     pub async fn create(&self, plan: &ContainerPlan) -> Result<ContainerFacts, Failure> {
-        let call = Call::Create(wire::create_request(plan)?);
+        // No client leaves `new` without one.
+        let version = self.shared.version.get().copied().unwrap_or(wire::PROTOCOL_MIN);
+        let call = Call::Create(wire::create_request(plan, version)?);
         match self.ask(call, Some(CREATE_MAX)).await? {
             (Answer::Facts(facts), _) => wire::facts(facts),
             _ => Err(unexpected()),
@@ -634,6 +649,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_supervisor_of_another_release_is_spoken_to_in_the_newest_version_that_both_know() {
+        for (newest, in_version_1) in
+            [(1, true), (wire::PROTOCOL_MAX, false), (wire::PROTOCOL_MAX + 1, false)]
+        {
+            let (socket, mut fake) = FakeSupervisor::silent();
+            let (pod, pidfd) = (PodId::from_bytes([1; 32]), fake.pidfd());
+            let (client, ()) = tokio::join!(Client::new(&pod, socket, 5, pidfd), fake.greet_as(newest));
+            let (client, plan) = (client.unwrap(), wire::tests::plan());
+            let script = async {
+                let create = fake.next().await.unwrap();
+                fake.facts(&create, &facts(7, None)).await;
+                create
+            };
+            let (created, create) = tokio::join!(client.create(&plan), script);
+            assert_eq!(created, Ok(facts(7, None)));
+            assert_eq!(create.plan, Some((plan, in_version_1)), "version {newest}");
+        }
+        let (socket, mut fake) = FakeSupervisor::silent();
+        let (pod, pidfd) = (PodId::from_bytes([1; 32]), fake.pidfd());
+        let (refused, ()) = tokio::join!(Client::new(&pod, socket, 5, pidfd), fake.greet_as(0));
+        assert_eq!(refused.unwrap_err().stage, Stage::Request);
+    }
+
+    #[tokio::test]
     async fn a_supervisor_that_never_greets_is_given_up() {
         let (socket, fake) = FakeSupervisor::silent();
         let late = Client::new(&PodId::from_bytes([1; 32]), socket, 5, fake.pidfd()).await.unwrap_err();
@@ -646,7 +685,7 @@ mod tests {
         let (client, mut fake) = FakeSupervisor::new().await;
         let plan = |byte| ContainerPlan { id: id(byte), oci: vec![byte; 1 << 20], ..wire::tests::plan() };
         let asked = |byte| {
-            let call = Call::Create(wire::create_request(&plan(byte)).unwrap());
+            let call = Call::Create(wire::create_request(&plan(byte), wire::PROTOCOL_MAX).unwrap());
             client.shared.transport.ask(call, Vec::new()).map(drop)
         };
         let refused = (1..=PLANS_MAX as u8).map(asked).position(|sent| sent.is_err()).unwrap();

@@ -17,7 +17,7 @@ use super::{
     },
     Client,
 };
-use crate::model::{ContainerId, Exit, Failure, PodId, UnixNanos};
+use crate::model::{ContainerId, ContainerPlan, Exit, Failure, PodId, UnixNanos};
 
 use v1::{reply::Result as Answer, request::Call};
 
@@ -35,6 +35,8 @@ pub(crate) struct FakeSupervisor {
 pub(crate) struct Request {
     pub(crate) sequence: u64,
     pub(crate) asked: Asked,
+    /// What a create is to make, and whether limits are in it as in version 1 of the protocol.
+    pub(crate) plan: Option<(ContainerPlan, bool)>,
     pub(crate) fds: Vec<OwnedFd>,
 }
 
@@ -104,9 +106,15 @@ impl FakeSupervisor {
 
     /// Says hello and hears it.
     pub(crate) async fn greet(&mut self) {
-        self.say(v1::message::Body::Hello(wire::hello("")), Vec::new()).await;
+        self.greet_as(wire::PROTOCOL_MAX).await;
+    }
+
+    /// As a supervisor of the release whose newest protocol is `version`.
+    pub(crate) async fn greet_as(&mut self, version: u32) {
+        let hello = v1::Hello { protocol_max: version, ..wire::hello("") };
+        self.say(v1::message::Body::Hello(hello), Vec::new()).await;
         let hello: v1::Hello = self.hear(Assembler::next).await.expect("a greeting");
-        assert!(wire::speaks_with_us(&hello));
+        assert!(wire::common_version(&hello).is_some());
     }
 
     /// The next request, `None` when the daemon has hung up.
@@ -114,7 +122,15 @@ impl FakeSupervisor {
         let request: v1::Request = self.hear(Assembler::next).await?;
         let fds = self.incoming.take_fds(request.fds).unwrap();
         let id = |id: &str| ContainerId::parse(id).unwrap();
-        let asked = match request.call.expect("a call") {
+        let call = request.call.expect("a call");
+        let plan = match &call {
+            Call::Create(create) => {
+                let plan = wire::container_plan(create.clone()).expect("a plan");
+                Some((plan, create.resources.is_none()))
+            }
+            _ => None,
+        };
+        let asked = match call {
             Call::Setup(_) => Asked::SetUp,
             Call::Create(create) => Asked::Create(id(&create.container_id)),
             Call::Start(start) => Asked::Start(id(&start.container_id)),
@@ -131,7 +147,7 @@ impl FakeSupervisor {
             Call::Socket(_) => Asked::Socket,
             Call::Attach(attach) => Asked::Attach(id(&attach.container_id)),
         };
-        Some(Request { sequence: request.sequence, asked, fds })
+        Some(Request { sequence: request.sequence, asked, plan, fds })
     }
 
     pub(crate) async fn done(&mut self, request: &Request) {

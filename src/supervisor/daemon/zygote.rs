@@ -167,7 +167,7 @@ impl Newborn {
         cgroup: &cgroup::Handle,
     ) -> Result<(Client, Ready), Failure> {
         self.client.is_set_up_in(dir);
-        let ready = self.client.set_up(wire::setup_request(pod, dir, plan, cgroup)?).await?;
+        let ready = self.client.set_up(wire::setup_request(pod, dir, plan, cgroup)).await?;
         self.process.may_stay = true;
         Ok((self.client.clone(), ready))
     }

@@ -93,7 +93,7 @@ impl Supervisor {
         while let Some(connection) = self.connections.get_mut(&token) {
             if !connection.greeted {
                 let Some(hello) = connection.incoming.next::<v1::Hello>()? else { break };
-                connection.greeted = wire::speaks_with_us(&hello);
+                connection.greeted = wire::common_version(&hello).is_some();
                 if !connection.greeted {
                     return Ok(false);
                 }

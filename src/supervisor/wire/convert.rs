@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::v1;
+use super::{limits, v1};
 use crate::{
     cgroup,
     model::{
@@ -17,15 +17,15 @@ use crate::{
     supervisor::ContainerFacts,
 };
 
-fn to_bytes(path: &Path) -> Vec<u8> {
+pub(super) fn to_bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }
 
-fn to_path(bytes: Vec<u8>) -> PathBuf {
+pub(super) fn to_path(bytes: Vec<u8>) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
-fn bad(what: &str, why: impl ToString) -> Failure {
+pub(super) fn bad(what: &str, why: impl ToString) -> Failure {
     Failure::new(Stage::Request, what, why.to_string())
 }
 
@@ -49,16 +49,11 @@ pub(crate) fn failure(message: v1::Failure) -> Failure {
     }
 }
 
-pub(crate) fn setup_request(
-    pod: &PodId,
-    dir: &Path,
-    plan: &PodPlan,
-    cgroup: &cgroup::Handle,
-) -> Result<v1::Setup, Failure> {
-    Ok(v1::Setup {
+pub(crate) fn setup_request(pod: &PodId, dir: &Path, plan: &PodPlan, cgroup: &cgroup::Handle) -> v1::Setup {
+    v1::Setup {
         pod_id: pod.to_string(),
         dir: to_bytes(dir),
-        cgroup: serde_json::to_vec(cgroup).map_err(|error| bad("cgroup", error))?,
+        cgroup: Some(limits::cgroup_message(cgroup)),
         own_network: plan.network == NetworkMode::Pod,
         own_ipc: plan.ipc == IpcMode::Pod,
         hostname: plan.hostname.clone(),
@@ -69,12 +64,12 @@ pub(crate) fn setup_request(
             .collect(),
         shm_bytes: plan.shm_bytes,
         name: plan.name.clone(),
-    })
+    }
 }
 
 pub(crate) fn pod_plan(message: v1::Setup) -> Result<(PodId, PathBuf, PodPlan, cgroup::Handle), Failure> {
     let pod = PodId::parse(&message.pod_id).map_err(|error| bad("pod id", error))?;
-    let cgroup = serde_json::from_slice(&message.cgroup).map_err(|error| bad("cgroup", error))?;
+    let cgroup = limits::cgroup_handle(message.cgroup.ok_or_else(|| bad("setup", "no cgroup"))?)?;
     let plan = PodPlan {
         name: message.name,
         network: if message.own_network { NetworkMode::Pod } else { NetworkMode::Node },
@@ -138,14 +133,15 @@ pub(crate) fn process_plan(message: v1::Process) -> ProcessPlan {
     }
 }
 
-pub(crate) fn create_request(plan: &ContainerPlan) -> Result<v1::Create, Failure> {
+/// For a supervisor that speaks `version` of the protocol.
+pub(crate) fn create_request(plan: &ContainerPlan, version: u32) -> Result<v1::Create, Failure> {
     let (pid_mode, pid_target) = match &plan.pid {
         PidMode::Pod => (v1::PidMode::Pod, ""),
         PidMode::Container => (v1::PidMode::Container, ""),
         PidMode::Node => (v1::PidMode::Node, ""),
         PidMode::Target(id) => (v1::PidMode::Target, id.as_str()),
     };
-    Ok(v1::Create {
+    let mut create = v1::Create {
         container_id: plan.id.to_string(),
         oci: plan.oci.clone(),
         process: Some(process_message(&plan.process)),
@@ -154,8 +150,6 @@ pub(crate) fn create_request(plan: &ContainerPlan) -> Result<v1::Create, Failure
         readonly_rootfs: plan.readonly_rootfs,
         volumes: plan.volumes.iter().map(volume_message).collect(),
         devices: plan.devices.iter().map(device_message).collect(),
-        device_rules: serde_json::to_vec(&plan.device_rules).map_err(|error| bad("devices", error))?,
-        resources: serde_json::to_vec(&plan.resources).map_err(|error| bad("resources", error))?,
         pid_mode: pid_mode.into(),
         pid_target: pid_target.into(),
         privileged: plan.privileged,
@@ -163,7 +157,10 @@ pub(crate) fn create_request(plan: &ContainerPlan) -> Result<v1::Create, Failure
         log_directory: plan.log.as_ref().map(|log| to_bytes(&log.directory)).unwrap_or_default(),
         stdin: plan.stdin,
         stdin_once: plan.stdin_once,
-    })
+        ..v1::Create::default()
+    };
+    limits::set_limits(&mut create, version, &plan.device_rules, &plan.resources)?;
+    Ok(create)
 }
 
 fn volume_message(volume: &Volume) -> v1::Volume {
@@ -231,7 +228,8 @@ fn device_message(device: &DeviceNode) -> v1::Device {
     }
 }
 
-pub(crate) fn container_plan(message: v1::Create) -> Result<ContainerPlan, Failure> {
+pub(crate) fn container_plan(mut message: v1::Create) -> Result<ContainerPlan, Failure> {
+    let (device_rules, resources) = limits::take_limits(&mut message)?;
     let pid = match message.pid_mode() {
         v1::PidMode::Pod => PidMode::Pod,
         v1::PidMode::Container => PidMode::Container,
@@ -264,8 +262,8 @@ pub(crate) fn container_plan(message: v1::Create) -> Result<ContainerPlan, Failu
         readonly_rootfs: message.readonly_rootfs,
         volumes: message.volumes.into_iter().map(volume).collect(),
         devices: message.devices.into_iter().map(device).collect(),
-        device_rules: serde_json::from_slice(&message.device_rules).map_err(|e| bad("devices", e))?,
-        resources: serde_json::from_slice(&message.resources).map_err(|e| bad("resources", e))?,
+        device_rules,
+        resources,
         pid,
         privileged: message.privileged,
         log: log_path(message.log, message.log_directory),
@@ -325,8 +323,8 @@ pub(crate) fn facts(message: v1::ContainerFacts) -> Result<ContainerFacts, Failu
 
 #[cfg(test)]
 pub(in crate::supervisor) mod tests {
-    use super::*;
-    use crate::model::{DeviceRule, Resources};
+    use super::{super::PROTOCOL_MAX, *};
+    use crate::model::{DeviceRule, HugepageLimit, Resources};
 
     pub(in crate::supervisor) fn plan() -> ContainerPlan {
         ContainerPlan {
@@ -383,7 +381,19 @@ pub(in crate::supervisor) mod tests {
                 minor: None,
                 access: "rwm".into(),
             }],
-            resources: Resources { cpu_shares: 9, ..Resources::default() },
+            resources: Resources {
+                cpu_period_us: 1,
+                cpu_quota_us: -1,
+                cpu_shares: 9,
+                memory_bytes: -1,
+                memory_and_swap_bytes: 7,
+                oom_score_adj: -5,
+                cpuset_cpus: "0-1".into(),
+                cpuset_mems: "0".into(),
+                hugepages: vec![HugepageLimit { page_size: "2MB".into(), limit_bytes: 8 }],
+                unified: [("memory.high".into(), "max".into())].into(),
+                pids_max: 3,
+            },
             pid: PidMode::Target("abc".into()),
             privileged: true,
             log: Some(LogPath { directory: "/logs".into(), file: "main/0.log".into() }),
@@ -395,12 +405,12 @@ pub(in crate::supervisor) mod tests {
     #[test]
     fn a_plan_survives_the_wire() {
         let sent = plan();
-        assert_eq!(container_plan(create_request(&sent).unwrap()), Ok(sent));
+        assert_eq!(container_plan(create_request(&sent, PROTOCOL_MAX).unwrap()), Ok(sent));
     }
 
     #[test]
     fn what_an_earlier_daemon_sends_is_understood() {
-        let mut message = create_request(&plan()).unwrap();
+        let mut message = create_request(&plan(), PROTOCOL_MAX).unwrap();
         message.volumes.truncate(3);
         message.log_directory.clear();
         for volume in &mut message.volumes {
@@ -416,7 +426,7 @@ pub(in crate::supervisor) mod tests {
 
     #[test]
     fn a_create_without_a_process_is_refused() {
-        let message = v1::Create { process: None, ..create_request(&plan()).unwrap() };
+        let message = v1::Create { process: None, ..create_request(&plan(), PROTOCOL_MAX).unwrap() };
         assert_eq!(container_plan(message), Err(bad("create", "no process")));
     }
 
