@@ -103,8 +103,8 @@ impl Supervisor {
         let container = self.find(&request.container_id)?;
         let id = container.id.clone();
         match container.phase {
-            Phase::Created | Phase::Starting { .. } | Phase::Running => {}
-            Phase::Making { .. } | Phase::Ended { .. } | Phase::Exited { .. } => {
+            Phase::Alive(_) => {}
+            Phase::Making(_) | Phase::Ended { .. } | Phase::Exited { .. } => {
                 return Err(Failure::new(
                     Stage::WrongState,
                     id.as_str(),

@@ -50,37 +50,140 @@ impl Look {
     }
 }
 
-/// Where in its life it is.
+/// Where in its life a container is, with what only that part of it has.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// A helper is at it.
-    Making {
-        /// 0 once it was reaped.
-        helper: u32,
-        /// Where its init's pid is left.
-        slot: Slot,
-        waiter: Waiter,
-        deadline: Instant,
-        failure: Option<Failure>,
-    },
-    /// Its init waits at the barrier.
-    Created,
-    /// It has been let go; execve has not answered yet.
-    Starting {
-        waiter: Waiter,
-    },
-    Running,
+    Making(Making),
+    Alive(Init),
     /// Its init was reaped; its output may not have ended.
     Ended {
+        /// Host pid of its init.
+        pid: u32,
+        start: Start,
         ended: Ended,
         at: UnixNanos,
         drain_until: Instant,
     },
     /// The exit is recorded.
     Exited {
+        /// Host pid of its init.
+        pid: u32,
+        started_at: Option<UnixNanos>,
         exit: Exit,
         acknowledged: bool,
     },
+}
+
+/// A create that a helper is at.
+#[derive(Debug)]
+pub(super) struct Making {
+    /// `None` once it was reaped.
+    pub(super) helper: Option<u32>,
+    /// Where the init's pid is left.
+    pub(super) slot: Slot,
+    pub(super) waiter: Waiter,
+    pub(super) deadline: Instant,
+    pub(super) failure: Option<Failure>,
+    /// `None` once its end was seen.
+    pub(super) report: Option<Channel>,
+    /// The container may speak on the report in our processes' place.
+    pub(super) sealed: bool,
+    /// libcontainer's own error lines, the cause behind a failure.
+    pub(super) trace: String,
+}
+
+/// The first process of a container, from its wait at the barrier until it is reaped.
+#[derive(Debug)]
+pub(super) struct Init {
+    /// Its host pid.
+    pub(super) pid: u32,
+    pub(super) pidfd: OwnedFd,
+    pub(super) step: Step,
+}
+
+/// How far an init has come.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// It waits at the barrier; `None`: the barrier was closed, so it ends.
+    Created { barrier: Option<Channel> },
+    /// It has been let go; execve has not answered yet.
+    Starting { report: Channel, waiter: Waiter },
+    /// The start is over.
+    Started(Start),
+}
+
+/// What came of a container's start.
+#[derive(Clone, Debug)]
+pub(super) enum Start {
+    /// It executed its program.
+    At(UnixNanos),
+    /// It could not execute its program, for this reason.
+    Failed(String),
+    /// It ended before it came to that, or before it was to.
+    Never,
+}
+
+/// The supervisor's end of a launch's report, which is also the start barrier.
+#[derive(Debug)]
+pub(super) struct Channel {
+    /// Its number in the event loop.
+    pub(super) token: u64,
+    pub(super) report: Reporter,
+}
+
+impl Phase {
+    /// Host pid of the init; `None` while it is being made.
+    pub(super) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Making(_) => None,
+            Self::Alive(Init { pid, .. }) | Self::Ended { pid, .. } | Self::Exited { pid, .. } => Some(*pid),
+        }
+    }
+
+    /// The report, as long as somebody may speak on it.
+    pub(super) fn report(&self) -> Option<&Reporter> {
+        let channel = match self {
+            Self::Making(making) => making.report.as_ref(),
+            Self::Alive(Init { step: Step::Created { barrier }, .. }) => barrier.as_ref(),
+            Self::Alive(Init { step: Step::Starting { report, .. }, .. }) => Some(report),
+            Self::Alive(Init { step: Step::Started(_), .. }) | Self::Ended { .. } | Self::Exited { .. } => {
+                None
+            }
+        };
+        channel.map(|channel| &channel.report)
+    }
+
+    /// When it executed its program, if it has.
+    pub(super) fn started_at(&self) -> Option<UnixNanos> {
+        match self {
+            Self::Alive(Init { step: Step::Started(start), .. }) | Self::Ended { start, .. } => start.at(),
+            Self::Exited { started_at, .. } => *started_at,
+            Self::Making(_) | Self::Alive(_) => None,
+        }
+    }
+}
+
+impl Start {
+    pub(super) fn at(&self) -> Option<UnixNanos> {
+        match self {
+            Self::At(at) => Some(*at),
+            Self::Failed(_) | Self::Never => None,
+        }
+    }
+}
+
+impl Init {
+    /// What came of its start, as far as is known.
+    pub(super) fn start(&self) -> Start {
+        match &self.step {
+            Step::Started(start) => start.clone(),
+            Step::Created { .. } | Step::Starting { .. } => Start::Never,
+        }
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.step, Step::Starting { .. })
+    }
 }
 
 #[derive(Debug)]
@@ -95,12 +198,6 @@ pub(super) struct Container {
     pub(super) oom_score_adj: i64,
     pub(super) cgroup: cgroup::Container,
     pub(super) identity: Identity,
-    /// Host pid of its init; 0 while there is none.
-    pub(super) pid: u32,
-    pub(super) pidfd: Option<OwnedFd>,
-    pub(super) report: Option<(u64, Reporter)>,
-    /// The container may speak on the report in our processes' place.
-    pub(super) sealed: bool,
     /// What it writes: token and pipe (or the terminal's master) of each stream that has not ended.
     pub(super) outputs: Vec<(u64, Stream, OwnedFd)>,
     /// Our end of its standard input, kept for those who attach.
@@ -113,8 +210,6 @@ pub(super) struct Container {
     pub(super) tty: bool,
     pub(super) attached: Vec<Attached>,
     pub(super) log: Option<CriLog>,
-    pub(super) started_at: Option<UnixNanos>,
-    pub(super) start_error: Option<String>,
     pub(super) killed: Option<Killed>,
     pub(super) oom_watch: Option<(u64, OomWatch)>,
     /// How many kills had been seen, and when the last of them was.
@@ -125,8 +220,6 @@ pub(super) struct Container {
     /// Leaves of execs that had left something running.
     pub(super) busy_leaves: Vec<cgroup::Container>,
     pub(super) removers: Vec<Waiter>,
-    /// libcontainer's own error lines, the cause behind a failure.
-    pub(super) trace: String,
 }
 
 impl Container {
@@ -149,10 +242,6 @@ impl Container {
             oom_score_adj: plan.process.oom_score_adj,
             cgroup,
             identity: Identity::default(),
-            pid: 0,
-            pidfd: None,
-            report: None,
-            sealed: false,
             outputs: Vec::with_capacity(2),
             stdin: None,
             has_stdin: plan.stdin,
@@ -161,8 +250,6 @@ impl Container {
             tty: plan.process.tty,
             attached: Vec::new(),
             log: None,
-            started_at: None,
-            start_error: None,
             killed: None,
             oom_watch: None,
             oom_seen: 0,
@@ -170,34 +257,38 @@ impl Container {
             oom_look: None,
             busy_leaves: Vec::new(),
             removers: Vec::new(),
-            trace: String::new(),
         }
     }
 
-    pub(super) fn facts(&self) -> ContainerFacts {
-        ContainerFacts {
+    /// `None` while it is being made.
+    pub(super) fn facts(&self) -> Option<ContainerFacts> {
+        Some(ContainerFacts {
             id: self.id.clone(),
-            pid: self.pid,
+            pid: self.phase.pid()?,
             user: self.identity.user.clone(),
-            started_at: self.started_at,
+            started_at: self.phase.started_at(),
             exit: self.exit().cloned(),
+        })
+    }
+
+    /// Its init, while it runs: its start is over and it has not been reaped.
+    pub(super) fn running(&self) -> Option<&Init> {
+        match &self.phase {
+            Phase::Alive(init) => matches!(init.step, Step::Started(_)).then_some(init),
+            Phase::Making(_) | Phase::Ended { .. } | Phase::Exited { .. } => None,
         }
     }
 
     pub(super) fn exit(&self) -> Option<&Exit> {
         match &self.phase {
             Phase::Exited { exit, .. } => Some(exit),
-            Phase::Making { .. }
-            | Phase::Created
-            | Phase::Starting { .. }
-            | Phase::Running
-            | Phase::Ended { .. } => None,
+            Phase::Making(_) | Phase::Alive(_) | Phase::Ended { .. } => None,
         }
     }
 
     /// SIGKILL to all of it, or the steps of that. With `explains` it remembers what the kernel had done before.
     pub(super) fn begin_kill(&mut self, explains: bool) -> Result<Option<cgroup::Killing>, cgroup::Error> {
-        let (cgroup, pid, killed) = (&self.cgroup, self.pid, &mut self.killed);
+        let (cgroup, pid, killed) = (&self.cgroup, self.phase.pid(), &mut self.killed);
         cgroup.begin_kill(&mut || look_before_kill(cgroup, pid, killed, explains))
     }
 
@@ -207,7 +298,7 @@ impl Container {
         steps: &mut cgroup::Killing,
         explains: bool,
     ) -> Result<Option<Duration>, cgroup::Error> {
-        let (cgroup, pid, killed) = (&self.cgroup, self.pid, &mut self.killed);
+        let (cgroup, pid, killed) = (&self.cgroup, self.phase.pid(), &mut self.killed);
         steps.step(&mut || look_before_kill(cgroup, pid, killed, explains))
     }
 
@@ -240,30 +331,35 @@ impl Container {
     }
 
     /// What `exit::decide` decides on.
-    pub(super) fn end(&mut self, ended: Ended, at: UnixNanos) -> End {
+    pub(super) fn end(&mut self, ended: Ended, at: UnixNanos, start_error: Option<String>) -> End {
         End {
             ended,
             at,
             oom: self.look_for_oom(at),
             oom_seen_at: self.oom_seen_at,
             killed: self.killed,
-            start_error: self.start_error.clone(),
+            start_error,
         }
     }
 
     /// Best effort: lowering it needs a capability that the node may not have.
-    pub(super) fn set_oom_score(&self) {
-        let path = format!("/proc/{}/oom_score_adj", self.pid);
+    pub(super) fn set_oom_score(&self, pid: u32) {
+        let path = format!("/proc/{pid}/oom_score_adj");
         let _written: io::Result<()> = std::fs::write(path, self.oom_score_adj.to_string());
     }
 }
 
-fn look_before_kill(cgroup: &cgroup::Container, pid: u32, killed: &mut Option<Killed>, explains: bool) {
+fn look_before_kill(
+    cgroup: &cgroup::Container,
+    pid: Option<u32>,
+    killed: &mut Option<Killed>,
+    explains: bool,
+) {
     // Of several kills the first is the one that explains the end.
     if explains && killed.is_none() {
         *killed = Some(Killed {
             oom: cgroup.oom_counts().unwrap_or_default(),
-            dying: process::is_dying(pid),
+            dying: pid.is_some_and(process::is_dying),
             alone: cgroup.processes().is_ok_and(|processes| processes == 1),
         });
     }

@@ -10,7 +10,7 @@ use rustix::event::epoll;
 use super::{
     super::wire::{self, v1},
     connection::{Connection, Waiter},
-    container::{Container, Phase},
+    container::{Container, Making, Phase},
     event_loop::{Source, Supervisor},
     voice::Level,
 };
@@ -40,7 +40,7 @@ impl Supervisor {
         let hello = v1::message::Body::Hello(wire::hello(&pod));
         connection.push(wire::encode(&v1::Message { body: Some(hello) }, Vec::new()))?;
         for container in self.containers.values() {
-            if let Phase::Exited { exit, acknowledged: false } = &container.phase {
+            if let Phase::Exited { exit, acknowledged: false, .. } = &container.phase {
                 connection.push(wire::exited_frame(&container.id, exit))?;
             }
         }
@@ -56,7 +56,7 @@ impl Supervisor {
         }
         // An exec and a create belong to the caller that waits for them; a container does not.
         self.kill_execs_of(token);
-        let is_theirs = |one: &&Container| matches!(&one.phase, Phase::Making { waiter, .. } if waiter.connection == token);
+        let is_theirs = |one: &&Container| matches!(&one.phase, Phase::Making(Making { waiter, .. }) if waiter.connection == token);
         let unfinished: Vec<_> =
             self.containers.values().filter(is_theirs).map(|one| one.id.clone()).collect();
         for id in unfinished {

@@ -17,7 +17,7 @@ use super::{
     super::{allowance::Allowance, wire::v1},
     chores::Chores,
     connection::{Connection, Waiter},
-    container::{Container, Phase},
+    container::{Container, Making, Phase, Start},
     exec::Exec,
     lifecycle::never_executed,
     pid_slots::PidSlots,
@@ -284,11 +284,12 @@ impl Supervisor {
     /// Reaps a child. One that was being started is looked at before: then it can still be seen whether it has
     /// executed its program.
     fn reap(&mut self) -> io::Result<Option<(u32, Ended)>> {
-        if !self.containers.values().any(|one| matches!(one.phase, Phase::Starting { .. })) {
+        let is_starting = |one: &Container| matches!(&one.phase, Phase::Alive(init) if init.is_starting());
+        if !self.containers.values().any(is_starting) {
             return process::reap();
         }
         let Some(pid) = process::ended_child()? else { return Ok(None) };
-        let is_it = |one: &&Container| one.pid == pid && matches!(one.phase, Phase::Starting { .. });
+        let is_it = |one: &&Container| one.phase.pid() == Some(pid) && is_starting(one);
         if let Some(id) = self.containers.values().find(is_it).map(|one| one.id.clone()) {
             self.read_reports(&id);
             // Its helper may hold the report open a moment longer than a short program runs.
@@ -299,16 +300,12 @@ impl Supervisor {
 
     fn child_ended(&mut self, pid: u32, ended: Ended) {
         let of = |container: &Container| match &container.phase {
-            Phase::Making { helper, .. } if *helper == pid => Some(Child::Helper),
-            Phase::Making { slot, .. } if slot.pid().ok().flatten() == Some(pid) => Some(Child::Init),
+            Phase::Making(making) if making.helper == Some(pid) => Some(Child::Helper),
+            // A fork that failed has left its error there, and no process.
+            Phase::Making(making) if making.slot.pid().ok().flatten() == Some(pid) => Some(Child::Init),
+            Phase::Alive(init) if init.pid == pid => Some(Child::Init),
             // The number of an init that was reaped may be another process's by now.
-            _ if container.pid == pid && container.pidfd.is_some() => Some(Child::Init),
-            Phase::Making { .. }
-            | Phase::Created
-            | Phase::Starting { .. }
-            | Phase::Running
-            | Phase::Ended { .. }
-            | Phase::Exited { .. } => None,
+            Phase::Making(_) | Phase::Alive(_) | Phase::Ended { .. } | Phase::Exited { .. } => None,
         };
         let found = self.containers.values().find_map(|one| Some((one.id.clone(), of(one)?)));
         match found {
@@ -324,9 +321,9 @@ impl Supervisor {
                 self.say(Level::Warn, None, text);
             }
         }
-        let is_its = |exec: &Exec| exec.helper == pid || (exec.pid() == Some(pid) && !exec.has_ended());
+        let is_its = |exec: &Exec| exec.helper == Some(pid) || (exec.pid() == Some(pid) && !exec.has_ended());
         let exec = self.execs.iter().find(|(_, exec)| is_its(exec));
-        match exec.map(|(number, exec)| (*number, exec.helper == pid)) {
+        match exec.map(|(number, exec)| (*number, exec.helper == Some(pid))) {
             Some((number, true)) => self.exec_helper_ended(number, ended),
             Some((number, false)) => self.exec_ended(number, ended),
             // An orphan that we adopted, or a process of libcontainer's.
@@ -335,9 +332,9 @@ impl Supervisor {
     }
 
     fn helper_ended(&mut self, id: &ContainerId, ended: Ended) {
-        if let Some(Phase::Making { helper, .. }) = self.containers.get_mut(id).map(|one| &mut one.phase) {
+        if let Some(Phase::Making(making)) = self.containers.get_mut(id).map(|one| &mut one.phase) {
             // Its number may be given to another process now.
-            *helper = 0;
+            making.helper = None;
         } else if ended != Ended::Code(0) {
             let text = format!("the helper that made it ended with {} afterwards", ended.code());
             self.say(Level::Warn, Some(id), text);
@@ -357,14 +354,13 @@ impl Supervisor {
             id,
             &format!("its first process ended with {} before it waited for its start", ended.code()),
         );
-        let Some(container) = self.containers.get_mut(id) else { return };
-        if let Phase::Starting { waiter } = container.phase {
+        if let Some(waiter) = self.end_start(id, Start::Never) {
             // It has let somebody else keep the report open.
-            container.phase = Phase::Running;
             self.answer(waiter, Err(never_executed(id)));
         }
+        self.close_report(id);
         let Some(container) = self.containers.get_mut(id) else { return };
-        if matches!(container.phase, Phase::Ended { .. } | Phase::Exited { .. }) {
+        if !matches!(container.phase, Phase::Alive(_)) {
             return;
         }
         // Whatever is left of it ends with it, also where it shares its pid namespace. The counters say
@@ -374,8 +370,9 @@ impl Supervisor {
             self.kill_or_say(id, false);
         }
         let Some(container) = self.containers.get_mut(id) else { return };
-        container.phase = Phase::Ended { ended, at, drain_until: Instant::now() + DRAIN_MAX };
-        container.pidfd = None;
+        let Phase::Alive(init) = &container.phase else { return };
+        let drain_until = Instant::now() + DRAIN_MAX;
+        container.phase = Phase::Ended { pid: init.pid, start: init.start(), ended, at, drain_until };
         self.settle_end(id);
     }
 
@@ -383,9 +380,9 @@ impl Supervisor {
 
     fn next_deadline(&self) -> Option<Instant> {
         let containers = self.containers.values().filter_map(|container| match &container.phase {
-            Phase::Making { deadline, .. } => Some(*deadline),
+            Phase::Making(Making { deadline, .. }) => Some(*deadline),
             Phase::Ended { drain_until, .. } => Some(*drain_until),
-            Phase::Created | Phase::Starting { .. } | Phase::Running | Phase::Exited { .. } => None,
+            Phase::Alive(_) | Phase::Exited { .. } => None,
         });
         let looks = self.containers.values().filter_map(|container| Some(container.oom_look?.due));
         let execs = self.execs.values().filter_map(|exec| exec.deadline);
@@ -408,13 +405,13 @@ impl Supervisor {
         let mut undrained = Vec::new();
         for container in self.containers.values() {
             match &container.phase {
-                Phase::Making { deadline, .. } => {
+                Phase::Making(Making { deadline, .. }) => {
                     late.extend((*deadline <= now).then(|| container.id.clone()));
                 }
                 Phase::Ended { drain_until, .. } => {
                     undrained.extend((*drain_until <= now).then(|| container.id.clone()));
                 }
-                Phase::Created | Phase::Starting { .. } | Phase::Running | Phase::Exited { .. } => {}
+                Phase::Alive(_) | Phase::Exited { .. } => {}
             }
         }
         for id in late {

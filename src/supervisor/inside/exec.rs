@@ -14,7 +14,6 @@ use super::{
         wire::{self, v1},
     },
     connection::Waiter,
-    container::Phase,
     event_loop::{Source, Supervisor},
     inspection::Bounds,
     lifecycle::excess_failure,
@@ -37,8 +36,8 @@ const GONE_PAUSE: Duration = Duration::from_micros(500);
 pub(super) struct Exec {
     pub(super) waiter: Waiter,
     container: ContainerId,
-    /// 0 once it was reaped.
-    pub(super) helper: u32,
+    /// `None` once it was reaped.
+    pub(super) helper: Option<u32>,
     /// Where its pid is left, by the kernel and before the process runs.
     slot: Slot,
     /// `None` when its end was seen: then execve has worked, or `failure` says why not.
@@ -60,7 +59,7 @@ impl Exec {
 
     /// The helper was reaped, and so was its process, if it made one.
     fn is_over(&self) -> bool {
-        self.helper == 0 && (self.ended.is_some() || self.pid().is_none())
+        self.helper.is_none() && (self.ended.is_some() || self.pid().is_none())
     }
 
     /// Its host pid, once there is one.
@@ -76,11 +75,11 @@ impl Supervisor {
         let number = self.next_exec;
         let container = self.find(&exec.container_id)?;
         let id = container.id.clone();
-        let (Phase::Running, Some(init)) = (&container.phase, &container.pidfd) else {
+        let Some(init) = container.running() else {
             return Err(Failure::new(Stage::WrongState, id.as_str(), "it is not running"));
         };
         let failed = |error: io::Error| Failure::io(Stage::Internal, id.as_str(), "exec", &error);
-        let init = init.try_clone().map_err(failed)?;
+        let init = init.pidfd.try_clone().map_err(failed)?;
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let leaf = container.cgroup.exec_leaf(number);
         let identity = container.identity.clone();
@@ -120,7 +119,7 @@ impl Supervisor {
         let exec = Exec {
             waiter,
             container: id,
-            helper,
+            helper: Some(helper),
             slot,
             report: Some((token, report)),
             leaf,
@@ -176,7 +175,7 @@ impl Supervisor {
         self.read_exec_reports(number);
         let Some(exec) = self.execs.get_mut(&number) else { return };
         // Its number may be given to another process now.
-        exec.helper = 0;
+        exec.helper = None;
         if exec.pid().is_none() && exec.failure.is_none() {
             let text = || format!("the helper that starts it ended with {}", ended.code());
             let failure = fork_failure("exec", exec.slot);
@@ -252,8 +251,8 @@ impl Supervisor {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         // The helper goes first: one that has not joined the leaf yet would make the process after the kill.
         // What it made before its end is in the leaf, and is killed with it.
-        if exec.helper != 0 {
-            end_helper(exec.helper);
+        if let Some(helper) = exec.helper {
+            end_helper(helper);
         }
         let leaf = exec.leaf.clone();
         let all_signalled = self.kill_cgroup(&leaf).unwrap_or(false);

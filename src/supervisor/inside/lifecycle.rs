@@ -14,7 +14,7 @@ use super::{
     attach::Input,
     chores::chain,
     connection::Waiter,
-    container::{Container, Phase},
+    container::{Channel, Container, Init, Making, Phase, Start, Step},
     event_loop::{Source, Supervisor, now},
     exit,
     pid_slots::fork_failure,
@@ -104,7 +104,8 @@ impl Supervisor {
         let (theirs, ours) = streams(&plan).map_err(failed)?;
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let cgroup = pod.cgroup.container(&id);
-        let pid = self.pid_slots.take()?;
+        let shared = shared_namespaces(pod);
+        let slot = self.pid_slots.take()?;
         let helper = helper::create(helper::Create {
             pod: &pod.id,
             plan: &plan,
@@ -112,14 +113,21 @@ impl Supervisor {
             joined,
             cgroup: &cgroup,
             stdio: theirs,
-            pid,
+            pid: slot,
             report: their_report,
         });
-        let helper = helper.inspect_err(|_| self.pid_slots.give_back(pid))?;
-        let deadline = Instant::now() + CREATE_MAX;
-        let shared = shared_namespaces(pod);
-        let phase = Phase::Making { helper, slot: pid, waiter, deadline, failure: None };
-        let mut container = Container::new(&plan, shared, cgroup, phase);
+        let helper = helper.inspect_err(|_| self.pid_slots.give_back(slot))?;
+        let making = Making {
+            helper: Some(helper),
+            slot,
+            waiter,
+            deadline: Instant::now() + CREATE_MAX,
+            failure: None,
+            report: None,
+            sealed: false,
+            trace: String::new(),
+        };
+        let mut container = Container::new(&plan, shared, cgroup, Phase::Making(making));
         container.log = log;
         self.containers.insert(id.clone(), container);
         if let Err(error) = self.listen_to(&id, report, ours) {
@@ -138,7 +146,9 @@ impl Supervisor {
             outputs.push((self.watch(fd.as_fd(), Source::Output(id.clone(), stream))?, stream, fd));
         }
         if let Some(container) = self.containers.get_mut(id) {
-            container.report = Some((token, report));
+            if let Phase::Making(making) = &mut container.phase {
+                making.report = Some(Channel { token, report });
+            }
             container.stdin = stdin.map(Input::new).transpose()?;
             container.outputs = outputs;
         }
@@ -148,17 +158,14 @@ impl Supervisor {
     /// Takes every report that is there.
     pub(super) fn read_reports(&mut self, id: &ContainerId) {
         loop {
-            let Some((_, report)) = self.containers.get(id).and_then(|container| container.report.as_ref())
-            else {
-                return;
-            };
+            let Some(report) = self.containers.get(id).and_then(|one| one.phase.report()) else { return };
             match report.receive() {
                 Ok(Some((report, fd))) => self.reported(id, report, fd),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 ended @ (Ok(None) | Err(_)) => {
                     if let Err(error) = ended
-                        && !self.containers.get(id).is_some_and(|one| one.sealed)
+                        && self.is_believed(id)
                     {
                         self.say(
                             Level::Warn,
@@ -176,10 +183,16 @@ impl Supervisor {
     fn reports_ended(&mut self, id: &ContainerId) {
         self.close_report(id);
         match self.containers.get(id).map(|one| &one.phase) {
-            Some(Phase::Starting { .. }) => self.started(id),
-            Some(Phase::Making { .. }) => self.died_while_made(id, "its first process died at once"),
-            Some(Phase::Created | Phase::Running | Phase::Ended { .. } | Phase::Exited { .. }) | None => {}
+            Some(Phase::Alive(init)) if init.is_starting() => self.started(id),
+            Some(Phase::Making(_)) => self.died_while_made(id, "its first process died at once"),
+            Some(Phase::Alive(_) | Phase::Ended { .. } | Phase::Exited { .. }) | None => {}
         }
+    }
+
+    /// Whether nobody but our own processes can speak on its report.
+    fn is_believed(&self, id: &ContainerId) -> bool {
+        let phase = self.containers.get(id).map(|one| &one.phase);
+        matches!(phase, Some(Phase::Making(Making { sealed: false, .. })))
     }
 
     fn close_oom_watch(&mut self, id: &ContainerId) {
@@ -191,26 +204,52 @@ impl Supervisor {
         }
     }
 
-    fn close_report(&mut self, id: &ContainerId) {
-        let report = self.containers.get_mut(id).and_then(|container| container.report.take());
-        if let Some((token, report)) = report {
+    /// Closes the report of a container that is being made or waits at the barrier. That of one that is being started
+    /// is closed by [`Self::end_start`].
+    pub(super) fn close_report(&mut self, id: &ContainerId) {
+        let channel = match self.containers.get_mut(id).map(|one| &mut one.phase) {
+            Some(Phase::Making(making)) => making.report.take(),
+            Some(Phase::Alive(Init { step: Step::Created { barrier }, .. })) => barrier.take(),
+            Some(Phase::Alive(_) | Phase::Ended { .. } | Phase::Exited { .. }) | None => None,
+        };
+        if let Some(Channel { token, report }) = channel {
             self.unwatch(report.as_fd(), token);
         }
     }
 
+    /// Ends the start of a container and closes its report; gives who waits for the answer. `None`: it is not being
+    /// started.
+    pub(super) fn end_start(&mut self, id: &ContainerId, start: Start) -> Option<Waiter> {
+        let Phase::Alive(init) = &mut self.containers.get_mut(id)?.phase else { return None };
+        if !init.is_starting() {
+            return None;
+        }
+        let step = std::mem::replace(&mut init.step, Step::Started(start));
+        let Step::Starting { report: Channel { token, report }, waiter } = step else { return None };
+        self.unwatch(report.as_fd(), token);
+        Some(waiter)
+    }
+
     fn reported(&mut self, id: &ContainerId, report: Report, fd: Option<OwnedFd>) {
-        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(Container { phase, identity: known, .. }) = self.containers.get_mut(id) else { return };
+        let Phase::Making(making) = phase else {
+            // More than a failure is not believed, nor listened to without end.
+            return if let Report::Failed(told) = report {
+                self.launch_failed(id, told);
+            } else {
+                self.reports_ended(id);
+            };
+        };
         match report {
-            Report::Waiting if matches!(container.phase, Phase::Making { .. }) => self.made(id),
+            Report::Waiting => self.made(id),
             Report::Failed(told) => self.launch_failed(id, told),
-            // More is not believed, nor listened to without end.
-            _ if container.sealed => self.reports_ended(id),
-            Report::Sealed => container.sealed = true,
-            Report::Identity(identity) => container.identity = identity,
+            _ if making.sealed => self.reports_ended(id),
+            Report::Sealed => making.sealed = true,
+            Report::Identity(identity) => *known = identity,
             Report::Trace(line) => {
-                if container.trace.len() + line.len() <= TRACE_BYTES_MAX {
-                    container.trace.push_str("; ");
-                    container.trace.push_str(&line);
+                if making.trace.len() + line.len() <= TRACE_BYTES_MAX {
+                    making.trace.push_str("; ");
+                    making.trace.push_str(&line);
                 }
             }
             Report::Terminal => {
@@ -220,7 +259,6 @@ impl Supervisor {
                     self.abandon(id, Failure::io(Stage::Internal, id.as_str(), "terminal", &error));
                 }
             }
-            Report::Waiting => {}
         }
     }
 
@@ -239,8 +277,9 @@ impl Supervisor {
     /// Its init exists, has given up what its program is not to have, and waits at the barrier.
     fn made(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Phase::Making { waiter, slot, .. } = container.phase else { return };
-        container.sealed = true;
+        let Phase::Making(making) = &mut container.phase else { return };
+        making.sealed = true;
+        let (waiter, slot) = (making.waiter, making.slot);
         let pid = match slot.pid() {
             Ok(Some(pid)) => pid,
             Ok(None) | Err(_) => {
@@ -257,19 +296,19 @@ impl Supervisor {
             Ok(pidfd) => pidfd,
             Err(failure) => return self.abandon(id, failure),
         };
-        container.pid = pid;
-        container.pidfd = Some(pidfd);
-        container.phase = Phase::Created;
+        let (barrier, trace) = (making.report.take(), std::mem::take(&mut making.trace));
+        container.phase = Phase::Alive(Init { pid, pidfd, step: Step::Created { barrier } });
         self.pid_slots.give_back(slot);
-        container.set_oom_score();
-        let trace = std::mem::take(&mut container.trace);
+        container.set_oom_score(pid);
         crate::failpoint!("supervisor.container-made");
-        let facts = wire::facts_message(&container.facts());
+        let facts = container.facts();
         if let Err(error) = self.watch_oom(id) {
             // A shell whose child was killed is an Error then; nothing worse.
             self.say(Level::Warn, Some(id), format!("could not watch for kills for memory: {error}"));
         }
-        self.answer(waiter, Ok(Answer::Facts(facts)));
+        let unknown = || Failure::new(Stage::Internal, id.as_str(), "its pid is not known");
+        let facts = facts.ok_or_else(unknown).map(|facts| Answer::Facts(wire::facts_message(&facts)));
+        self.answer(waiter, facts);
         if let Some(trace) = trace.strip_prefix("; ") {
             self.say(Level::Warn, Some(id), format!("libcontainer made it, and said: {trace}"));
         }
@@ -292,43 +331,33 @@ impl Supervisor {
         let Some(container) = self.containers.get_mut(id) else { return };
         match &mut container.phase {
             // The init tells first and exactly; what the helper says after it is libcontainer's summary.
-            Phase::Making { failure, .. } if failure.is_none() => {
-                if told.stage == Stage::Launch {
-                    let text = format!("{}{}", told.text, container.trace);
+            Phase::Making(making) => match making.failure.take() {
+                Some(failure) => self.abandon(id, failure),
+                None if told.stage == Stage::Launch => {
+                    let text = format!("{}{}", told.text, making.trace);
                     self.abandon(id, Failure { text, ..told });
-                } else {
-                    // The helper's own word is its last; an init's is followed by the helper's.
-                    *failure = Some(told);
                 }
-            }
-            Phase::Making { failure, .. } => {
-                let failure = failure.clone().unwrap_or(told);
-                self.abandon(id, failure);
-            }
-            Phase::Starting { waiter } => {
-                let waiter = *waiter;
-                container.start_error = Some(told.to_string());
-                container.phase = Phase::Running;
-                self.close_report(id);
-                self.answer(waiter, Err(told));
-            }
-            // Nobody has let it go: this end of its report is what it waits at, so it ends.
-            Phase::Created => self.close_report(id),
-            Phase::Running | Phase::Ended { .. } | Phase::Exited { .. } => {}
+                // The helper's own word is its last; an init's is followed by the helper's.
+                None => making.failure = Some(told),
+            },
+            Phase::Alive(_) => match self.end_start(id, Start::Failed(told.to_string())) {
+                Some(waiter) => self.answer(waiter, Err(told)),
+                // Nobody has let it go: this end of its report is what it waits at, so it ends.
+                None => self.close_report(id),
+            },
+            Phase::Ended { .. } | Phase::Exited { .. } => {}
         }
     }
 
     /// The end of the report, or of the init: execve has worked, or the init was killed before it.
     pub(super) fn started(&mut self, id: &ContainerId) {
         let at = now();
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Phase::Starting { waiter } = container.phase else { return };
-        container.phase = Phase::Running;
-        let answer = match process::has_executed(container.pid) {
-            Ok(true) => {
-                container.started_at = Some(at);
-                Ok(Answer::Started(v1::Started { at: at.0 }))
-            }
+        let Some(pid) = self.containers.get(id).and_then(|one| one.phase.pid()) else { return };
+        let executed = process::has_executed(pid);
+        let start = if matches!(executed, Ok(true)) { Start::At(at) } else { Start::Never };
+        let Some(waiter) = self.end_start(id, start) else { return };
+        let answer = match executed {
+            Ok(true) => Ok(Answer::Started(v1::Started { at: at.0 })),
             Ok(false) => {
                 // One that is not dying has closed the report by itself, which it does only in strange hands.
                 // A kill that fails is repeated by whoever stops the container.
@@ -347,19 +376,17 @@ impl Supervisor {
     pub(super) fn died_while_made(&mut self, id: &ContainerId, text: &str) {
         // What it had to say comes first.
         self.read_reports(id);
-        let Some(Phase::Making { failure, slot, .. }) = self.containers.get(id).map(|one| &one.phase) else {
-            return;
-        };
-        let failure = failure.clone().or_else(|| fork_failure(id.as_str(), *slot));
+        let Some(Phase::Making(making)) = self.containers.get(id).map(|one| &one.phase) else { return };
+        let failure = making.failure.clone().or_else(|| fork_failure(id.as_str(), making.slot));
         self.abandon(id, failure.unwrap_or_else(|| Failure::new(Stage::Launch, id.as_str(), text)));
     }
 
     /// A create that came to nothing: nothing of it is left when the answer goes out.
     pub(super) fn abandon(&mut self, id: &ContainerId, failure: Failure) {
         let Some(container) = self.containers.get(id) else { return };
-        let Phase::Making { helper, waiter, slot, .. } = container.phase else { return };
+        let Phase::Making(Making { helper, waiter, slot, .. }) = container.phase else { return };
         // It may not have joined the container's cgroup yet; once it is dead it makes nothing more.
-        if let Ok(helper) = process::pidfd(helper) {
+        if let Some(Ok(helper)) = helper.map(process::pidfd) {
             // One that has ended by itself needs none.
             let _ended: rustix::io::Result<()> =
                 rustix::process::pidfd_send_signal(&helper, rustix::process::Signal::KILL);
@@ -407,15 +434,19 @@ impl Supervisor {
     /// Records the exit once the init is reaped and the output has ended.
     pub(super) fn settle_end(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Phase::Ended { ended, at, .. } = container.phase else { return };
+        let Phase::Ended { pid, ref start, ended, at, .. } = container.phase else { return };
         if !container.outputs.is_empty() || self.chores.are_killing(id) {
             return;
         }
-        let exit = exit::decide(&container.end(ended, at));
+        let (started_at, start_error) = match start {
+            Start::At(at) => (Some(*at), None),
+            Start::Failed(error) => (None, Some(error.clone())),
+            Start::Never => (None, None),
+        };
+        let exit = exit::decide(&container.end(ended, at, start_error));
         container.log = None;
-        container.phase = Phase::Exited { exit: exit.clone(), acknowledged: false };
+        container.phase = Phase::Exited { pid, started_at, exit: exit.clone(), acknowledged: false };
         self.end_attached(id);
-        self.close_report(id);
         self.close_oom_watch(id);
         crate::failpoint!("supervisor.exit-decided");
         if let Some(pod) = &self.pod {

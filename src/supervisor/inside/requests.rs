@@ -16,7 +16,7 @@ use super::{
         wire::{self, v1},
     },
     connection::Waiter,
-    container::{Container, Phase},
+    container::{Container, Phase, Step},
     event_loop::{Pod, Source, Supervisor},
     lifecycle::never_executed,
 };
@@ -82,8 +82,8 @@ impl Supervisor {
             Some(Call::ReopenLog(reopen)) => self.reopen_log(&reopen.container_id).map(done),
             Some(Call::Acknowledge(ack)) => self.acknowledge(&ack.container_id).map(done),
             Some(Call::Snapshot(_)) => {
-                let facts = self.containers.values().filter(|one| one.pid != 0 || one.exit().is_some());
-                let containers = facts.map(|container| wire::facts_message(&container.facts())).collect();
+                let facts = self.containers.values().filter_map(Container::facts);
+                let containers = facts.map(|facts| wire::facts_message(&facts)).collect();
                 Ok(Answer::All(v1::AllFacts { containers }))
             }
             Some(Call::Ping(_)) => Ok(done(())),
@@ -130,23 +130,15 @@ impl Supervisor {
     /// that the first one was to have.
     fn start(&mut self, waiter: Waiter, id: &str) -> Result<(), Failure> {
         let container = self.find(id)?;
-        match (&container.phase, container.started_at) {
-            (Phase::Created, _) => {
-                let Some((_, report)) = &container.report else {
-                    return Err(Failure::new(Stage::Internal, id, "no start barrier"));
-                };
-                report.go().map_err(|error| {
-                    // It is dead, which was not seen yet.
-                    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
-                        return never_executed(&container.id);
-                    }
-                    Failure::io(Stage::Launch, id, "", &error)
-                })?;
-                crate::failpoint!("supervisor.released");
-                container.phase = Phase::Starting { waiter };
-            }
-            (Phase::Starting { .. }, _) => container.phase = Phase::Starting { waiter },
-            // Also when it has ended since: that is told apart.
+        // Also when it has ended since: that is told apart.
+        let started_at = container.phase.started_at();
+        let step = match &mut container.phase {
+            Phase::Alive(init) => Some(&mut init.step),
+            Phase::Making(_) | Phase::Ended { .. } | Phase::Exited { .. } => None,
+        };
+        match (step, started_at) {
+            (Some(step @ Step::Created { .. }), _) => return release(step, &container.id, waiter),
+            (Some(Step::Starting { waiter: earlier, .. }), _) => *earlier = waiter,
             (_, Some(at)) => self.answer(waiter, Ok(Answer::Started(v1::Started { at: at.0 }))),
             (_, None) => {
                 return Err(Failure::new(Stage::WrongState, id, "only a created container can be started"));
@@ -157,10 +149,10 @@ impl Supervisor {
 
     fn signal(&mut self, id: &str, number: i32) -> Result<(), Failure> {
         let container = self.find(id)?;
-        let Some(pidfd) = &container.pidfd else {
+        let Phase::Alive(init) = &container.phase else {
             return Err(Failure::new(Stage::WrongState, id, "it has ended"));
         };
-        signal::send(pidfd.as_fd(), number)
+        signal::send(init.pidfd.as_fd(), number)
             .map_err(|error| Failure::io(Stage::Internal, "signal", "", &error))
     }
 
@@ -168,12 +160,12 @@ impl Supervisor {
         let container = self.find(id)?;
         match container.phase {
             Phase::Ended { .. } | Phase::Exited { .. } => Ok(()),
-            Phase::Making { .. } => {
+            Phase::Making(_) => {
                 let id = container.id.clone();
                 self.abandon(&id, killed_early(&id));
                 Ok(())
             }
-            Phase::Created | Phase::Starting { .. } | Phase::Running => {
+            Phase::Alive(_) => {
                 let container = container.id.clone();
                 self.kill_container(&container, true).map_err(|error| error.failure(id))
             }
@@ -182,12 +174,10 @@ impl Supervisor {
 
     fn reopen_log(&mut self, id: &str) -> Result<(), Failure> {
         let container = self.find(id)?;
-        match (&container.phase, &mut container.log) {
-            (Phase::Running, Some(log)) => {
-                log.reopen().map_err(|error| Failure::io(Stage::Log, id, "", &error))
-            }
-            (Phase::Running, None) => Err(Failure::new(Stage::WrongState, id, "it has no log")),
-            _ => Err(Failure::new(Stage::WrongState, id, "it is not running")),
+        match (container.running().is_some(), &mut container.log) {
+            (true, Some(log)) => log.reopen().map_err(|error| Failure::io(Stage::Log, id, "", &error)),
+            (true, None) => Err(Failure::new(Stage::WrongState, id, "it has no log")),
+            (false, _) => Err(Failure::new(Stage::WrongState, id, "it is not running")),
         }
     }
 
@@ -206,7 +196,7 @@ impl Supervisor {
             self.forget(&id)?;
             return Ok(true);
         }
-        if let Phase::Making { .. } = container.phase {
+        if let Phase::Making(_) = container.phase {
             let id = container.id.clone();
             self.abandon(&id, killed_early(&id));
             return Ok(true);
@@ -219,7 +209,7 @@ impl Supervisor {
 
     fn shut_down(&mut self, waiter: Waiter) {
         self.shutdown.push(waiter);
-        let is_made = |one: &&Container| matches!(one.phase, Phase::Making { .. });
+        let is_made = |one: &&Container| matches!(one.phase, Phase::Making(_));
         let unfinished: Vec<_> = self.containers.values().filter(is_made).map(|one| one.id.clone()).collect();
         for id in unfinished {
             self.abandon(&id, killed_early(&id));
@@ -230,6 +220,21 @@ impl Supervisor {
             self.kill_or_say(&id, true);
         }
     }
+}
+
+/// Lets the init of container `id` go, which waits at the barrier.
+fn release(step: &mut Step, id: &ContainerId, waiter: Waiter) -> Result<(), Failure> {
+    let Step::Created { barrier } = step else { return Ok(()) };
+    let no_barrier = || Failure::new(Stage::Internal, id.as_str(), "no start barrier");
+    barrier.as_ref().ok_or_else(no_barrier)?.report.go().map_err(|error| match error.kind() {
+        // It is dead, which was not seen yet.
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => never_executed(id),
+        _ => Failure::io(Stage::Launch, id.as_str(), "", &error),
+    })?;
+    crate::failpoint!("supervisor.released");
+    let report = barrier.take().ok_or_else(no_barrier)?;
+    *step = Step::Starting { report, waiter };
+    Ok(())
 }
 
 /// From now on the supervisor may outlive its daemon: what it says goes into the pod's folder when there is none, and
@@ -262,13 +267,12 @@ impl Supervisor {
                 Ok(Some(Joined { pid_namespace, target_mounts: None }))
             }
             PidMode::Target(target) => {
-                let running =
-                    |one: &&Container| one.id.as_str() == target && matches!(one.phase, Phase::Running);
-                let found = self.containers.values().find(running).ok_or_else(|| {
+                let found = self.containers.values().find(|one| one.id.as_str() == target);
+                let running = found.and_then(Container::running).ok_or_else(|| {
                     let text = "the target container is not running in this pod";
                     Failure::new(Stage::NotFound, target.as_str(), text)
                 })?;
-                let pid = found.pid;
+                let pid = running.pid;
                 Ok(Some(Joined {
                     pid_namespace: namespace_of(pid, "pid")?,
                     target_mounts: Some(namespace_of(pid, "mnt")?),
