@@ -44,7 +44,7 @@ pub(super) async fn round(
     };
     if !asked || round > 0 {
         kill_directly(&pod, &id).await;
-        signal_directly(init, Signal::KILL).await;
+        signal_directly(init, Signal::KILL.as_raw()).await;
     }
     crate::failpoint!("container.killed");
     time::sleep(KILL_CHECK).await;

@@ -1,13 +1,13 @@
 //! Signals to the init of a container, by its supervisor or by the daemon itself.
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use std::os::fd::AsFd;
 
 use super::{Report, answered};
 use crate::{
     model::ContainerId,
     pod::{keep::blocking, life::Init},
     supervisor::Client,
-    sys::descriptors,
+    sys::{descriptors, process, signal},
 };
 
 /// The stop signal. A supervisor that does not answer is passed over: the workload has a right to its grace.
@@ -21,7 +21,7 @@ pub(super) async fn signal(
         Some(client) => answered(client.signal(&id, signal)).await,
         None => false,
     };
-    if let (false, Some(signal)) = (sent, Signal::from_named_raw(signal)) {
+    if !sent {
         signal_directly(init, signal).await;
     }
     crate::failpoint!("container.stop-signalled");
@@ -30,14 +30,14 @@ pub(super) async fn signal(
 
 /// To an init whose supervisor does not answer. The pid may be somebody else's by now: so it is pinned first,
 /// then looked at, then signalled.
-pub(super) async fn signal_directly(init: Option<Init>, signal: Signal) {
+/// `signal` is a number of signal(7), one of the real-time signals too, as systemd in a container wants it.
+pub(super) async fn signal_directly(init: Option<Init>, signal: i32) {
     let _reserve = descriptors::lend_reserve();
     let Some(Init { pid, parent }) = init else { return };
     let send = move || {
-        let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-        let process = rustix::process::pidfd_open(process, PidfdFlags::empty())?;
+        let process = process::pidfd(pid)?;
         if parent_of(&std::fs::read_to_string(format!("/proc/{pid}/status"))?) == Some(parent) {
-            rustix::process::pidfd_send_signal(process, signal)?;
+            signal::send(process.as_fd(), signal)?;
         }
         Ok(())
     };
@@ -47,7 +47,7 @@ pub(super) async fn signal_directly(init: Option<Init>, signal: Signal) {
 
 /// Reads `PPid` out of `/proc/PID/status`.
 pub(super) fn parent_of(status: &str) -> Option<u32> {
-    crate::sys::process::field(status, "PPid")?.parse().ok()
+    process::field(status, "PPid")?.parse().ok()
 }
 
 #[cfg(test)]
@@ -66,6 +66,17 @@ mod tests {
     async fn a_process_of_another_parent_is_never_signalled() {
         // Were it signalled, this test would be killed.
         let pid = std::process::id();
-        signal_directly(Some(Init { pid, parent: pid }), Signal::KILL).await;
+        signal_directly(Some(Init { pid, parent: pid }), 9).await;
+    }
+
+    #[tokio::test]
+    async fn a_real_time_signal_reaches_an_init_whose_supervisor_does_not_answer() {
+        /// SIGRTMIN+3: what systemd in a container takes for its end.
+        const HALT: i32 = 37;
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let init = Init { pid: child.id(), parent: std::process::id() };
+        super::signal(None, ContainerId::from_bytes([1; 32]), HALT, Some(init)).await;
+        let ended = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(HALT));
     }
 }
