@@ -14,7 +14,7 @@ use crate::{
     model::{ContainerId, Failure, ProcessPlan, Stage},
     sys::{
         pids::Slot,
-        process::{self, Namespaces},
+        process::{self, Namespaces, OneThread},
     },
 };
 
@@ -38,7 +38,7 @@ pub struct Exec<'a> {
 
 /// Makes the process and ends. What becomes of it is in the report: `Failed`, or the end of the stream for an
 /// execve that worked. Comes back only if there will be no process.
-pub fn exec(exec: &Exec<'_>) -> Failure {
+pub fn exec(exec: &Exec<'_>, one_thread: OneThread) -> Failure {
     let proc = match NodeProc::open(exec.plan) {
         Ok(proc) => proc,
         Err(failure) => return failure,
@@ -47,7 +47,7 @@ pub fn exec(exec: &Exec<'_>) -> Failure {
         return failure;
     }
     let keyring = Keyring::of(exec.container, false);
-    let route = Route { fork: Some(exec.pid), terminal: exec.stdio.is_terminal() };
+    let route = Route { fork: Some(exec.pid), terminal: exec.stdio.is_terminal(), one_thread };
     match confine(exec.plan, exec.identity, &keyring, &proc, route, &exec.report) {
         Err(failure) => failure,
         Ok(confined) => {

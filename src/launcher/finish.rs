@@ -27,7 +27,7 @@ use crate::{
         path::{Make, make_in_root},
         pids::Slot,
         privilege,
-        process::{self, Fork},
+        process::{self, Fork, Kept, OneThread},
         signal,
     },
 };
@@ -72,6 +72,7 @@ pub(super) struct Route {
     pub(super) fork: Option<Slot>,
     /// The forked process makes standard input its controlling terminal.
     pub(super) terminal: bool,
+    pub(super) one_thread: OneThread,
 }
 
 /// A process that has exactly what its program will have; the system calls that it still makes pass its filter
@@ -98,10 +99,11 @@ pub(super) fn confine<'a>(
 ) -> Result<Confined<'a>, Failure> {
     let failed = |what: &str, error: &io::Error| Failure::io(Stage::Privileges, what, "", error);
     proc.label_next_program(plan)?;
-    // Before anything of the image is looked at by path: `/proc/self/fd/N` must lead nowhere.
     // That of the helper, which has a descriptor of its own.
     drop(std::panic::take_hook());
-    process::close_all_but(&mut [report.as_raw()]).map_err(|error| failed("descriptors", &error))?;
+    // Before anything of the image is looked at by path: `/proc/self/fd/N` must lead nowhere.
+    process::close_all_but(&Kept::from_iter([report.as_fd()]), route.one_thread)
+        .map_err(|error| failed("descriptors", &error))?;
     enter_directory(&plan.cwd)?;
     keyring.enter()?;
     take_privileges(plan, &identity.user).map_err(|error| failed("", &error))?;
@@ -160,7 +162,7 @@ impl Confined<'_> {
     /// Forks the process that is to become the program and ends, if the route asks for it: it returns in that process.
     pub(super) fn fork_if_needed(&self) {
         let Some(slot) = self.route.fork else { return };
-        match self.passage.fork_sibling(slot.number()) {
+        match self.passage.fork_sibling(slot.number(), self.route.one_thread) {
             Ok(Fork::Parent(_)) => self.passage.exit(0),
             Err(error) => {
                 slot.store(&Err(error));

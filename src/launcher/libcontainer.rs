@@ -44,7 +44,7 @@ use crate::{
         mount::{Change, PeerGroup, attach, detached},
         path::{Make, make_in_root, open_in_root},
         pids::Slot,
-        process::{self, Namespaces},
+        process::{self, Namespaces, OneThread},
         title,
     },
 };
@@ -65,6 +65,7 @@ pub struct Launch<'a> {
     /// Where the host pid of its init is left, before that tells that it waits at the barrier.
     pub pid: Slot,
     pub report: Reporter,
+    pub one_thread: OneThread,
 }
 
 /// The container's ends of its three pipes.
@@ -81,7 +82,7 @@ pub struct Stdio {
 /// # Errors
 /// Whatever step failed. Nothing that this process made outlives it.
 pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
-    let Launch { plan, namespaces, joined, devices, cgroup_views, stdio, pid, report } = launch;
+    let Launch { plan, namespaces, joined, devices, cgroup_views, stdio, pid, report, one_thread } = launch;
     // There is none yet: the process is this launch's own.
     let _first: Result<(), _> =
         tracing::subscriber::set_global_default(CauseTrace { to: report.another()?, sent: 0.into() });
@@ -140,6 +141,7 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
         others: others.clone(),
         pid,
         report: Rc::new(report),
+        one_thread,
     };
     build(plan, &spec, stdio, executor)?;
     drop((others, root));
@@ -170,7 +172,7 @@ fn build(plan: &ContainerPlan, spec: &Spec, stdio: Option<Stdio>, executor: Init
         .map_err(|error| failed(error.to_string()))?;
     if let Some(slot) = pid {
         let pid = container.pid().ok_or_else(|| failed("libcontainer gave no pid".into()))?;
-        slot.store(&Ok(pid.as_raw().cast_unsigned()));
+        slot.store(&pid.as_raw().cast_unsigned().try_into());
     }
     // The barrier that counts is ours, in `Init::exec`.
     UnixStream::connect(state.join(NAME).join("notify.sock"))
@@ -275,6 +277,7 @@ struct Init {
     others: Option<Rc<OwnedFd>>,
     pid: Slot,
     report: Rc<Reporter>,
+    one_thread: OneThread,
 }
 
 impl Init {
@@ -356,7 +359,11 @@ impl Executor for Init {
                 .map_err(|error| Failure::io(Stage::Namespace, "pid", "", &error)),
             None => Ok(()),
         };
-        let route = Route { fork: fork.then_some(self.pid), terminal: fork && self.plan.tty };
+        let route = Route {
+            fork: fork.then_some(self.pid),
+            terminal: fork && self.plan.tty,
+            one_thread: self.one_thread,
+        };
         let confined = enter().and_then(|()| {
             confine(&self.plan, &self.identity, &self.keyring, &self.proc, route, &self.report)
         });

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
 };
 
 use serde::{Deserialize, Serialize};
@@ -61,11 +61,6 @@ impl Reporter {
     pub fn another(&self) -> Result<Self, Failure> {
         let copy = self.0.try_clone().map_err(|error| Failure::io(Stage::Internal, "report", "", &error))?;
         Ok(Self(copy))
-    }
-
-    /// Its number, for those who close all others.
-    pub fn as_raw(&self) -> i32 {
-        self.0.as_raw_fd()
     }
 
     /// Sends the master of the container's terminal.

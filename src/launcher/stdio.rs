@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -35,14 +35,14 @@ pub enum ExecStdio {
 
 impl ExecStdio {
     /// The descriptors that must stay open until [`Self::take_up`].
-    pub fn descriptors(&self) -> Vec<i32> {
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self {
             Self::Pipes { stdin, stdout, stderr } => [stdin.as_ref(), Some(stdout), Some(stderr)]
                 .into_iter()
                 .flatten()
-                .map(AsRawFd::as_raw_fd)
+                .map(AsFd::as_fd)
                 .collect(),
-            Self::Terminal { to, .. } => vec![to.as_raw_fd()],
+            Self::Terminal { to, .. } => vec![to.as_fd()],
         }
     }
 

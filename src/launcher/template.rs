@@ -17,7 +17,7 @@ use super::joined::PROC;
 use crate::{
     model::{Failure, IpcMode, NetworkMode, PodPlan, Stage, Volume, VolumeSource},
     sys::{
-        process::{self, Fork, Namespaces},
+        process::{self, Fork, Namespaces, OneThread},
         sysctl,
     },
 };
@@ -87,7 +87,8 @@ pub fn build(plan: &PodPlan) -> Result<PodNamespaces, Failure> {
         None,
     )
     .map_err(|error| failed("socketpair", &error.into()))?;
-    match process::fork().map_err(|error| failed("fork", &error))? {
+    let one_thread = OneThread::prove().map_err(|error| failed("fork", &error))?;
+    match process::fork(one_thread).map_err(|error| failed("fork", &error))? {
         Fork::Child => {
             drop(ours);
             let mut theirs = File::from(theirs);

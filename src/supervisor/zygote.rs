@@ -18,7 +18,7 @@ use crate::{
     model::{Failure, Stage},
     sys::{
         descriptors, privilege,
-        process::{self, Fork},
+        process::{self, Fork, Kept, OneThread},
         signal, title,
     },
 };
@@ -64,7 +64,9 @@ fn serve() -> io::Result<()> {
     title::claim()?;
     title::set("pintle: zygote", "pintle:zygote")?;
     // A service manager's sockets, say: a supervisor must not hold open what the daemon was given.
-    process::close_all_but(&mut [])?;
+    // Neither this process nor its supervisors ever start a thread.
+    let one_thread = OneThread::prove()?;
+    process::close_all_but(&Kept::from_iter([]), one_thread)?;
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     rustix::stdio::dup2_stdin(&File::open("/dev/null")?)?;
     let mut incoming = Assembler::default();
@@ -72,7 +74,7 @@ fn serve() -> io::Result<()> {
         while let Some(fork) = incoming.next::<v1::Fork>()? {
             let connection = incoming.take_fds(1)?.pop().ok_or(io::ErrorKind::InvalidData)?;
             let gate = incoming.take_fds(fork.gate.into())?.pop();
-            let answer = match process::fork_into(gate.as_ref().map(AsFd::as_fd)) {
+            let answer = match process::fork_into(gate.as_ref().map(AsFd::as_fd), one_thread) {
                 Ok(Fork::Child) => {
                     drop((socket, gate));
                     supervise(&fork.pod_id, connection);
@@ -82,7 +84,7 @@ fn serve() -> io::Result<()> {
                 Err(error) => Err(error),
             };
             let frame = match answer {
-                Ok((pid, pidfd)) => wire::encode(&v1::Forked { pid, failure: None }, vec![pidfd]),
+                Ok((pid, pidfd)) => wire::encode(&v1::Forked { pid: pid.get(), failure: None }, vec![pidfd]),
                 Err(error) => {
                     let failure = Failure::io(Stage::Internal, "fork", "", &error);
                     let failure = Some(wire::failure_message(failure));

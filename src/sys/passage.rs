@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     privilege::{CapabilityData, CapabilityHeader, INSTRUCTION_BYTES, load_seccomp},
-    process::{Fork, check},
+    process::{Fork, OneThread, check},
 };
 
 /// Instructions that a filter grows by at most.
@@ -126,8 +126,8 @@ impl Passage {
     /// before either goes on (clone(2) with `CLONE_PARENT` and `CLONE_PARENT_SETTID`).
     ///
     /// # Errors
-    /// As clone(2). The rule of [`super::process::fork`] about threads holds here too.
-    pub fn fork_sibling(&self, pid: &AtomicI32) -> io::Result<Fork> {
+    /// As clone(2).
+    pub fn fork_sibling(&self, pid: &AtomicI32, _: OneThread) -> io::Result<Fork> {
         // SAFETY: without CLONE_VM the child has its own copy of everything, and nothing that runs in it asks libc
         // for the thread id that libc's own fork would have renewed. `pid` is live, aligned and 32 bits wide.
         let result = unsafe {
@@ -141,10 +141,7 @@ impl Passage {
                 self.secret,
             )
         };
-        Ok(match check(result)? {
-            0 => Fork::Child,
-            pid => Fork::Parent(u32::try_from(pid).unwrap_or(0)),
-        })
+        Fork::of(check(result)?)
     }
 
     /// Makes this process the leader of a new session (setsid(2)).
@@ -310,6 +307,8 @@ mod tests {
     /// What the process under `NOTHING` does; its answers go to standard input, a socket.
     fn try_everything() -> ! {
         let socket = rustix::stdio::stdin();
+        // The test harness has a thread for this test; nothing here takes a lock.
+        let one_thread = OneThread::for_test();
         let passage = Passage::new().unwrap();
         let born = AtomicI32::new(0);
         no_new_privileges().unwrap();
@@ -319,7 +318,7 @@ mod tests {
         let facts = [
             passage.receive(socket, &mut buffer).is_ok_and(|got| buffer.get(..got) == Some(b"go")),
             rustix::io::write(socket, b"x").is_err_and(|error| refused(&error.into())),
-            process::fork_sibling().is_err_and(|error| refused(&error)),
+            process::fork_sibling(one_thread).is_err_and(|error| refused(&error)),
             Passage { secret: passage.secret ^ 1 }.send(socket, b"x").is_err_and(|error| refused(&error)),
             Passage { secret: passage.secret ^ (1 << 40) }.new_session().is_err_and(|error| refused(&error)),
             // Reaches the kernel, for which standard input is no terminal.
@@ -327,15 +326,15 @@ mod tests {
             passage.set_capabilities(0, 0).is_ok(),
         ];
         let sum: u8 = facts.iter().enumerate().map(|(bit, fact)| u8::from(*fact) << bit).sum();
-        match passage.fork_sibling(&born) {
+        match passage.fork_sibling(&born, one_thread) {
             Ok(Fork::Child) => {
                 let led = passage.new_session().is_ok();
                 let _sent = passage.send(socket, &[sum, u8::from(led)]);
                 passage.exit(41)
             }
             Ok(Fork::Parent(pid)) => {
-                let told = born.load(std::sync::atomic::Ordering::Relaxed).cast_unsigned() == pid;
-                let _sent = passage.send(socket, &pid.to_ne_bytes());
+                let told = born.load(std::sync::atomic::Ordering::Relaxed).cast_unsigned() == pid.get();
+                let _sent = passage.send(socket, &pid.get().to_ne_bytes());
                 passage.exit(if told { 42 } else { 43 })
             }
             Err(_) => passage.exit(44),
@@ -369,6 +368,10 @@ mod tests {
         };
         assert_eq!(facts, [0x7f, 1], "which calls passed");
         let pid = u32::from_ne_bytes(pid.try_into().unwrap());
-        assert_eq!(process::wait(pid).unwrap(), Ended::Code(41), "its parent is the parent of who forked it");
+        assert_eq!(
+            process::wait(pid.try_into().unwrap()).unwrap(),
+            Ended::Code(41),
+            "its parent is the parent of who forked it"
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicI32, Ordering},
 };
 
-use super::process::check;
+use super::process::{Pid, check};
 
 /// Numbers on the page.
 pub const SLOTS: usize = 1024;
@@ -67,18 +67,18 @@ impl Slot {
     ///
     /// # Errors
     /// That of the fork.
-    pub fn pid(&self) -> io::Result<Option<u32>> {
+    pub fn pid(&self) -> io::Result<Option<Pid>> {
         match self.number().load(Ordering::Acquire) {
             0 => Ok(None),
-            pid if pid > 0 => Ok(Some(pid.cast_unsigned())),
+            pid if pid > 0 => Ok(Some(pid.cast_unsigned().try_into()?)),
             error => Err(io::Error::from_raw_os_error(error.saturating_neg())),
         }
     }
 
     /// Leaves the pid of a process that was forked, or why it could not be.
-    pub fn store(&self, forked: &io::Result<u32>) {
+    pub fn store(&self, forked: &io::Result<Pid>) {
         let number = match forked {
-            Ok(pid) => pid.cast_signed(),
+            Ok(pid) => pid.get().cast_signed(),
             Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
         };
         self.number().store(number, Ordering::Release);
@@ -104,9 +104,10 @@ mod tests {
         let page = Page::new().unwrap();
         let (first, second) = (page.clear(0), page.clear(SLOTS - 1));
         assert_eq!(first.pid().unwrap(), None);
-        first.store(&Ok(4_194_304));
+        let pid = Pid::try_from(4_194_304).unwrap();
+        first.store(&Ok(pid));
         second.store(&Err(io::Error::from_raw_os_error(libc::EAGAIN)));
-        assert_eq!(first.pid().unwrap(), Some(4_194_304));
+        assert_eq!(first.pid().unwrap(), Some(pid));
         assert_eq!(second.pid().unwrap_err().raw_os_error(), Some(libc::EAGAIN));
         assert_eq!(page.clear(0).pid().unwrap(), None);
         first.exclude_from_forks().unwrap();

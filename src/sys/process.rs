@@ -2,11 +2,69 @@
 
 use std::{
     ffi::CStr,
-    io,
+    fmt, io,
+    marker::PhantomData,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::PidfdFlags;
+
+/// The number of a process: positive, so it is none of kill(2)'s numbers for a group of processes or for all of them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pid(rustix::process::Pid);
+
+impl Pid {
+    /// The number itself.
+    pub fn get(self) -> u32 {
+        self.0.as_raw_nonzero().get().cast_unsigned()
+    }
+}
+
+impl TryFrom<u32> for Pid {
+    type Error = io::Error;
+
+    /// # Errors
+    /// `InvalidInput` for 0 and for what is no number of a process.
+    fn try_from(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        Ok(Self(pid.ok_or(io::ErrorKind::InvalidInput)?))
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.get())
+    }
+}
+
+/// Proof that this process has a single thread. The child of a fork runs ordinary Rust, and a lock that another thread
+/// holds would stay locked in it for ever.
+///
+/// It is good for the process that it was made in and for those forked from it, none of which starts a thread.
+#[derive(Clone, Copy, Debug)]
+pub struct OneThread(PhantomData<*const ()>);
+
+impl OneThread {
+    /// Counts the threads of this process (proc(5), `/proc/PID/task`).
+    ///
+    /// # Errors
+    /// `ResourceBusy` when there is more than one; as readdir(3) when they cannot be counted.
+    pub fn prove() -> io::Result<Self> {
+        match std::fs::read_dir("/proc/self/task")?.count() {
+            1 => Ok(Self(PhantomData)),
+            threads => {
+                let text = format!("a process with {threads} threads cannot fork");
+                Err(io::Error::new(io::ErrorKind::ResourceBusy, text))
+            }
+        }
+    }
+
+    /// For a test, whose harness has a thread of its own, that takes no lock in the child.
+    #[cfg(test)]
+    pub(super) fn for_test() -> Self {
+        Self(PhantomData)
+    }
+}
 
 /// Which side of a fork this is.
 #[derive(Debug)]
@@ -14,25 +72,27 @@ pub enum Fork {
     /// The new process.
     Child,
     /// The old one, with the child's pid.
-    Parent(u32),
+    Parent(Pid),
 }
 
 /// Makes a copy of this process (fork(2)).
 ///
-/// Only a process with a single thread may call it: the child runs ordinary Rust, and a lock that another
-/// thread holds would stay locked in it for ever.
-///
 /// # Errors
-/// As fork(2); also `EBUSY` when there is more than one thread.
+/// As fork(2).
 #[expect(clippy::disallowed_methods, reason = "the one wrapper that may")]
-pub fn fork() -> io::Result<Fork> {
-    debug_assert_eq!(thread_count(), Some(1), "fork with more than one thread");
+pub fn fork(_: OneThread) -> io::Result<Fork> {
     // SAFETY: there is one thread, so no lock can be held by another across the fork.
-    let pid = unsafe { libc::fork() };
-    match pid {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Fork::Child),
-        pid => Ok(Fork::Parent(pid.cast_unsigned())),
+    Fork::of(check(unsafe { libc::fork() }.into())?)
+}
+
+impl Fork {
+    /// What fork(2) and clone(2) return when they have not failed.
+    pub(super) fn of(result: libc::c_long) -> io::Result<Self> {
+        match u32::try_from(result) {
+            Ok(0) => Ok(Self::Child),
+            Ok(pid) => Ok(Self::Parent(pid.try_into()?)),
+            Err(_) => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 }
 
@@ -43,23 +103,22 @@ pub fn fork() -> io::Result<Fork> {
 ///
 /// # Errors
 /// As [`fork`].
-pub fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
-    let Some(cgroup) = cgroup else { return fork() };
-    debug_assert_eq!(thread_count(), Some(1), "fork with more than one thread");
+pub fn fork_into(cgroup: Option<BorrowedFd<'_>>, one_thread: OneThread) -> io::Result<Fork> {
+    let Some(cgroup) = cgroup else { return fork(one_thread) };
     let args = CloneArgs {
         flags: CLONE_INTO_CGROUP,
         exit_signal: libc::SIGCHLD as u64,
         cgroup: cgroup.as_raw_fd() as u64,
         ..CloneArgs::default()
     };
-    clone3(&args).or_else(|_| fork())
+    clone3(&args).or_else(|_| fork(one_thread))
 }
 
 /// Forks a child whose parent is this process's parent (clone3(2) with `CLONE_PARENT`).
 ///
 /// # Errors
-/// As clone3(2). The rule of [`fork`] about threads holds here too.
-pub fn fork_sibling() -> io::Result<Fork> {
+/// As clone3(2).
+pub fn fork_sibling(_: OneThread) -> io::Result<Fork> {
     clone3(&CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() })
 }
 
@@ -86,16 +145,7 @@ struct CloneArgs {
 fn clone3(args: &CloneArgs) -> io::Result<Fork> {
     // SAFETY: the arguments outlive the call; without CLONE_VM the child has its own copy of everything, and
     // nothing that runs in it asks libc for the thread id that libc's own fork would have renewed.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const *args, size_of::<CloneArgs>()) };
-    match pid {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Fork::Child),
-        pid => Ok(Fork::Parent(u32::try_from(pid).unwrap_or(0))),
-    }
-}
-
-fn thread_count() -> Option<usize> {
-    Some(std::fs::read_dir("/proc/self/task").ok()?.count())
+    Fork::of(check(unsafe { libc::syscall(libc::SYS_clone3, &raw const *args, size_of::<CloneArgs>()) })?)
 }
 
 /// Ends this process at once, running no destructor and no exit handler (_exit(2)).
@@ -108,9 +158,8 @@ pub fn exit_now(code: i32) -> ! {
 ///
 /// # Errors
 /// `ESRCH` when there is no such process.
-pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+pub fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_open(pid.0, PidfdFlags::empty())?)
 }
 
 /// Waits until the process behind a pidfd has ended, at most for `limit`; it is not reaped.
@@ -120,7 +169,8 @@ pub fn wait_for_end(pidfd: &OwnedFd, limit: std::time::Duration) {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),
     };
-    let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit));
+    // Whoever needs to know whether it has ended looks.
+    let _ready: rustix::io::Result<usize> = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit));
 }
 
 /// A minimal set of flags; `bitflags` would be a dependency for one type.
@@ -154,9 +204,8 @@ macro_rules! bitflags_lite {
 ///
 /// # Errors
 /// As kill(2).
-pub fn kill(pid: u32) -> io::Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+pub fn kill(pid: Pid) -> io::Result<()> {
+    Ok(rustix::process::kill_process(pid.0, rustix::process::Signal::KILL)?)
 }
 
 bitflags_lite! {
@@ -245,7 +294,7 @@ pub fn schedule_as_usual() {
 /// Sets this process's score for the kernel's choice of whom to kill when memory runs out, -1000 to 1000
 /// (proc(5), `oom_score_adj`). Best effort: lowering it needs CAP_SYS_RESOURCE, which the node may not have.
 pub fn set_oom_score(score: i64) {
-    let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+    let _written: io::Result<()> = std::fs::write("/proc/self/oom_score_adj", score.to_string());
 }
 
 /// How a child ended.
@@ -271,7 +320,7 @@ impl Ended {
 ///
 /// # Errors
 /// As waitid(2), but not `ECHILD`.
-pub fn reap() -> io::Result<Option<(u32, Ended)>> {
+pub fn reap() -> io::Result<Option<(Pid, Ended)>> {
     match rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
         Ok(Some((pid, status))) => {
             let ended = match (status.exit_status(), status.terminating_signal()) {
@@ -279,7 +328,7 @@ pub fn reap() -> io::Result<Option<(u32, Ended)>> {
                 (None, Some(signal)) => Ended::Signal(signal),
                 (None, None) => return Ok(None),
             };
-            Ok(Some((pid.as_raw_nonzero().get().cast_unsigned(), ended)))
+            Ok(Some((Pid(pid), ended)))
         }
         Ok(None) | Err(rustix::io::Errno::CHILD) => Ok(None),
         Err(error) => Err(error.into()),
@@ -290,7 +339,7 @@ pub fn reap() -> io::Result<Option<(u32, Ended)>> {
 ///
 /// # Errors
 /// As waitid(2), but not `ECHILD`.
-pub fn ended_child() -> io::Result<Option<u32>> {
+pub fn ended_child() -> io::Result<Option<Pid>> {
     let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: all zero is a valid value of this plain structure.
     let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -299,13 +348,20 @@ pub fn ended_child() -> io::Result<Option<u32>> {
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
         Err(error) => Err(error),
         // SAFETY: waitid has filled it in; with nothing to tell, the kernel leaves the pid 0.
-        Ok(_) => Ok(u32::try_from(unsafe { found.si_pid() }).ok().filter(|pid| *pid != 0)),
+        Ok(_) => Ok(rustix::process::Pid::from_raw(unsafe { found.si_pid() }).map(Pid)),
     }
+}
+
+/// Whether child `pid` has ended, or is none any more. It is not reaped.
+pub fn has_ended(pid: Pid) -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::Pid(pid.0), look), Ok(None))
 }
 
 /// Whether process `pid` has a SIGKILL coming, is ending or has ended. Of a child that was not reaped: another
 /// process cannot have its number.
-pub fn is_dying(pid: u32) -> bool {
+pub fn is_dying(pid: Pid) -> bool {
     let read = |name| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
     // In this order: a signal that was taken between the two shows in the flags.
     has_sigkill(&read("status")) || is_exiting(&read("stat"))
@@ -327,7 +383,7 @@ fn has_sigkill(status: &str) -> bool {
 ///
 /// # Errors
 /// When `/proc/PID/stat` cannot be read.
-pub fn has_executed(pid: u32) -> io::Result<bool> {
+pub fn has_executed(pid: Pid) -> io::Result<bool> {
     /// PF_FORKNOEXEC.
     const NOT_EXECUTED: u64 = 0x40;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -351,10 +407,9 @@ fn flags(stat: &str) -> Option<u64> {
 ///
 /// # Errors
 /// As waitid(2).
-pub fn wait(pid: u32) -> io::Result<Ended> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+pub fn wait(pid: Pid) -> io::Result<Ended> {
     loop {
-        match rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
+        match rustix::process::waitpid(Some(pid.0), rustix::process::WaitOptions::empty()) {
             Ok(Some((_, status))) => {
                 return Ok(match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => Ended::Code(code),
@@ -390,16 +445,27 @@ impl<'a> NullTerminated<'a> {
     }
 }
 
+/// Numbers of descriptors that stay open in a process whose others are closed ([`close_all_but`]).
+#[derive(Debug)]
+pub struct Kept(Vec<u32>);
+
+impl<'fd> FromIterator<BorrowedFd<'fd>> for Kept {
+    fn from_iter<I: IntoIterator<Item = BorrowedFd<'fd>>>(fds: I) -> Self {
+        let mut numbers: Vec<u32> = fds.into_iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+        numbers.sort_unstable();
+        Self(numbers)
+    }
+}
+
 /// Closes every descriptor from 3 on but those in `keep`.
 ///
 /// For a process that has just been forked: whatever owned the others must never be dropped in it.
 ///
 /// # Errors
 /// As close_range(2).
-pub fn close_all_but(keep: &mut [i32]) -> io::Result<()> {
-    keep.sort_unstable();
+pub fn close_all_but(Kept(keep): &Kept, _: OneThread) -> io::Result<()> {
     let mut first: u32 = 3;
-    for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3) {
+    for fd in keep.iter().copied().filter(|fd| *fd >= 3) {
         if fd > first {
             close_range(first, fd - 1)?;
         }
@@ -439,22 +505,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_process_with_threads_cannot_fork() {
+        // The harness has a thread for each test.
+        let error = OneThread::prove().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{error}");
+    }
+
+    #[test]
+    fn no_pid_means_a_group_or_all() {
+        for number in [0, u32::MAX, i32::MIN.cast_unsigned(), i32::MAX.cast_unsigned() + 1] {
+            assert!(Pid::try_from(number).is_err(), "{number}");
+        }
+        assert_eq!(Pid::try_from(1).unwrap().get(), 1);
+    }
+
+    #[test]
     fn a_process_is_dying_from_its_sigkill_to_its_end() {
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
-        assert!(!is_dying(child.id()));
+        let pid = Pid::try_from(child.id()).unwrap();
+        assert!(!is_dying(pid));
         child.kill().unwrap();
-        assert!(is_dying(child.id()), "at once, whatever it is doing");
-        wait_for_end(&pidfd(child.id()).unwrap(), std::time::Duration::from_secs(10));
-        assert!(is_dying(child.id()), "and while nobody has reaped it");
+        assert!(is_dying(pid), "at once, whatever it is doing");
+        wait_for_end(&pidfd(pid).unwrap(), std::time::Duration::from_secs(10));
+        assert!(is_dying(pid), "and while nobody has reaped it");
         child.wait().unwrap();
-        assert!(!is_dying(child.id()));
+        assert!(!is_dying(pid));
     }
 
     #[test]
     fn an_ended_child_is_seen_and_stays_to_be_reaped() {
         let mut child = Command::new("true").spawn().unwrap();
-        wait_for_end(&pidfd(child.id()).unwrap(), std::time::Duration::from_secs(10));
-        assert!(has_executed(child.id()).unwrap());
+        let pid = Pid::try_from(child.id()).unwrap();
+        wait_for_end(&pidfd(pid).unwrap(), std::time::Duration::from_secs(10));
+        assert!(has_executed(pid).unwrap());
         // Other tests have children too.
         assert!(ended_child().unwrap().is_some());
         assert!(child.wait().unwrap().success());

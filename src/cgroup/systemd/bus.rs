@@ -283,7 +283,7 @@ mod tests {
         // It takes connections, as the kernel does for a program that is stopped, and answers none.
         let _listener = UnixListener::bind(&socket).unwrap();
         let bus = Bus::at(format!("unix:path={}", socket.display()));
-        let pidfd = crate::sys::process::pidfd(std::process::id()).unwrap();
+        let pidfd = crate::sys::process::pidfd(std::process::id().try_into().unwrap()).unwrap();
         let started = Instant::now();
         let scope = scope(pidfd.as_fd());
         let (first, second) = tokio::join!(bus.start_scope(&scope), bus.start_scope(&scope));
@@ -297,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn a_bus_that_is_not_there_is_told_at_once() {
         let bus = Bus::at("unix:path=/nonexistent/bus".into());
-        let pidfd = crate::sys::process::pidfd(std::process::id()).unwrap();
+        let pidfd = crate::sys::process::pidfd(std::process::id().try_into().unwrap()).unwrap();
         let error = bus.start_scope(&scope(pidfd.as_fd())).await.unwrap_err();
         assert!(matches!(error, Error::NoBus { .. }), "{error}");
     }

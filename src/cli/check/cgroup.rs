@@ -85,9 +85,9 @@ impl Pod {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(|error| error.to_string())?.block_on(async {
             manager.create_pod(&pod.handle, &none).await.map_err(|error| chain(&error))?;
-            manager.take_in(&pod.handle, pid, pidfd, &none).await.map_err(|error| chain(&error))
+            manager.take_in(&pod.handle, pid.get(), pidfd, &none).await.map_err(|error| chain(&error))
         })?;
-        pod.handle.join_supervisor(pid).map_err(|error| chain(&error))?;
+        pod.handle.join_supervisor(pid.get()).map_err(|error| chain(&error))?;
         Ok(pod)
     }
 

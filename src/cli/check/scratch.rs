@@ -15,7 +15,7 @@ use rustix::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::sys::process::{self, Fork, Namespaces};
+use crate::sys::process::{self, Fork, Namespaces, OneThread, Pid};
 
 /// How long one attempt may take. All take some milliseconds, but for a systemd that does not answer (10 s).
 const ATTEMPT_MAX: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ fn enter(kinds: Namespaces) -> io::Result<()> {
 
 /// A child that ends with this, if it has not before.
 pub(super) struct Child {
-    pid: u32,
+    pid: Pid,
     pidfd: OwnedFd,
     answer: OwnedFd,
 }
@@ -66,7 +66,7 @@ impl Child {
     /// Forks a child that does `work` and ends.
     pub(super) fn fork(work: impl FnOnce(File)) -> io::Result<Self> {
         let (answer, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
-        match process::fork()? {
+        match process::fork(OneThread::prove()?)? {
             Fork::Child => {
                 drop(answer);
                 work(theirs.into());
@@ -92,7 +92,7 @@ impl Child {
         })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> Pid {
         self.pid
     }
 

@@ -221,7 +221,7 @@ struct Group {
 impl Group {
     fn of(child: &Child) -> io::Result<Self> {
         let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
-        let leader = pidfd(pid).and_then(ready::watch);
+        let leader = pid.try_into().and_then(pidfd).and_then(ready::watch);
         let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
         match leader {
             Ok(leader) => Ok(Self { id, leader }),

@@ -1,14 +1,23 @@
 //! The first process of a pid namespace that all containers of a pod share: it adopts, it reaps, and it does
 //! nothing else. Executed from the sealed copy of this binary, so that it holds nothing of the supervisor's.
 
-use std::{ffi::CString, io, os::fd::OwnedFd, process::ExitCode};
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    process::ExitCode,
+};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use crate::{
     launcher::{self, Report, Reporter},
     model::{Failure, PodId, Stage},
-    sys::{privilege, process, signal, title},
+    sys::{
+        privilege,
+        process::{self, Kept, OneThread},
+        signal, title,
+    },
 };
 
 /// What the first process of a shared pid namespace is called elsewhere, so that those who list processes inside
@@ -65,6 +74,8 @@ fn take_report() -> io::Result<Reporter> {
 /// Gives up everything: an empty root, no capability, no descriptor but the report, no system call but those that a
 /// reaper makes. All of the pod's containers may take this process over.
 fn close_off(report: &Reporter) -> io::Result<()> {
+    // As long as there is a /proc.
+    let one_thread = OneThread::prove()?;
     signal::block_child_ended()?;
     process::unshare(process::Namespaces::MOUNT)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
@@ -73,7 +84,7 @@ fn close_off(report: &Reporter) -> io::Result<()> {
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
-    process::close_all_but(&mut [report.as_raw()])?;
+    process::close_all_but(&Kept::from_iter([report.as_fd()]), one_thread)?;
     privilege::forbid_inspection()?;
     privilege::limit_capabilities(0)?;
     privilege::set_capabilities(0, 0)?;

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -14,7 +14,7 @@ use crate::{
     model::{ContainerPlan, Failure, PodId, Stage},
     sys::{
         pids::Slot,
-        process::{self, Fork, Namespaces},
+        process::{self, Fork, Kept, Namespaces, OneThread, Pid},
         title,
     },
 };
@@ -55,7 +55,7 @@ pub(in crate::supervisor) struct Create<'a> {
 }
 
 /// Forks the helper that makes a container; gives the helper's pid.
-pub(in crate::supervisor) fn create(create: Create<'_>) -> Result<u32, Failure> {
+pub(in crate::supervisor) fn create(create: Create<'_>) -> Result<Pid, Failure> {
     let Create { pod, plan, namespaces, joined, cgroup, stdio, pid, report } = create;
     let mut keep = vec![namespaces.template.as_fd(), report.as_fd()];
     keep.extend(
@@ -68,9 +68,8 @@ pub(in crate::supervisor) fn create(create: Create<'_>) -> Result<u32, Failure> 
     if let Some(stdio) = &stdio {
         keep.extend([stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()]);
     }
-    let mut keep: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     let what = format!("helper of pod {pod}: create {}", plan.id);
-    spawn(&mut keep, &report, &what, plan.id.as_str(), cgroup, || {
+    spawn(&keep.into_iter().collect(), &report, &what, plan.id.as_str(), cgroup, |one_thread| {
         let in_cgroup = |error: cgroup::Error| error.failure(plan.id.as_str());
         let devices = launcher::find_devices(&plan.devices)?;
         let mut rules = plan.device_rules.clone();
@@ -90,6 +89,7 @@ pub(in crate::supervisor) fn create(create: Create<'_>) -> Result<u32, Failure> 
             stdio,
             pid,
             report,
+            one_thread,
         })
     })
 }
@@ -99,16 +99,16 @@ pub(in crate::supervisor) fn exec(
     pod: &PodId,
     exec: &Exec<'_>,
     leaf: &cgroup::Container,
-) -> Result<u32, Failure> {
+) -> Result<Pid, Failure> {
     let mut keep = exec.stdio.descriptors();
-    keep.extend([exec.init.as_raw_fd(), exec.report.as_raw()]);
+    keep.extend([exec.init.as_fd(), exec.report.as_fd()]);
     let what = format!("helper of pod {pod}: exec in {}", exec.container);
-    spawn(&mut keep, &exec.report, &what, "exec", leaf, || {
+    spawn(&keep.into_iter().collect(), &exec.report, &what, "exec", leaf, |one_thread| {
         let in_cgroup = |error: cgroup::Error| error.failure("exec");
         leaf.create(&crate::model::Resources::default(), &[]).map_err(in_cgroup)?;
         leaf.join(0).map_err(in_cgroup)?;
         process::set_oom_score(exec.plan.oom_score_adj);
-        Err(launcher::exec(exec))
+        Err(launcher::exec(exec, one_thread))
     })
 }
 
@@ -125,15 +125,17 @@ fn report_panics(report: &Reporter) {
 /// `work` and ends with 0, or reports why it could not and ends with 1. Without a helper nothing is left of the
 /// cgroup.
 fn spawn(
-    keep: &mut [i32],
+    keep: &Kept,
     report: &Reporter,
     what: &str,
     object: &str,
     cgroup: &cgroup::Container,
-    work: impl FnOnce() -> Result<(), Failure>,
-) -> Result<u32, Failure> {
+    work: impl FnOnce(OneThread) -> Result<(), Failure>,
+) -> Result<Pid, Failure> {
+    let one_thread =
+        OneThread::prove().map_err(|error| Failure::io(Stage::Internal, object, "fork", &error))?;
     let gate = cgroup.gate().map_err(|error| error.failure(object))?;
-    let forked = process::fork_into(gate.as_ref().map(AsFd::as_fd)).map_err(|error| {
+    let forked = process::fork_into(gate.as_ref().map(AsFd::as_fd), one_thread).map_err(|error| {
         let failure = Failure::io(Stage::Internal, object, "fork", &error);
         match cgroup.remove() {
             Ok(()) => failure,
@@ -143,14 +145,14 @@ fn spawn(
     match forked? {
         Fork::Parent(pid) => Ok(pid),
         Fork::Child => {
-            let mut alone = || -> io::Result<()> {
+            let alone = || -> io::Result<()> {
                 title::set(&format!("pintle: {what}"), "pintle:helper")?;
-                process::close_all_but(keep)?;
+                process::close_all_but(keep, one_thread)?;
                 report_panics(report);
                 Ok(())
             };
             let alone = alone().map_err(|error| Failure::io(Stage::Internal, object, "helper", &error));
-            match alone.and_then(|()| work()) {
+            match alone.and_then(|()| work(one_thread)) {
                 Ok(()) => {
                     crate::failpoint!("helper.done");
                     process::exit_now(0)
@@ -170,19 +172,21 @@ pub(in crate::supervisor) fn anchor(
     pod: &PodId,
     namespaces: &PodNamespaces,
     slot: Slot,
-) -> Result<u32, Failure> {
+) -> Result<Pid, Failure> {
     let failed = |what: &str, error: &io::Error| Failure::io(Stage::Namespace, what, "anchor", error);
+    let one_thread = OneThread::prove().map_err(|error| failed("fork", &error))?;
     let (ours, theirs) = report_pair().map_err(|error| failed("socketpair", &error))?;
-    match process::fork().map_err(|error| failed("fork", &error))? {
+    match process::fork(one_thread).map_err(|error| failed("fork", &error))? {
         Fork::Child => {
             // Who can take the anchor over gets into its namespaces too: they are the pod's.
             let made = namespaces
                 .enter_shared()
                 .and_then(|()| process::unshare(Namespaces::PID.and(Namespaces::CGROUP)))
                 .and_then(|()| {
-                    process::close_all_but(&mut [theirs.as_raw(), namespaces.template.as_raw_fd()])
+                    let keep = Kept::from_iter([theirs.as_fd(), namespaces.template.as_fd()]);
+                    process::close_all_but(&keep, one_thread)
                 })
-                .and_then(|()| process::fork_sibling());
+                .and_then(|()| process::fork_sibling(one_thread));
             match made {
                 Ok(Fork::Child) => super::anchor::execute(pod, &namespaces.template, &theirs),
                 Ok(Fork::Parent(pid)) => slot.store(&Ok(pid)),

@@ -103,7 +103,7 @@ impl Client {
     async fn connect_to(pod: &PodId, dir: &Path) -> Result<(Self, Vec<ContainerFacts>), Failure> {
         let lost = |error: io::Error| Failure::io(Stage::Connection, pod.as_str(), dir, &error);
         let (socket, pid) = dial(dir).map_err(lost)?;
-        let ended = crate::sys::process::pidfd(pid).map_err(lost)?;
+        let ended = pid.try_into().and_then(crate::sys::process::pidfd).map_err(lost)?;
         let client = Self::new(pod, socket, pid, ended).await?;
         client.is_set_up_in(dir);
         let facts = match client.ask(Call::Snapshot(v1::Snapshot {}), Some(ANSWER_MAX)).await? {

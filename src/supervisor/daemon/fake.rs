@@ -101,7 +101,7 @@ impl FakeSupervisor {
 
     /// Of the process that it passes for.
     pub(crate) fn pidfd(&self) -> OwnedFd {
-        crate::sys::process::pidfd(self.process.id()).unwrap()
+        crate::sys::process::pidfd(self.process.id().try_into().unwrap()).unwrap()
     }
 
     /// Says hello and hears it.

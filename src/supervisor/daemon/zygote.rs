@@ -435,7 +435,7 @@ mod tests {
                     match behaviour {
                         Behaviour::Answers => {
                             let pid = std::process::Command::new("sleep").arg("1000").spawn().unwrap().id();
-                            let pidfd = crate::sys::process::pidfd(pid).unwrap();
+                            let pidfd = crate::sys::process::pidfd(pid.try_into().unwrap()).unwrap();
                             let frame = wire::encode(&v1::Forked { pid, failure: None }, vec![pidfd]);
                             frame.send_from(0, socket.as_fd()).unwrap();
                         }

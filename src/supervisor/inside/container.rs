@@ -20,7 +20,7 @@ use crate::{
     model::{ContainerId, ContainerPlan, Exit, Failure, PidMode, UnixNanos},
     sys::{
         pids::Slot,
-        process::{self, Ended, Namespaces},
+        process::{self, Ended, Namespaces, Pid},
     },
 };
 
@@ -58,7 +58,7 @@ pub(super) enum Phase {
     /// Its init was reaped; its output may not have ended.
     Ended {
         /// Host pid of its init.
-        pid: u32,
+        pid: Pid,
         start: Start,
         ended: Ended,
         at: UnixNanos,
@@ -67,7 +67,7 @@ pub(super) enum Phase {
     /// The exit is recorded.
     Exited {
         /// Host pid of its init.
-        pid: u32,
+        pid: Pid,
         started_at: Option<UnixNanos>,
         exit: Exit,
         acknowledged: bool,
@@ -78,7 +78,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Making {
     /// `None` once it was reaped.
-    pub(super) helper: Option<u32>,
+    pub(super) helper: Option<Pid>,
     /// Where the init's pid is left.
     pub(super) slot: Slot,
     pub(super) waiter: Waiter,
@@ -96,7 +96,7 @@ pub(super) struct Making {
 #[derive(Debug)]
 pub(super) struct Init {
     /// Its host pid.
-    pub(super) pid: u32,
+    pub(super) pid: Pid,
     pub(super) pidfd: OwnedFd,
     pub(super) step: Step,
 }
@@ -133,7 +133,7 @@ pub(super) struct Channel {
 
 impl Phase {
     /// Host pid of the init; `None` while it is being made.
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(super) fn pid(&self) -> Option<Pid> {
         match self {
             Self::Making(_) => None,
             Self::Alive(Init { pid, .. }) | Self::Ended { pid, .. } | Self::Exited { pid, .. } => Some(*pid),
@@ -264,7 +264,7 @@ impl Container {
     pub(super) fn facts(&self) -> Option<ContainerFacts> {
         Some(ContainerFacts {
             id: self.id.clone(),
-            pid: self.phase.pid()?,
+            pid: self.phase.pid()?.get(),
             user: self.identity.user.clone(),
             started_at: self.phase.started_at(),
             exit: self.exit().cloned(),
@@ -343,7 +343,7 @@ impl Container {
     }
 
     /// Best effort: lowering it needs a capability that the node may not have.
-    pub(super) fn set_oom_score(&self, pid: u32) {
+    pub(super) fn set_oom_score(&self, pid: Pid) {
         let path = format!("/proc/{pid}/oom_score_adj");
         let _written: io::Result<()> = std::fs::write(path, self.oom_score_adj.to_string());
     }
@@ -351,7 +351,7 @@ impl Container {
 
 fn look_before_kill(
     cgroup: &cgroup::Container,
-    pid: Option<u32>,
+    pid: Option<Pid>,
     killed: &mut Option<Killed>,
     explains: bool,
 ) {

@@ -28,7 +28,7 @@ use crate::{
     launcher::PodNamespaces,
     logs::Stream,
     model::{ContainerId, Failure, PodId, Stage, UnixNanos},
-    sys::process::{self, Ended},
+    sys::process::{self, Ended, Pid},
 };
 
 /// Bytes read from a container's output at a time: what a pipe holds.
@@ -72,7 +72,7 @@ pub(super) struct Pod {
     pub(super) cgroup: cgroup::Handle,
     pub(super) namespaces: PodNamespaces,
     /// The first process of the shared pid namespace, and that namespace.
-    pub(super) anchor: Option<(u32, OwnedFd)>,
+    pub(super) anchor: Option<(Pid, OwnedFd)>,
 }
 
 #[derive(Debug)]
@@ -283,7 +283,7 @@ impl Supervisor {
 
     /// Reaps a child. One that was being started is looked at before: then it can still be seen whether it has
     /// executed its program.
-    fn reap(&mut self) -> io::Result<Option<(u32, Ended)>> {
+    fn reap(&mut self) -> io::Result<Option<(Pid, Ended)>> {
         let is_starting = |one: &Container| matches!(&one.phase, Phase::Alive(init) if init.is_starting());
         if !self.containers.values().any(is_starting) {
             return process::reap();
@@ -298,7 +298,7 @@ impl Supervisor {
         process::wait(pid).map(|ended| Some((pid, ended)))
     }
 
-    fn child_ended(&mut self, pid: u32, ended: Ended) {
+    fn child_ended(&mut self, pid: Pid, ended: Ended) {
         let of = |container: &Container| match &container.phase {
             Phase::Making(making) if making.helper == Some(pid) => Some(Child::Helper),
             // A fork that failed has left its error there, and no process.

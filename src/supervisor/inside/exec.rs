@@ -6,8 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-
 use super::{
     super::{
         child::helper,
@@ -23,7 +21,10 @@ use crate::{
     cgroup,
     launcher::{self, ExecStdio, Report, Reporter},
     model::{ContainerId, Failure, ResolvedUser, Stage, TerminalSize},
-    sys::{pids::Slot, process::Ended},
+    sys::{
+        pids::Slot,
+        process::{self, Ended, Pid},
+    },
 };
 
 use v1::reply::Result as Answer;
@@ -37,7 +38,7 @@ pub(super) struct Exec {
     pub(super) waiter: Waiter,
     container: ContainerId,
     /// `None` once it was reaped.
-    pub(super) helper: Option<u32>,
+    pub(super) helper: Option<Pid>,
     /// Where its pid is left, by the kernel and before the process runs.
     slot: Slot,
     /// `None` when its end was seen: then execve has worked, or `failure` says why not.
@@ -63,7 +64,7 @@ impl Exec {
     }
 
     /// Its host pid, once there is one.
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(super) fn pid(&self) -> Option<Pid> {
         self.slot.pid().ok().flatten()
     }
 }
@@ -165,7 +166,7 @@ impl Supervisor {
     fn inspect_exec(&mut self, number: u64) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         let (Some(pid), None, None) = (exec.pid(), &exec.ended, &exec.failure) else { return };
-        if let Err(excess) = exec.bounds.inspect(pid, &exec.user) {
+        if let Err(excess) = exec.bounds.inspect(pid.get(), &exec.user) {
             exec.failure = Some(excess_failure("exec", &excess));
             self.kill_exec_tree(number);
         }
@@ -260,7 +261,7 @@ impl Supervisor {
         if let (Some(pid), None) = (exec.pid(), exec.ended) {
             // A privileged one may have left its cgroup; it must go, or nobody is ever answered.
             // One that has ended by now is what was wanted.
-            let _ended: io::Result<()> = crate::sys::process::kill(pid);
+            let _ended: io::Result<()> = process::kill(pid);
         }
         crate::failpoint!("supervisor.exec-killed");
         // A killed process needs some microseconds to be gone; only one in the kernel's hands needs long.
@@ -307,13 +308,11 @@ fn stdio(exec: &v1::Exec, fds: Vec<OwnedFd>) -> Result<ExecStdio, Failure> {
 }
 
 /// Kills a helper and waits a moment until it can do nothing more. It stays to be reaped with the others.
-fn end_helper(helper: u32) {
+fn end_helper(helper: Pid) {
     // One that has ended by now is what was wanted.
-    let _ended: io::Result<()> = crate::sys::process::kill(helper);
-    let Some(pid) = i32::try_from(helper).ok().and_then(Pid::from_raw) else { return };
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let _ended: io::Result<()> = process::kill(helper);
     for _ in 0..GONE_LOOKS_MAX {
-        if !matches!(waitid(WaitId::Pid(pid), look), Ok(None)) {
+        if process::has_ended(helper) {
             return;
         }
         std::thread::sleep(GONE_PAUSE);

@@ -289,7 +289,7 @@ impl Supervisor {
         let looked = process::pidfd(pid)
             .map_err(|error| Failure::io(Stage::Launch, id.as_str(), "pidfd", &error))
             .and_then(|pidfd| {
-                let within = container.bounds.inspect_waiting(pid, &container.identity.user);
+                let within = container.bounds.inspect_waiting(pid.get(), &container.identity.user);
                 within.map(|()| pidfd).map_err(|excess| excess_failure(id.as_str(), &excess))
             });
         let pidfd = match looked {

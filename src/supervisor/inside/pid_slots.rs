@@ -49,7 +49,7 @@ mod tests {
         let mut pid_slots = PidSlots::new().unwrap();
         let slots: Vec<Slot> = (0..SLOTS).map(|_| pid_slots.take().unwrap()).collect();
         assert_eq!(pid_slots.take().unwrap_err().stage, Stage::Limit);
-        slots[7].store(&Ok(77));
+        slots[7].store(&77.try_into());
         pid_slots.give_back(slots[7]);
         let again = pid_slots.take().unwrap();
         assert_eq!((again.index(), again.pid().unwrap()), (7, None));

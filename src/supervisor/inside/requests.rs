@@ -23,7 +23,7 @@ use super::{
 use crate::{
     launcher::{self, Joined},
     model::{ContainerId, Failure, PidMode, Stage},
-    sys::{self, signal, title},
+    sys::{self, process::Pid, signal, title},
 };
 
 use v1::{reply::Result as Answer, request::Call};
@@ -301,7 +301,7 @@ impl Supervisor {
     }
 }
 
-fn namespace_of(pid: u32, kind: &str) -> Result<OwnedFd, Failure> {
+fn namespace_of(pid: Pid, kind: &str) -> Result<OwnedFd, Failure> {
     let path = format!("/proc/{pid}/ns/{kind}");
     let namespace = File::open(&path).map_err(|error| Failure::io(Stage::Namespace, "", &path, &error))?;
     Ok(namespace.into())

@@ -35,7 +35,7 @@ pub(super) async fn signal_directly(init: Option<Init>, signal: i32) {
     let _reserve = descriptors::lend_reserve();
     let Some(Init { pid, parent }) = init else { return };
     let send = move || {
-        let process = process::pidfd(pid)?;
+        let process = process::pidfd(pid.try_into()?)?;
         if parent_of(&std::fs::read_to_string(format!("/proc/{pid}/status"))?) == Some(parent) {
             signal::send(process.as_fd(), signal)?;
         }
