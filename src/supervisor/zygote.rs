@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{Failure, Stage},
     sys::{
-        descriptors, privilege,
+        descriptors, heap, privilege,
         process::{self, Fork, Kept, OneThread},
         signal, title,
     },
@@ -108,6 +108,7 @@ fn supervise(pod: &str, connection: OwnedFd) {
         process::adopt_orphans()?;
         // Its memory has held what containers were given; its forks stand in their namespaces until execve.
         privilege::forbid_inspection()?;
+        heap::wipe_freed();
         // A helper holds one for each volume and layer.
         descriptors::raise_limit()?;
         rustix::process::setsid()?;

@@ -2,12 +2,18 @@
 //!
 //! `PINTLE_E2E_TAKEOVERS` says how many processes are made before its eyes; the figure in docs/security.md is of 500.
 
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+};
+
 use crate::harness::{BUSYBOX, Container, Node, Pod, runner::tests, v1};
 
 tests![
     a_program_run_in_a_container_has_no_more_than_that_from_its_first_instruction,
     a_container_that_joins_others_has_nothing_that_they_could_take,
     what_is_made_beside_others_sees_them_and_has_a_terminal,
+    a_supervisor_forgets_the_environment_of_its_containers,
 ];
 
 const SEIZER: &str = "registry.test/pintle/seizer:1";
@@ -132,5 +138,54 @@ fn what_is_made_beside_others_sees_them_and_has_a_terminal() {
             assert!(container.exec(["sh", "-c", "echo 1 >/proc/sys/kernel/panic"]).code != 0);
         }
     }
+    node.assert_clean();
+}
+
+/// The host pid of the pod's supervisor.
+fn supervisor_of(pod: &Pod<'_>) -> u32 {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        (title.starts_with("pintle: supervisor of pod") && title.contains(&pod.id)).then_some(pid)
+    });
+    pids.last().expect("the pod has a supervisor")
+}
+
+/// The host pids of its children.
+fn children(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.split_whitespace().map(|child| child.parse().unwrap()).collect()
+}
+
+/// How often `what` is in the memory that process `pid` can write to.
+fn occurrences(pid: u32, what: &[u8]) -> usize {
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let writable =
+        maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw")));
+    let within = |line: &str| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        let (start, end) = (address(start)?, address(end)?);
+        let mut bytes = vec![0; usize::try_from(end - start).ok()?];
+        memory.read_exact_at(&mut bytes, start).ok()?;
+        Some(memchr::memmem::find_iter(&bytes, what).count())
+    };
+    writable.filter_map(within).sum()
+}
+
+fn a_supervisor_forgets_the_environment_of_its_containers() {
+    const SECRET: &str = "only-for-this-container-7d793037a076";
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let container = pod.create_with("main", BUSYBOX, ["sleep", "1000"], |config| {
+        config.envs = vec![v1::KeyValue { key: "PASSWORD".into(), value: SECRET.into() }];
+    });
+    container.start();
+    assert_eq!(container.shell("echo $PASSWORD"), format!("{SECRET}\n"));
+    let supervisor = supervisor_of(&pod);
+    let init = children(supervisor).pop().expect("the supervisor has a child");
+    assert!(occurrences(init, SECRET.as_bytes()) > 0, "it is found where it is");
+    assert_eq!(occurrences(supervisor, SECRET.as_bytes()), 0);
     node.assert_clean();
 }

@@ -95,6 +95,9 @@ impl Outgoing {
 }
 
 /// Turns a stream of bytes and descriptors back into frames.
+///
+/// It never holds more than one frame, and of a frame that was taken nothing: what a supervisor forks while it acts on
+/// one request must not have the next one in its memory, nor the last.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
     bytes: Vec<u8>,
@@ -102,10 +105,31 @@ pub(crate) struct Assembler {
 }
 
 impl Assembler {
-    /// Reads once from the socket; `Ok(false)` is the end of the stream.
+    /// Reads from the socket, of one frame at most; `Ok(false)` is the end of the stream.
     pub(crate) fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+        let headless = self.bytes.len() < HEADER_BYTES;
+        let more = self.read(socket)?;
+        if headless && more && self.bytes.len() == HEADER_BYTES && self.missing() > 0 {
+            return match self.read(socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+                read => read,
+            };
+        }
+        Ok(more)
+    }
+
+    /// Bytes of the current frame that have not been read yet: of its header until that is there.
+    fn missing(&self) -> usize {
+        let whole = match self.bytes.first_chunk::<HEADER_BYTES>() {
+            Some(header) => HEADER_BYTES + u32::from_le_bytes(*header) as usize,
+            None => HEADER_BYTES,
+        };
+        whole.saturating_sub(self.bytes.len())
+    }
+
+    fn read(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
         let old = self.bytes.len();
-        self.bytes.resize(old + READ_BYTES, 0);
+        self.bytes.resize(old + self.missing().clamp(1, READ_BYTES), 0);
         let mut fds = Vec::new();
         let got = fdpass::receive(socket, self.bytes.get_mut(old..).unwrap_or_default(), &mut fds);
         self.bytes.truncate(old + *got.as_ref().unwrap_or(&0));
@@ -126,9 +150,7 @@ impl Assembler {
         }
         let Some(body) = self.bytes.get(HEADER_BYTES..HEADER_BYTES + length) else { return Ok(None) };
         let message = M::decode(body).map_err(|error| invalid(error.to_string()))?;
-        self.bytes.drain(..HEADER_BYTES + length);
-        // One large frame must not cost a supervisor its size for ever.
-        self.bytes.shrink_to(self.bytes.len() + READ_BYTES);
+        self.bytes = self.bytes.split_off(HEADER_BYTES + length);
         Ok(Some(message))
     }
 
@@ -201,7 +223,25 @@ mod tests {
         };
         writer.join().unwrap().unwrap();
         assert_eq!(got, hello);
-        assert!(assembler.bytes.capacity() <= 2 * READ_BYTES, "{} bytes", assembler.bytes.capacity());
+        assert_eq!(assembler.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn of_two_frames_the_second_stays_in_the_socket_until_the_first_was_taken() {
+        let (a, b) = UnixStream::pair().unwrap();
+        b.set_nonblocking(true).unwrap();
+        let hello = |build_id: &str| v1::Hello { build_id: build_id.into(), ..Default::default() };
+        for build_id in ["one", "two"] {
+            fdpass::send(a.as_fd(), &encode(&hello(build_id), vec![]).bytes, &[]).unwrap();
+        }
+        let mut assembler = Assembler::default();
+        for build_id in ["one", "two"] {
+            assert!(assembler.fill(b.as_fd()).unwrap());
+            assert_eq!(assembler.bytes, encode(&hello(build_id), vec![]).bytes);
+            assert_eq!(assembler.next::<v1::Hello>().unwrap(), Some(hello(build_id)));
+            assert_eq!(assembler.next::<v1::Hello>().unwrap(), None);
+        }
+        assert_eq!(assembler.fill(b.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
