@@ -4,6 +4,9 @@
 //! lower floors, and rooms on one floor are strangers (`tests/floors.rs` holds us to it). What each room
 //! owns is in the first lines of its `mod.rs`; how they meet is in `docs/ARCHITECTURE.md`.
 
+// What is cast or dropped outside of tests says why. Tests may do both: a wrong one fails.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::let_underscore_must_use))]
+
 pub mod cli;
 
 mod daemon;

@@ -125,7 +125,7 @@ fn processes(group: &Group) -> Vec<u32> {
     let (mut pids, mut cgroups) = (Vec::new(), 0);
     let Some(directory) = group.processes_directory() else { return pids };
     // An error ends the walk: what was found until then is told.
-    let _ = tree::walk(&directory, &mut |visit| {
+    let _walked = tree::walk(&directory, &mut |visit| {
         let Visit::Enter(at) = visit else { return Ok(()) };
         cgroups += 1;
         let mut full = cgroups >= CGROUPS_MAX;

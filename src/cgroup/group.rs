@@ -111,7 +111,7 @@ impl Group {
     /// Takes away what a failed step made; what cannot be is left to the removal of the pod.
     pub(super) fn unmake(&self) {
         for tree in self.own() {
-            let _ = tree::remove(&self.directory(tree), Instant::now());
+            let _removed = tree::remove(&self.directory(tree), Instant::now());
         }
     }
 

@@ -174,6 +174,7 @@ pub(super) fn v2(resources: &Resources, present: &Present) -> Result<Vec<Setting
 ///
 /// The curve is 10^((l² + 125 l − 126) ÷ 612) with l = log2 of the shares: 2, 1024 and 262144 shares become
 /// 1, 100 and 10000 exactly. The straight line that came before it made 39 of 1024 (KEP-2254).
+#[expect(clippy::cast_possible_truncation, reason = "the weight is clamped before the cast")]
 pub(super) fn weight_of_shares(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144);
     // At most 2^18: a double holds it exactly.
@@ -181,7 +182,7 @@ pub(super) fn weight_of_shares(shares: u64) -> u64 {
     let weight = 10f64.powf((l * l + 125.0 * l - 126.0) / 612.0);
     // The three exact points must not be lifted by a last digit's error.
     let weight = if (weight - weight.round()).abs() < 1e-6 { weight.round() } else { weight.ceil() };
-    (weight as u64).clamp(1, 10_000)
+    weight.clamp(1.0, 10_000.0) as u64
 }
 
 /// One number alone keeps the period that is there; a period alone keeps the quota.

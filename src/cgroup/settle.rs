@@ -135,7 +135,7 @@ fn make_room(setting: &Setting, path: &Path) -> Result<(), Error> {
         return Ok(());
     };
     // Since Linux 5.19; EAGAIN when it gave back less. What is used afterwards is what counts.
-    let _ = file::write(&path.with_file_name("memory.reclaim"), &over.to_string());
+    let _reclaimed = file::write(&path.with_file_name("memory.reclaim"), &over.to_string());
     match used() {
         Some(used) if used > wanted => {
             Err(Error::BelowUsage { path: path.into(), value: setting.value.clone(), used })

@@ -30,10 +30,11 @@ impl OomWatch {
     /// Takes the word, so that the next one is heard.
     pub fn acknowledge(&self) {
         if self.counts_reads {
-            let _ = rustix::io::read(&self.fd, &mut [0; 8]);
+            // Without a word there, nothing is taken.
+            let _taken = rustix::io::read(&self.fd, &mut [0; 8]);
         } else {
             // A poll of memory.events is armed again by reading it.
-            let _ = rustix::io::pread(&self.fd, &mut [0; 512], 0);
+            let _armed = rustix::io::pread(&self.fd, &mut [0; 512], 0);
         }
     }
 }

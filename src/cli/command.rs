@@ -23,7 +23,7 @@ pub fn main() -> ExitCode {
         Ok(line) => line.command.run().into(),
         Err(error) => {
             // Help and version are "errors" that go to stdout; a closed pipe is nobody's problem.
-            let _ = error.print();
+            let _printed = error.print();
             if error.use_stderr() { Exit::USAGE.into() } else { ExitCode::SUCCESS }
         }
     }

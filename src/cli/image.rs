@@ -176,7 +176,7 @@ fn table(rows: Vec<Row>) -> String {
     let mut text = String::new();
     for [image, id, size] in lines {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{image:width$}  {id:ID_SHOWN$}  {size}");
+        let _written = writeln!(text, "{image:width$}  {id:ID_SHOWN$}  {size}");
     }
     text
 }

@@ -351,8 +351,7 @@ fn put_host(length: usize, output: &mut Vec<u8>) {
 /// The length of a Huffman-coded string.
 fn put_length(length: usize, output: &mut Vec<u8>) {
     const MASK: usize = 0x7f;
-    // Each is masked to what a byte holds.
-    let low = |value: usize| (value & MASK) as u8;
+    let low = |value: usize| value.to_le_bytes()[0] & 0x7f;
     if length < MASK {
         output.push(0x80 | low(length));
         return;
@@ -415,10 +414,10 @@ mod huffman {
         let (mut symbols, mut placed, mut code, mut bits) = ([0; 257], 0, 0, 1);
         while bits <= BITS_MAX {
             (first[bits], start[bits]) = (code, placed);
-            let mut symbol = 0;
-            while symbol <= END {
-                if BITS[symbol] as usize == bits {
-                    symbols[placed] = symbol as u16;
+            let mut symbol: u16 = 0;
+            while symbol as usize <= END {
+                if BITS[symbol as usize] as usize == bits {
+                    symbols[placed] = symbol;
                     placed += 1;
                     count[bits] += 1;
                 }

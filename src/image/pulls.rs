@@ -84,7 +84,8 @@ impl Pulls {
         let task = task::spawn("image pull", async move {
             let _place = places.take(&reference.host).await;
             let result = despite_removals(|| pull(&local, &registries, &reference, &login)).await;
-            let _ = sender.send(Some(result));
+            // Every caller may have gone.
+            let _unread = sender.send(Some(result));
         });
         let pull = Running { outcome: outcome.clone(), task: task.abort_handle(), callers: 1 };
         running.insert(key.clone(), pull);

@@ -90,7 +90,8 @@ impl From<PathText> for String {
             if byte.is_ascii_graphic() && byte != b'%' {
                 text.push(byte.into());
             } else {
-                let _ = write!(text, "%{byte:02X}");
+                // Writing to a String cannot fail.
+                let _written = write!(text, "%{byte:02X}");
             }
         }
         text
@@ -111,7 +112,8 @@ impl TryFrom<String> for PathText {
             }
             let [high, low, after @ ..] = rest else { return Err("a path ends in a half escape") };
             let digit = |byte: u8| char::from(byte).to_digit(16).ok_or("a path has a bad escape");
-            bytes.push((digit(*high)? * 16 + digit(*low)?) as u8);
+            let byte = u8::try_from(digit(*high)? * 16 + digit(*low)?);
+            bytes.push(byte.map_err(|_| "a path has a bad escape")?);
             rest = after;
         }
         Ok(Self(bytes))

@@ -65,10 +65,11 @@ impl Retained {
         users.retain(|image, of_image| {
             let folder = self.path.join(image.hex());
             if of_image.remove(by) && is_plain(by) {
-                let _ = fs::remove_file(folder.join(by));
+                // A mark that stays keeps an image longer, until the next daemon looks.
+                let _removed = fs::remove_file(folder.join(by));
             }
             if of_image.is_empty() {
-                let _ = fs::remove_dir(folder);
+                let _removed = fs::remove_dir(folder);
                 unused.push(image.clone());
             }
             !of_image.is_empty()

@@ -241,7 +241,7 @@ struct Walk {
 impl Walk {
     fn add(&mut self, stat: &Stat) {
         let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-        let names = u64::from(stat.st_nlink.max(1) as u32);
+        let names = u64::try_from(u128::from(stat.st_nlink)).unwrap_or(u64::MAX).max(1);
         let many = names > 1 && FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
         if many && self.linked.len() >= LINKED_MAX {
             self.sum.bytes = self.sum.bytes.saturating_add(bytes.div_ceil(names));

@@ -281,7 +281,7 @@ impl Sink {
                 let cause = self.cause.as_ref().map_or_else(|| "write error".into(), ToString::to_string);
                 let lines = if lost == 1 { "line" } else { "lines" };
                 // Writing to a Vec cannot fail.
-                let _ = writeln!(self.batch, "pintle: {lost} {lines} of {stream} lost: {cause}");
+                let _written = writeln!(self.batch, "pintle: {lost} {lines} of {stream} lost: {cause}");
             }
         }
     }

@@ -84,7 +84,7 @@ fn sample(text: &mut String, row: &Row, base: &str, labels: &[&str], value: Valu
         label_to(text, key, label);
     }
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "}} {value}");
+    let _written = writeln!(text, "}} {value}");
 }
 
 fn written(base: &Base) -> String {

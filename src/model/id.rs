@@ -31,7 +31,8 @@ macro_rules! id {
                 use fmt::Write as _;
                 let mut text = String::with_capacity(64);
                 for byte in bytes {
-                    let _ = write!(text, "{byte:02x}");
+                    // Writing to a String cannot fail.
+                    let _written = write!(text, "{byte:02x}");
                 }
                 Self(text.into())
             }

@@ -105,9 +105,9 @@ impl Bridge {
                 let addresses = addresses.clone();
                 move |leases| leases.give_back(&addresses)
             });
-            let _ = undone
-                .await
-                .inspect_err(|error| warn!(%pod, ?addresses, error = %chain(error), "lease not given back"));
+            if let Err(error) = &undone.await {
+                warn!(%pod, ?addresses, error = %chain(error), "lease not given back");
+            }
             return Err(error);
         }
         failpoint!("network.attached");
@@ -138,7 +138,9 @@ impl Bridge {
         };
         if let Err(error) = set_up.await {
             let undone = unlink(&host, pod).await;
-            let _ = undone.inspect_err(|error| warn!(%pod, error = %chain(error), "link pair not deleted"));
+            if let Err(error) = &undone {
+                warn!(%pod, error = %chain(error), "link pair not deleted");
+            }
             return Err(error);
         }
         Ok(())
@@ -275,8 +277,9 @@ impl Bridge {
         if let Err(error) = self.set_up_bridge(host, &bridge, ranges).await {
             if new {
                 let undone = host.delete(&bridge).await;
-                let _ = undone
-                    .inspect_err(|error| warn!(link = name, error = %chain(error), "bridge not deleted"));
+                if let Err(error) = &undone {
+                    warn!(link = name, error = %chain(error), "bridge not deleted");
+                }
             }
             return Err(error);
         }

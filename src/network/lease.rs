@@ -236,7 +236,7 @@ fn addresses(folder: &Path) -> Result<Vec<(IpAddr, PathBuf)>, Error> {
 fn write_lease(path: &Path, pod: &PodId) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
     file.write_all(format!("{pod}\r\n{INTERFACE}").as_bytes()).inspect_err(|_| {
-        let _ = fs::remove_file(path); // an empty lease would hold the address for nobody
+        let _removed = fs::remove_file(path); // an empty lease would hold the address for nobody
     })
 }
 

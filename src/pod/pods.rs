@@ -85,7 +85,7 @@ impl Pods {
         let (id, reach) = self.node.names().reserve(&config.metadata, begin);
         if let Some(mail) = mail {
             // One that is gone drops the mail, and with it the reply.
-            let _ = reach.calls.send(mail).await;
+            let _sent = reach.calls.send(mail).await;
         }
         match answer.await.ok() {
             Some(answer) => answer.map(|_| id),

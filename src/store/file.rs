@@ -35,7 +35,7 @@ pub fn put<T: Serialize>(path: &Path, value: &T, durability: Durability) -> io::
     let written = write_over(path, &unfinished, file, &bytes, durability);
     if written.is_err() {
         // After a failed fsync of the folder there is nothing left to remove.
-        let _ = fs::remove_file(&unfinished);
+        let _removed = fs::remove_file(&unfinished);
     }
     written
 }

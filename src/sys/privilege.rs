@@ -106,14 +106,14 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     if uid == u32::MAX || gid == u32::MAX || groups.contains(&u32::MAX) {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    // SAFETY: pointer and length describe a live array; the rest are integers.
-    unsafe {
-        check(libc::setgroups(groups.len(), groups.as_ptr()).into())?;
-        check(libc::setresgid(gid, gid, gid).into())?;
-        check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0).into())?;
-        check(libc::setresuid(uid, uid, uid).into())?;
-    }
-    Ok(())
+    // SAFETY: pointer and length describe a live array.
+    check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) }.into())?;
+    // SAFETY: integers only.
+    check(unsafe { libc::setresgid(gid, gid, gid) }.into())?;
+    // SAFETY: integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }.into())?;
+    // SAFETY: integers only.
+    check(unsafe { libc::setresuid(uid, uid, uid) }.into()).map(drop)
 }
 
 /// From now on execve gives no new privileges (`PR_SET_NO_NEW_PRIVS`).

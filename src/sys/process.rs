@@ -282,13 +282,14 @@ pub fn schedule_as_usual() {
     const EVERY_PROCESSOR: [u8; 1024] = [0xff; 1024];
 
     let usual = libc::sched_param { sched_priority: 0 };
-    // SAFETY: pointers to live values of the types that the calls take, with their sizes; integers otherwise.
-    unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const usual);
-        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
-        libc::sched_setaffinity(0, EVERY_PROCESSOR.len(), EVERY_PROCESSOR.as_ptr().cast());
-        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_NONE);
-    }
+    // SAFETY: a pointer to a live value of the type that the call takes.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const usual) };
+    // SAFETY: integers only.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+    // SAFETY: a pointer to a live array, which is read as bits, and its size.
+    unsafe { libc::sched_setaffinity(0, EVERY_PROCESSOR.len(), EVERY_PROCESSOR.as_ptr().cast()) };
+    // SAFETY: integers only.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_NONE) };
 }
 
 /// Sets this process's score for the kernel's choice of whom to kill when memory runs out, -1000 to 1000

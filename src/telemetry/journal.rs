@@ -111,7 +111,7 @@ impl Visit for Entry {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = write!(text, "{value:?}");
+        let _written = write!(text, "{value:?}");
         self.field(field.name(), &text);
     }
 }

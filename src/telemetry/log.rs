@@ -202,7 +202,7 @@ pub fn chain(error: &dyn StdError) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         // Writing to a String cannot fail.
-        let _ = write!(text, ": {error}");
+        let _written = write!(text, ": {error}");
         cause = error.source();
     }
     text

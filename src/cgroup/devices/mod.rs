@@ -47,7 +47,8 @@ fn check_one(rule: &DeviceRule) -> Result<(), Error> {
 fn text(rule: &DeviceRule) -> String {
     let mut text = format!("{} ", rule.kind);
     for (number, after) in [(rule.major, ':'), (rule.minor, ' ')] {
-        let _ = match number {
+        // Writing to a String cannot fail.
+        let _written = match number {
             Some(number) => write!(text, "{number}{after}"),
             None => write!(text, "*{after}"),
         };

@@ -261,7 +261,8 @@ impl Jobs {
     fn ended(&self, unit: &str, result: &str) {
         let waiting = self.locked().as_mut().and_then(|waiting| waiting.remove(unit));
         if let Some(sender) = waiting {
-            let _ = sender.send(result.to_owned());
+            // Who waited has given up.
+            let _unread = sender.send(result.to_owned());
         }
     }
 }

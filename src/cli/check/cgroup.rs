@@ -187,7 +187,7 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        let _ = process::kill(self.supervisor.pid()); // it may have ended
+        let _ended = process::kill(self.supervisor.pid()); // it may have before
         if let Err(error) = self.handle.remove() {
             eprintln!("pintle: the cgroup of a check could not be removed: {}", chain(&error));
         }

@@ -41,7 +41,7 @@ pub(super) fn apart<T: Serialize + DeserializeOwned>(
 ) -> Result<T, String> {
     let child = Child::fork(|answer| {
         let answered = enter(kinds).map_err(|error| error.to_string()).map(|()| work());
-        let _ = serde_json::to_writer(answer, &answered); // without a reader there is nobody to tell
+        let _written = serde_json::to_writer(answer, &answered); // without a reader there is nobody to tell
     });
     child.and_then(|child| child.answer()).unwrap_or_else(|error| Err(error.to_string()))
 }
@@ -75,8 +75,8 @@ impl Child {
             Fork::Parent(pid) => match process::pidfd(pid) {
                 Ok(pidfd) => Ok(Self { pid, pidfd, answer }),
                 Err(error) => {
-                    let _ = process::kill(pid);
-                    let _ = process::wait(pid);
+                    // One that cannot be killed or reaped has ended.
+                    let _ended = process::kill(pid).and_then(|()| process::wait(pid));
                     Err(error)
                 }
             },
@@ -113,8 +113,9 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let _ = process::kill(self.pid); // it may have ended
-        let _ = process::wait(self.pid);
+        // One that cannot be killed has ended; it is reaped all the same.
+        let _killed = process::kill(self.pid);
+        let _reaped = process::wait(self.pid);
     }
 }
 

@@ -109,7 +109,7 @@ impl<'a> Round<'a> {
                 continue;
             }
             if pass > 0 && place == 0 {
-                self.pause = pause(pass as u32);
+                self.pause = pause(u32::try_from(pass).unwrap_or(u32::MAX));
             }
             if !self.pause.is_zero() {
                 sleep(std::mem::take(&mut self.pause)).await;

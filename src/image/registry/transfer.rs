@@ -122,7 +122,7 @@ impl<'a> Transfer<'a> {
 
     pub(super) async fn end(&mut self) {
         // A receiver that has gone has failed, and says why.
-        let _ = self.chunks.send(Chunk::End).await;
+        let _sent = self.chunks.send(Chunk::End).await;
         failpoint!("image.blob-done");
     }
 }

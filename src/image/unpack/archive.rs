@@ -191,9 +191,9 @@ impl<R: Read> Archive<R> {
             if self.start == self.end && !self.fill(1)? {
                 return Err(LayerError::Read(io::ErrorKind::UnexpectedEof.into()));
             }
-            let held = ((self.end - self.start) as u64).min(bytes);
-            self.start += held as usize;
-            bytes -= held;
+            let held = usize::try_from(bytes).unwrap_or(usize::MAX).min(self.end - self.start);
+            self.start += held;
+            bytes -= held as u64;
         }
         Ok(())
     }
@@ -258,7 +258,7 @@ pub(in crate::image) fn begins_tar(bytes: &[u8]) -> bool {
 /// On the way it refuses extension headers that claim more than any may have. The parser would do it too, but
 /// adds the sizes of several up first, and an overflow there ends the process.
 fn take_numbers(mut rest: &mut [u8]) -> Result<Option<Numbers>, LayerError> {
-    const BLOCK: usize = BLOCK_BYTES as usize;
+    const BLOCK: usize = 512;
     let mut was_zero = false;
     while let Some((block, after)) = rest.split_first_chunk_mut::<BLOCK>() {
         let header = Header::from_bytes(block);

@@ -49,7 +49,7 @@ pub(super) fn pin(netns: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(path);
     file.map_err(failed("make a place for a network namespace at"))?;
     mount_bind(format!("/proc/self/fd/{}", netns.as_raw_fd()), path).map_err(|errno| {
-        let _ = fs::remove_file(path); // the mount's failure is the error
+        let _removed = fs::remove_file(path); // the mount's failure is the error
         failed("mount a network namespace at")(errno.into())
     })
 }

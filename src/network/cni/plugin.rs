@@ -226,7 +226,7 @@ impl Group {
         match leader {
             Ok(leader) => Ok(Self { id, leader }),
             Err(error) => {
-                let _ = id.map(|id| kill_process_group(id, Signal::KILL)); // it may be gone
+                let _killed = id.map(|id| kill_process_group(id, Signal::KILL)); // it may be gone
                 Err(error)
             }
         }
@@ -239,7 +239,7 @@ impl Group {
 
     fn kill(&self) {
         if let Some(id) = self.id {
-            let _ = kill_process_group(id, Signal::KILL); // there may be nobody left in it
+            let _killed = kill_process_group(id, Signal::KILL); // there may be nobody left in it
         }
     }
 

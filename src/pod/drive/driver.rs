@@ -229,7 +229,7 @@ impl Driver {
             Order::Reply(ticket, answer) => {
                 if let Some(reply) = self.waiting.remove(&ticket) {
                     // A caller that is gone has no more use for it.
-                    let _ = reply.send(answer);
+                    let _unread = reply.send(answer);
                 }
             }
             Order::Notice(notice) => log::notice(&self.pod.id, &notice),

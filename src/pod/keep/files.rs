@@ -54,13 +54,14 @@ pub(in crate::pod) fn resolv_conf(dns: &Dns) -> Result<String, Error> {
         }
     }
     if !dns.searches.is_empty() {
-        let _ = writeln!(text, "search {}", dns.searches.join(" "));
+        // Writing to a String cannot fail.
+        let _written = writeln!(text, "search {}", dns.searches.join(" "));
     }
     for server in &dns.servers {
-        let _ = writeln!(text, "nameserver {server}");
+        let _written = writeln!(text, "nameserver {server}");
     }
     if !dns.options.is_empty() {
-        let _ = writeln!(text, "options {}", dns.options.join(" "));
+        let _written = writeln!(text, "options {}", dns.options.join(" "));
     }
     Ok(text)
 }
@@ -74,7 +75,7 @@ fn fits_a_line(entry: &str) -> bool {
 pub(in crate::pod) fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for address in addresses {
-        let _ = writeln!(text, "{address}\t{hostname}");
+        let _written = writeln!(text, "{address}\t{hostname}");
     }
     text
 }

@@ -199,7 +199,7 @@ impl Desk {
             Some(death) if death.writes == 0 => {
                 death.happened = true;
                 if death.after {
-                    let _ = self.write(write);
+                    let _written = self.write(write);
                 }
                 return None;
             }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{event_loop::Supervisor, voice::Level};
-use crate::{cgroup, model::ContainerId};
+use crate::{cgroup, model::ContainerId, telemetry::log::chain};
 
 /// Pause before the second try to remove what was busy, and at most. A process in the kernel's hands ends when a disk
 /// or a server answers.
@@ -130,10 +130,4 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// An error and its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -12,7 +12,6 @@ use super::{
         wire::{self, v1},
     },
     attach::Input,
-    chores::chain,
     connection::Waiter,
     container::{Channel, Container, Init, Making, Phase, Start, Step},
     event_loop::{Source, Supervisor, now},
@@ -27,6 +26,7 @@ use crate::{
     model::{ContainerId, ContainerPlan, Failure, Stage},
     store::{self, Durability},
     sys::process,
+    telemetry::log::chain,
 };
 
 use v1::reply::Result as Answer;

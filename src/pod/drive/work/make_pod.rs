@@ -244,7 +244,7 @@ pub(super) async fn undo(pod: Arc<Pod>, client: Option<Client>, leftovers: Optio
     }
     if let Some(client) = supervisor {
         // Its cgroup is killed next; this only lets it end in order.
-        let _ = client.shutdown().await;
+        let _ended = client.shutdown().await;
     }
     if let Some(cgroup) = cgroup
         && let Err(error) = clear(cgroup.clone()).await

@@ -33,7 +33,7 @@ pub(super) async fn start(pod: Arc<Pod>, client: Option<Client>, id: ContainerId
 pub(super) async fn acknowledge(client: Option<Client>, id: ContainerId) -> Report {
     if let Some(client) = client {
         // If this is lost, the exit is repeated on the next connection.
-        let _ = client.acknowledge(&id).await;
+        let _acknowledged = client.acknowledge(&id).await;
         crate::failpoint!("container.exit-acknowledged");
     }
     Report::Nothing

@@ -42,7 +42,7 @@ pub(super) async fn signal_directly(init: Option<Init>, signal: i32) {
         Ok(())
     };
     // That it has ended meanwhile is what was wanted.
-    let _ = blocking(send).await;
+    let _sent = blocking(send).await;
 }
 
 /// Reads `PPid` out of `/proc/PID/status`.

@@ -42,10 +42,11 @@ pub(in crate::pod) async fn end_pod(pod: &Arc<Pod>, client: Option<&Client>) -> 
     let _reserve = descriptors::lend_reserve();
     if let Some(client) = client {
         let end = async {
-            let _ = client.shutdown().await;
+            let _ended = client.shutdown().await;
             client.ended().await;
         };
-        let _ = time::timeout(SUPERVISOR_END_MAX, end).await;
+        // One that does not end by itself is killed with the pod's cgroup.
+        let _ended = time::timeout(SUPERVISOR_END_MAX, end).await;
     }
     kill_pod(pod).await;
     crate::failpoint!("pod.supervisor-ended");
