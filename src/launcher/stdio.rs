@@ -37,11 +37,9 @@ impl ExecStdio {
     /// The descriptors that must stay open until [`Self::take_up`].
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            Self::Pipes { stdin, stdout, stderr } => [stdin.as_ref(), Some(stdout), Some(stderr)]
-                .into_iter()
-                .flatten()
-                .map(AsFd::as_fd)
-                .collect(),
+            Self::Pipes { stdin, stdout, stderr } => {
+                [stdin.as_ref(), Some(stdout), Some(stderr)].into_iter().flatten().map(AsFd::as_fd).collect()
+            }
             Self::Terminal { to, .. } => vec![to.as_fd()],
         }
     }

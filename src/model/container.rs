@@ -9,6 +9,7 @@ use super::{NamespaceModes, Resources, Security};
 /// What CreateContainer asked for (CRI `ContainerConfig`), checked.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ContainerConfig {
+    /// `metadata`: what the kubelet knows it by.
     pub metadata: ContainerMetadata,
     /// What to look the image up by: the id that PullImage gave, or a reference.
     pub image: String,
@@ -22,18 +23,27 @@ pub struct ContainerConfig {
     pub working_dir: String,
     /// Added over the image's. A value may be any bytes without NUL.
     pub envs: Vec<(String, Vec<u8>)>,
+    /// `mounts`, in their order.
     pub mounts: Vec<Mount>,
+    /// `devices`.
     pub devices: Vec<DeviceMapping>,
+    /// `labels`, given back unchanged.
     pub labels: BTreeMap<String, String>,
+    /// `annotations`, given back unchanged.
     pub annotations: BTreeMap<String, String>,
     /// Relative to the pod's log directory; empty is "no log".
     pub log_path: String,
+    /// `stdin`: standard input stays open for those who attach.
     pub stdin: bool,
+    /// `stdin_once`: it is closed with the first of them.
     pub stdin_once: bool,
+    /// `tty`: the standard streams are one terminal.
     pub tty: bool,
+    /// `linux.resources`.
     pub resources: Resources,
     /// What this container shares; only `pid` may differ from the pod's.
     pub namespaces: NamespaceModes,
+    /// `linux.security_context`.
     pub security: Security,
     /// Number of the stop signal; `None`: the image's, else SIGTERM.
     pub stop_signal: Option<i32>,
@@ -42,17 +52,24 @@ pub struct ContainerConfig {
 /// A container's name within its pod.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct ContainerMetadata {
+    /// `name`.
     pub name: String,
+    /// `attempt`, from 0.
     pub attempt: u32,
 }
 
 /// A volume (CRI `Mount`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Mount {
+    /// `container_path`.
     pub container_path: String,
+    /// `host_path`.
     pub host_path: String,
+    /// `readonly`.
     pub readonly: bool,
+    /// `recursive_read_only`: the mounts below it are read-only too.
     pub recursive_read_only: bool,
+    /// `propagation`.
     pub propagation: Propagation,
     /// Asked for and echoed; there is no SELinux here to obey it.
     pub selinux_relabel: bool,
@@ -111,7 +128,9 @@ pub enum Propagation {
 /// A host device given to a container (CRI `Device`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct DeviceMapping {
+    /// `container_path`.
     pub container_path: String,
+    /// `host_path`.
     pub host_path: String,
     /// Any of `r`, `w`, `m`.
     pub permissions: String,

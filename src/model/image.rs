@@ -59,13 +59,17 @@ pub struct ImageConfig {
     pub user: String,
     /// `KEY=value`.
     pub env: Vec<String>,
+    /// `Entrypoint`.
     pub entrypoint: Vec<String>,
+    /// `Cmd`.
     pub cmd: Vec<String>,
+    /// `WorkingDir`; may be empty.
     pub working_dir: String,
     /// A name (`SIGTERM`, `TERM`) or a number; empty is SIGTERM.
     pub stop_signal: String,
     /// Paths at which each container gets a writable directory of its own, filled from the image.
     pub volumes: Vec<String>,
+    /// `Labels`.
     pub labels: BTreeMap<String, String>,
 }
 

@@ -10,23 +10,30 @@ use super::{ContainerId, IpcMode, MountOptions, NetworkMode, PidMode, Propagatio
 /// the supervisor and its helper.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContainerPlan {
+    /// Which container it is.
     pub id: ContainerId,
     /// The OCI runtime spec, as JSON, for libcontainer. It has no namespaces, root path or cgroups path
     /// (the helper adds them), and never `linux.resources`, `linux.seccomp` or `process.oomScoreAdj`.
     pub oci: Vec<u8>,
+    /// Its init.
     pub process: ProcessPlan,
     /// Layer directories, top first.
     pub lower: Vec<PathBuf>,
     /// Host folder that holds (or will hold) `upper` and `work`.
     pub writable: PathBuf,
+    /// The root is mounted read-only once all is in place.
     pub readonly_rootfs: bool,
     /// In the order in which they are mounted: parents before children.
     pub volumes: Vec<Volume>,
+    /// The devices that were asked for.
     pub devices: Vec<DeviceNode>,
     /// cgroup device rules, in order; later ones win.
     pub device_rules: Vec<DeviceRule>,
+    /// Limits of its cgroup.
     pub resources: Resources,
+    /// The pid namespace that it is in.
     pub pid: PidMode,
+    /// It sees the host's devices, and cgroups writable.
     pub privileged: bool,
     /// Where the CRI log goes; `None` is "discard".
     pub log: Option<LogPath>,
@@ -46,20 +53,24 @@ pub struct ProcessPlan {
     pub env: Vec<Vec<u8>>,
     /// Absolute, in the container; made when missing.
     pub cwd: String,
+    /// Who it is to run as.
     pub user: UserChoice,
     /// The image's `User`; used when `user` names nobody.
     pub image_user: String,
+    /// Its standard streams are one terminal.
     pub tty: bool,
     /// Bit N is capability N (capabilities(7)): bounding, permitted and effective sets.
     pub capabilities: u64,
     /// Ambient and inheritable sets, for a user other than root.
     pub ambient: u64,
+    /// prctl(2), `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: bool,
     /// A ready BPF program (`struct sock_filter` after `struct sock_filter`, native byte order); `None` is no filter.
     pub seccomp: Option<Arc<[u8]>>,
     /// The AppArmor profile that the program runs under (apparmor(7)); empty: the node's, which is none as a rule.
     #[serde(default)]
     pub apparmor: String,
+    /// proc(5), `oom_score_adj`: -1000 to 1000.
     pub oom_score_adj: i64,
     /// Soft and hard RLIMIT_NOFILE.
     pub nofile: (u64, u64),
@@ -102,12 +113,15 @@ pub enum VolumeSource {
 /// A volume as the helper mounts it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Volume {
+    /// Where its content comes from.
     pub source: VolumeSource,
     /// Absolute in the container, made when missing, resolved inside its root.
     pub target: String,
+    /// It is mounted read-only.
     pub readonly: bool,
     /// `readonly` also for mounts below it.
     pub recursive_read_only: bool,
+    /// How mounts travel between host and container.
     pub propagation: Propagation,
     /// Of the volume itself; mounts below it keep their own.
     pub options: MountOptions,
@@ -127,6 +141,7 @@ pub struct DeviceNode {
 /// One line for cgroup v1's `devices.allow` or `devices.deny` (and v2's program).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct DeviceRule {
+    /// It allows; else it denies.
     pub allow: bool,
     /// `a`, `b` or `c`.
     pub kind: char,
@@ -143,10 +158,13 @@ pub struct DeviceRule {
 pub struct PodPlan {
     /// `namespace/name`, which ps(1) shows beside the id.
     pub name: String,
+    /// The network namespace of its containers.
     pub network: NetworkMode,
+    /// The IPC namespace of its containers.
     pub ipc: IpcMode,
     /// Not used with the host's network, which goes with the host's name.
     pub hostname: String,
+    /// Names with dots, and values.
     pub sysctls: Vec<(String, String)>,
     /// Size of the pod's `/dev/shm`; bytes.
     pub shm_bytes: u64,

@@ -10,6 +10,7 @@ use super::{PodLimits, Resources, Security};
 /// byte: the kubelet has no other copy.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PodConfig {
+    /// `metadata`: what the kubelet knows it by.
     pub metadata: PodMetadata,
     /// Empty: the host's name with a host network, else the pod's name.
     pub hostname: String,
@@ -17,17 +18,23 @@ pub struct PodConfig {
     pub log_directory: String,
     /// `None`: the host's resolv.conf.
     pub dns: Option<Dns>,
+    /// `port_mappings`.
     pub port_mappings: Vec<PortMapping>,
+    /// `labels`, given back unchanged.
     pub labels: BTreeMap<String, String>,
+    /// `annotations`, given back unchanged.
     pub annotations: BTreeMap<String, String>,
     /// The kubelet's cgroup for this pod: a path, or a name ending in `.slice`; empty is "configured".
     pub cgroup_parent: String,
+    /// `linux.security_context.namespace_options`.
     pub namespaces: NamespaceModes,
     /// Namespaced kernel settings, dots in the key.
     pub sysctls: BTreeMap<String, String>,
+    /// `linux.security_context`: what containers without one of their own have.
     pub security: Security,
     /// Under a cgroup parent of the kubelet's these are informative: it has limited that itself.
     pub overhead: Option<Resources>,
+    /// `linux.resources`: of all containers together.
     pub resources: Option<Resources>,
     /// The RuntimeClass handler; empty is the default one.
     pub runtime_handler: String,
@@ -43,24 +50,33 @@ impl PodConfig {
 /// A pod's name. Unique over all four parts.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct PodMetadata {
+    /// `name`.
     pub name: String,
+    /// `uid`.
     pub uid: String,
+    /// `namespace`, of Kubernetes.
     pub namespace: String,
+    /// `attempt`, from 0.
     pub attempt: u32,
 }
 
 /// The pod's resolv.conf (CRI `DNSConfig`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Dns {
+    /// `servers`: IP addresses.
     pub servers: Vec<String>,
+    /// `searches`: domains.
     pub searches: Vec<String>,
+    /// `options` of resolv.conf(5).
     pub options: Vec<String>,
 }
 
 /// A port of the pod that the host forwards (CRI `PortMapping`).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PortMapping {
+    /// `protocol`.
     pub protocol: PortProtocol,
+    /// `container_port`.
     pub container_port: u16,
     /// 0: informative only, nothing is forwarded.
     pub host_port: u16,
@@ -99,8 +115,11 @@ impl PortProtocol {
 /// Which namespaces a pod or container shares (CRI `NamespaceOption`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct NamespaceModes {
+    /// `network`.
     pub network: NetworkMode,
+    /// `pid`, and `target_id` with it.
     pub pid: PidMode,
+    /// `ipc`.
     pub ipc: IpcMode,
 }
 

@@ -9,11 +9,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Security {
+    /// `privileged`.
     pub privileged: bool,
+    /// `readonly_rootfs`.
     pub readonly_rootfs: bool,
+    /// `no_new_privs` (prctl(2), `PR_SET_NO_NEW_PRIVS`).
     pub no_new_privs: bool,
+    /// `run_as_user`, `run_as_username`, `run_as_group` and the supplemental groups.
     pub user: UserChoice,
+    /// `capabilities`.
     pub capabilities: Capabilities,
+    /// `seccomp`.
     pub seccomp: SeccompChoice,
     pub apparmor: AppArmorChoice,
     /// `None`: pintle's own list. `Some`: exactly these, also when empty.
@@ -32,7 +38,9 @@ pub struct UserChoice {
     pub name: String,
     /// `run_as_group`.
     pub gid: Option<u32>,
+    /// `supplemental_groups`: ids.
     pub supplemental_groups: Vec<u32>,
+    /// `supplemental_groups_policy`.
     pub groups_policy: GroupsPolicy,
 }
 
@@ -49,7 +57,9 @@ pub enum GroupsPolicy {
 /// Who the process really runs as; shown in `ContainerStatus.user`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ResolvedUser {
+    /// The user id.
     pub uid: u32,
+    /// The primary group id.
     pub gid: u32,
     /// The primary group is always among them.
     pub groups: Vec<u32>,
@@ -58,8 +68,11 @@ pub struct ResolvedUser {
 /// Changes to the default capabilities. Names are upper case without `CAP_`; `ALL` is all.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Capabilities {
+    /// `add_capabilities`.
     pub add: BTreeSet<String>,
+    /// `drop_capabilities`.
     pub drop: BTreeSet<String>,
+    /// `add_ambient_capabilities`.
     pub ambient: BTreeSet<String>,
 }
 

@@ -12,11 +12,13 @@ use super::process::check;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Instruction {
+    /// Operation and class (`BPF_*`).
     pub code: u8,
     /// The source register in the upper four bits, the destination in the lower ones.
     pub registers: u8,
     /// Instructions to skip, or bytes from where a load starts.
     pub offset: i16,
+    /// The constant operand.
     pub immediate: i32,
 }
 

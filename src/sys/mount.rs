@@ -31,6 +31,7 @@ impl PeerGroup {
 /// Changes to a mount (mount_setattr(2)).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
+    /// `MOUNT_ATTR_RDONLY`.
     pub read_only: bool,
     /// No device file on it works.
     pub nodev: bool,
@@ -38,6 +39,7 @@ pub struct Change {
     pub noexec: bool,
     /// No program on it changes the user or gains capabilities.
     pub nosuid: bool,
+    /// Its propagation; `None` leaves it as it is.
     pub peers: Option<PeerGroup>,
     /// Also all mounts below.
     pub recursive: bool,

@@ -46,6 +46,7 @@ impl CapabilityHeader {
 pub(super) struct CapabilityData([[u32; 3]; 2]);
 
 impl CapabilityData {
+    /// The sets as masks of capabilities(7); the effective set is the permitted one.
     pub(super) fn new(permitted: u64, inheritable: u64) -> Self {
         let half = |set: u64, high: bool| if high { (set >> 32) as u32 } else { (set & 0xffff_ffff) as u32 };
         Self(
@@ -53,6 +54,7 @@ impl CapabilityData {
         )
     }
 
+    /// For the system call, as long as this lives.
     pub(super) fn as_ptr(&self) -> *const u32 {
         self.0.as_flattened().as_ptr()
     }

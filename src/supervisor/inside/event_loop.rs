@@ -35,8 +35,9 @@ use crate::{
 const OUTPUT_BYTES: usize = 64 * 1024;
 /// Reads from one container's output before others have their turn.
 const READS_PER_TURN: usize = 16;
-/// How long after the end of a container its output may still come. All its processes are dead by then, so
-/// this only bounds a log disk that hangs.
+/// How long after the end of a container its output may still come. What its own processes wrote is in the pipe by then;
+/// this bounds a pipe that others hold open: a container that shares its processes, or one of its own in the kernel's
+/// hands.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 32;

@@ -17,18 +17,22 @@ use crate::{
     supervisor::ContainerFacts,
 };
 
+/// A path as bytes: it need not be UTF-8.
 pub(super) fn to_bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }
 
+/// The path that the bytes are.
 pub(super) fn to_path(bytes: Vec<u8>) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
+/// The failure of a message with a bad part.
 pub(super) fn bad(what: &str, why: impl ToString) -> Failure {
     Failure::new(Stage::Request, what, why.to_string())
 }
 
+/// The message of a failure.
 pub(crate) fn failure_message(failure: Failure) -> v1::Failure {
     v1::Failure {
         stage: failure.stage.number(),
@@ -39,6 +43,7 @@ pub(crate) fn failure_message(failure: Failure) -> v1::Failure {
     }
 }
 
+/// The failure of a message.
 pub(crate) fn failure(message: v1::Failure) -> Failure {
     Failure {
         stage: Stage::from_number(message.stage),
@@ -49,6 +54,7 @@ pub(crate) fn failure(message: v1::Failure) -> Failure {
     }
 }
 
+/// The request that sets up a pod in `dir`.
 pub(crate) fn setup_request(pod: &PodId, dir: &Path, plan: &PodPlan, cgroup: &cgroup::Handle) -> v1::Setup {
     v1::Setup {
         pod_id: pod.to_string(),
@@ -67,6 +73,10 @@ pub(crate) fn setup_request(pod: &PodId, dir: &Path, plan: &PodPlan, cgroup: &cg
     }
 }
 
+/// Id, folder, plan and cgroup of the pod that is to be set up.
+///
+/// # Errors
+/// Stage `Request` for a bad id or cgroup.
 pub(crate) fn pod_plan(message: v1::Setup) -> Result<(PodId, PathBuf, PodPlan, cgroup::Handle), Failure> {
     let pod = PodId::parse(&message.pod_id).map_err(|error| bad("pod id", error))?;
     let cgroup = limits::cgroup_handle(message.cgroup.ok_or_else(|| bad("setup", "no cgroup"))?)?;
@@ -81,6 +91,7 @@ pub(crate) fn pod_plan(message: v1::Setup) -> Result<(PodId, PathBuf, PodPlan, c
     Ok((pod, to_path(message.dir), plan, cgroup))
 }
 
+/// The message of a process to start.
 pub(crate) fn process_message(plan: &ProcessPlan) -> v1::Process {
     let user = &plan.user;
     v1::Process {
@@ -107,6 +118,7 @@ pub(crate) fn process_message(plan: &ProcessPlan) -> v1::Process {
     }
 }
 
+/// The process of a message.
 pub(crate) fn process_plan(message: v1::Process) -> ProcessPlan {
     let user = message.user.unwrap_or_default();
     let policy = if user.strict_groups { GroupsPolicy::Strict } else { GroupsPolicy::Merge };
@@ -228,6 +240,10 @@ fn device_message(device: &DeviceNode) -> v1::Device {
     }
 }
 
+/// The container that is to be created.
+///
+/// # Errors
+/// Stage `Request` for a bad id, or limits that cannot be read.
 pub(crate) fn container_plan(mut message: v1::Create) -> Result<ContainerPlan, Failure> {
     let (device_rules, resources) = limits::take_limits(&mut message)?;
     let pid = match message.pid_mode() {
@@ -272,6 +288,7 @@ pub(crate) fn container_plan(mut message: v1::Create) -> Result<ContainerPlan, F
     })
 }
 
+/// The message of an exit.
 pub(super) fn exit_message(exit: &Exit) -> v1::Exit {
     v1::Exit {
         code: exit.code,
@@ -281,6 +298,7 @@ pub(super) fn exit_message(exit: &Exit) -> v1::Exit {
     }
 }
 
+/// The exit of a message; a reason of a later release reads as unknown.
 pub(crate) fn exit(message: v1::Exit) -> Exit {
     let known = [
         ExitReason::Completed,
@@ -299,6 +317,7 @@ pub(crate) fn exit(message: v1::Exit) -> Exit {
     }
 }
 
+/// The message of what is known of a container.
 pub(crate) fn facts_message(facts: &ContainerFacts) -> v1::ContainerFacts {
     v1::ContainerFacts {
         container_id: facts.id.to_string(),
@@ -311,6 +330,10 @@ pub(crate) fn facts_message(facts: &ContainerFacts) -> v1::ContainerFacts {
     }
 }
 
+/// What is known of a container.
+///
+/// # Errors
+/// Stage `Request` for a bad id.
 pub(crate) fn facts(message: v1::ContainerFacts) -> Result<ContainerFacts, Failure> {
     Ok(ContainerFacts {
         id: ContainerId::parse(&message.container_id).map_err(|error| bad("container id", error))?,

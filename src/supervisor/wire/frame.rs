@@ -22,6 +22,7 @@ const FDS_WAITING_MAX: usize = 64;
 /// A frame ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Frame {
+    /// Header and body.
     pub(crate) bytes: Vec<u8>,
     /// They travel with the first byte.
     pub(crate) fds: Vec<OwnedFd>,
@@ -73,6 +74,7 @@ impl Outgoing {
         self.bytes
     }
 
+    /// Whether nothing is queued.
     pub(crate) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }

@@ -15,6 +15,7 @@ use crate::{
 /// The first version of the protocol in which device rules and limits are messages.
 const TYPED: u32 = 2;
 
+/// The message of a pod's cgroup.
 pub(super) fn cgroup_message(handle: &cgroup::Handle) -> v1::Cgroup {
     let cgroup::Parts { driver, version, path, trees, limited } = handle.parts();
     let driver = match driver {
@@ -33,6 +34,10 @@ pub(super) fn cgroup_message(handle: &cgroup::Handle) -> v1::Cgroup {
     v1::Cgroup { driver: driver.into(), version: version.into(), path, trees, limited }
 }
 
+/// The cgroup of a message.
+///
+/// # Errors
+/// Stage `Request` for a path that is no pod's.
 pub(super) fn cgroup_handle(message: v1::Cgroup) -> Result<cgroup::Handle, Failure> {
     let driver = match message.driver() {
         v1::CgroupDriver::Cgroupfs => cgroup::Driver::Cgroupfs,
