@@ -19,6 +19,17 @@ use tracing::warn;
 
 use super::{Error, erase};
 
+/// Longest name of a folder or file that is named by a caller; bytes. An id has 64.
+const NAME_BYTES_MAX: usize = 128;
+
+/// Whether a text can be the name of one file.
+pub(super) fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && !matches!(name, "." | "..")
+        && !name.contains(['/', '\0'])
+}
+
 /// Makes `path` if it is not there, for root alone.
 pub(super) fn make_private(path: &Path) -> Result<(), Error> {
     match fs::mkdir(path, Mode::from_raw_mode(0o700)) {

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::model::Digest;
 
-/// Times that an image is taken again because another process removed a layer under it.
-pub(super) const RACES_MAX: usize = 3;
+/// Attempts at an image whose layers another process removes meanwhile.
+const ATTEMPTS_MAX: usize = 3;
 
 /// Unpacks one layer from a stream and holds it against both its digests. Blocks. When it fails, or the
 /// stream ends early, nothing is left.
@@ -69,16 +69,47 @@ fn consume<T>(
     Ok(made)
 }
 
-/// Takes an image, and takes it again when another process has removed one of its layers meanwhile.
+/// The attempts at one image: it is taken again when another process has removed one of its layers meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    made: usize,
+}
+
+impl Attempts {
+    /// Counts an attempt. Whether its result is the one to keep.
+    pub(super) fn end_with<T>(&mut self, result: &Result<T, Error>) -> bool {
+        self.made += 1;
+        self.made >= ATTEMPTS_MAX || !matches!(result, Err(Error::LayerRemoved(_)))
+    }
+}
+
+/// Takes an image, as often as [`Attempts`] allows.
 pub(super) async fn despite_removals<T, F>(take: impl Fn() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    for _ in 1..RACES_MAX {
-        match take().await {
-            Err(Error::LayerRemoved(_)) => {}
-            result => return result,
+    let mut attempts = Attempts::default();
+    loop {
+        let result = take().await;
+        if attempts.end_with(&result) {
+            return result;
         }
     }
-    take().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_removed_layer_causes_another_attempt_and_there_are_three() {
+        let removed = || Err(Error::LayerRemoved(super::super::document::digest_of(b"layer")));
+        let mut attempts = Attempts::default();
+        assert!(!attempts.end_with::<()>(&removed()));
+        assert!(!attempts.end_with::<()>(&removed()));
+        assert!(attempts.end_with::<()>(&removed()), "the third is the last");
+        assert!(Attempts::default().end_with(&Ok(())));
+        let other = Error::Limit { what: "size of a layer", limit: 1 };
+        assert!(Attempts::default().end_with::<()>(&Err(other)));
+    }
 }

@@ -8,7 +8,7 @@ use super::{
     Error, Image,
     archive::{self, Found, Input, Source},
     document::Blob,
-    ingest,
+    ingest::{self, Attempts},
     layers::Layer,
     local::{Draft, Local},
     reference::{Query, Reference, Target},
@@ -69,12 +69,13 @@ pub(super) fn load(
                 name.give(&mut found, alone, &mut given)?;
             }
             let bare_tag = found.bare_tag.take_if(|_| found.names.is_empty());
-            let mut published = publish(local, &source, &found, progress);
-            for _ in 1..ingest::RACES_MAX {
-                if matches!(published, Err(Error::LayerRemoved(_))) {
-                    published = publish(local, &source, &found, progress);
+            let mut attempts = Attempts::default();
+            let published = loop {
+                let result = publish(local, &source, &found, progress);
+                if attempts.end_with(&result) {
+                    break result;
                 }
-            }
+            };
             Ok((published?, bare_tag))
         });
         match image {

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Config, Error, FsUsage, Image,
+    background::background,
     catalog::{Catalog, View},
     folder::{self, Folder, Lock},
     layers::{Layer, Layers},
@@ -19,10 +20,7 @@ use super::{
     retained::Retained,
     writable::Writable,
 };
-use crate::{
-    model::{Digest, ImageConfig, UnixNanos},
-    telemetry::task,
-};
+use crate::model::{Digest, ImageConfig, UnixNanos};
 
 /// Everything below the image root. All that waits for the disk here blocks.
 #[derive(Debug)]
@@ -225,14 +223,6 @@ fn merge(names: &mut Vec<String>, more: &[String]) {
     names.extend(more.iter().cloned());
     names.sort();
     names.dedup();
-}
-
-/// Runs blocking work beside the caller; in place where there is no async runtime (tools, tests).
-pub(super) fn background(work: impl FnOnce() + Send + 'static) {
-    match tokio::runtime::Handle::try_current() {
-        Ok(_) => drop(task::spawn_blocking("image clean-up", work)),
-        Err(_) => work(),
-    }
 }
 
 #[cfg(test)]

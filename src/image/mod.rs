@@ -25,6 +25,7 @@
 //! Not here: mounting. Overlayfs is put together where containers are made.
 
 mod archive;
+mod background;
 mod catalog;
 mod config;
 mod content;

@@ -10,7 +10,10 @@ use std::{
 
 use tracing::error;
 
-use super::{Error, folder, writable::is_plain};
+use super::{
+    Error,
+    folder::{self, is_plain},
+};
 use crate::model::Digest;
 
 #[derive(Debug)]

@@ -24,7 +24,12 @@ use rustix::{
 };
 use tracing::{debug, warn};
 
-use super::{Error, erase, folder};
+use super::{
+    Error,
+    background::background,
+    erase,
+    folder::{self, is_plain},
+};
 use crate::{failpoint, model::UnixNanos};
 
 /// A layer is walked at most this often, however many ask.
@@ -37,8 +42,6 @@ const COUNTED_DEPTH_MAX: usize = 256;
 /// Files with several names that are remembered in one walk, so that each counts once. Of further ones each
 /// name counts for its share of the bytes.
 const LINKED_MAX: usize = 65_536;
-/// Longest name of a container's folder; bytes.
-const NAME_BYTES_MAX: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct Writable {
@@ -145,7 +148,7 @@ impl Writable {
         let due = unlisted || self.samples.known().values().any(|sample| sample.due <= now);
         if due && !self.samples.walking.swap(true, Ordering::AcqRel) {
             let (path, samples) = (self.path.clone(), self.samples.clone());
-            super::local::background(move || {
+            background(move || {
                 samples.walk_due(&path);
                 samples.walking.store(false, Ordering::Release);
             });
@@ -205,14 +208,6 @@ fn names(path: &Path) -> io::Result<Vec<String>> {
     let names =
         entries.map(|entry| Ok(entry?.file_name().into_string().ok())).collect::<io::Result<Vec<_>>>()?;
     Ok(names.into_iter().flatten().collect())
-}
-
-/// Whether a text can be the name of one file.
-pub(super) fn is_plain(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= NAME_BYTES_MAX
-        && !matches!(name, "." | "..")
-        && !name.contains(['/', '\0'])
 }
 
 /// (`upper`, `volumes` and all in them, the rest of the folder). What goes away meanwhile is not counted; a walk
