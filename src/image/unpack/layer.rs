@@ -1,7 +1,7 @@
 //! The unpacking of one layer: a tar stream, entry by entry, into the layer's directory.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fs::File,
     io::{Read, Write as _},
     os::{fd::OwnedFd, unix::fs::FileExt as _},
@@ -13,8 +13,9 @@ use rustix::{
 };
 
 use super::{
-    Archive, ENTRIES_MAX, FOREIGN_LINKS_MAX, LayerError, NAMES_BYTES_MAX,
+    Archive, ENTRIES_MAX, FOREIGN_LINKS_MAX, LayerError,
     archive::{Entry, Kind},
+    directories::{Directories, Directory},
     name::{Meaning, Name},
     tree::{self, Tree, Was},
 };
@@ -71,17 +72,8 @@ struct Layer {
     limits: Limits,
     count: u64,
     bytes: u64,
-    /// Every directory of the layer; the time is set when all files are in.
-    directories: BTreeMap<Vec<u8>, Directory>,
-    /// Of all names that are kept in memory.
-    names_bytes: usize,
+    directories: Directories,
     links: VecDeque<(Vec<u8>, Vec<u8>)>,
-}
-
-#[derive(Clone, Copy)]
-enum Directory {
-    Implied,
-    Described { mtime: (i64, u32) },
 }
 
 impl Layer {
@@ -91,8 +83,7 @@ impl Layer {
             limits,
             count: 0,
             bytes: 0,
-            directories: BTreeMap::new(),
-            names_bytes: 0,
+            directories: Directories::default(),
             links: VecDeque::new(),
         }
     }
@@ -105,7 +96,7 @@ impl Layer {
             Meaning::Leftover => Ok(()),
             Meaning::Root if matches!(entry.kind, Kind::Directory) => {
                 tree::dress(self.tree.root(), entry)?;
-                self.note(Vec::new(), Directory::Described { mtime: entry.mtime })
+                self.directories.note(Vec::new(), Directory::Described { mtime: entry.mtime })
             }
             Meaning::Root => Err(LayerError::entry(&entry.path, "only a directory can be the root")),
             Meaning::Opaque { directory } => {
@@ -156,7 +147,7 @@ impl Layer {
         }
         let was = self.tree.clear(&fd, file).map_err(|e| LayerError::write("replace", &entry.path, e))?;
         if was == Was::Directory {
-            self.forget(&name);
+            self.directories.forget(&name);
         }
         match &entry.kind {
             Kind::File { size } => self.content(&fd, file, entry, *size, &[(0, *size)], archive),
@@ -196,7 +187,7 @@ impl Layer {
         }
         let fd = self.tree.directory(name).map_err(failed)?;
         tree::dress(&fd, entry)?;
-        self.note(name.to_bytes(), Directory::Described { mtime: entry.mtime })
+        self.directories.note(name.to_bytes(), Directory::Described { mtime: entry.mtime })
     }
 
     /// Links to what this layer has. What it does not have is in a lower layer, which may not be there
@@ -228,9 +219,9 @@ impl Layer {
             }
             let was = self.tree.clear(parent, file).map_err(failed)?;
             if was == Was::Directory {
-                self.forget(name);
+                self.directories.forget(name);
             }
-            self.count_name(path.len() + target.to_bytes().len())?;
+            self.directories.count_name(path.len() + target.to_bytes().len())?;
             let mut resolved = target_parent.parts().to_vec();
             resolved.push(target_file);
             self.links.push_back((path, Name::of(&resolved).to_bytes()));
@@ -246,7 +237,7 @@ impl Layer {
         }
         let was = self.tree.clear(parent, file).map_err(failed)?;
         if was == Was::Directory {
-            self.forget(name);
+            self.directories.forget(name);
         }
         fs::linkat(&from, target_file.as_slice(), parent, file, AtFlags::empty())
             .map_err(|e| failed(e.into()))
@@ -317,45 +308,15 @@ impl Layer {
             Ok(())
         })?;
         for path in made {
-            self.note(path, Directory::Implied)?;
+            self.directories.note(path, Directory::Implied)?;
         }
         Ok(fd)
-    }
-
-    fn note(&mut self, path: Vec<u8>, directory: Directory) -> Result<(), LayerError> {
-        self.count_name(path.len())?;
-        self.directories.insert(path, directory);
-        Ok(())
-    }
-
-    fn count_name(&mut self, bytes: usize) -> Result<(), LayerError> {
-        self.names_bytes += bytes + 1;
-        if self.names_bytes > NAMES_BYTES_MAX {
-            return Err(LayerError::Limit {
-                what: "directory and link names",
-                limit: NAMES_BYTES_MAX as u64,
-            });
-        }
-        Ok(())
-    }
-
-    /// The directory `name` is no more, nor what was below it.
-    fn forget(&mut self, name: &Name) {
-        let path = name.to_bytes();
-        let mut below = path.clone();
-        below.push(b'/');
-        let mut end = path.clone();
-        end.push(b'/' + 1);
-        let gone: Vec<_> = self.directories.range(below..end).map(|(path, _)| path.clone()).collect();
-        for path in gone.iter().chain([&path]) {
-            self.directories.remove(path);
-        }
     }
 
     fn finish(mut self) -> Result<Unpacked, LayerError> {
         let directories = std::mem::take(&mut self.directories);
         let mut implied = Vec::new();
-        for (path, directory) in &directories {
+        for (path, directory) in directories.iter() {
             match directory {
                 Directory::Implied => implied.push(path.clone()),
                 Directory::Described { mtime } => {

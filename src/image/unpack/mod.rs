@@ -4,7 +4,7 @@
 //!   `number` reads their numbers: modes, owners, times.
 //! - `name` turns what the tar calls a file into components that cannot leave the layer, and tells whiteouts.
 //! - `tree` is the layer directory: every write goes by descriptor below it.
-//! - `layer` applies entry after entry.
+//! - `layer` applies entry after entry; `directories` is what it has to remember until the end.
 //! - `overlay` looks at a stack of finished layers as overlayfs would; `merged` makes what must be added to it.
 //!
 //! Invariant: nothing outside the layer directory is read, written or changed, whatever the tar says.
@@ -12,6 +12,7 @@
 //! Not here: where the stream comes from, digests, and when a layer becomes visible.
 
 mod archive;
+mod directories;
 mod layer;
 pub(super) mod merged;
 mod name;
