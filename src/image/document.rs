@@ -10,6 +10,7 @@ pub(super) use self::platform::Platform;
 use super::Error;
 use crate::model::{Digest, ImageConfig};
 
+pub(super) mod nullable;
 mod platform;
 pub(super) mod wire;
 

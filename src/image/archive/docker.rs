@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::{Found, Listed, Source, limit_images};
 use crate::image::{
     Error,
-    document::{self, wire},
+    document::{self, nullable},
     reference::Reference,
 };
 
@@ -17,11 +17,11 @@ const NO_NAME: &str = "<none>";
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Saved {
-    #[serde(deserialize_with = "wire::or_default")]
+    #[serde(deserialize_with = "nullable::or_default")]
     config: String,
-    #[serde(deserialize_with = "wire::texts")]
+    #[serde(deserialize_with = "nullable::texts")]
     repo_tags: Vec<String>,
-    #[serde(deserialize_with = "wire::texts")]
+    #[serde(deserialize_with = "nullable::texts")]
     layers: Vec<String>,
 }
 

@@ -7,7 +7,7 @@ use super::{Found, Listed, Source, limit_images};
 use crate::{
     image::{
         Error,
-        document::{self, Blob, IndexWalk, Manifest, Step, wire},
+        document::{self, Blob, IndexWalk, Manifest, Step, nullable, wire},
         reference::Reference,
     },
     model::Digest,
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Deserialize)]
 struct Index {
     /// Each is read on its own, so that one that cannot be costs no other.
-    #[serde(default, deserialize_with = "wire::or_default")]
+    #[serde(default, deserialize_with = "nullable::or_default")]
     manifests: Vec<Box<RawValue>>,
 }
 

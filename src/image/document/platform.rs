@@ -2,17 +2,17 @@
 
 use serde::Deserialize;
 
-use super::wire;
+use super::nullable::or_default;
 
 /// An operating system and a processor (OCI image spec, image index, `platform`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub(in crate::image) struct Platform {
-    #[serde(deserialize_with = "wire::or_default")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) os: String,
-    #[serde(deserialize_with = "wire::or_default")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) architecture: String,
-    #[serde(deserialize_with = "wire::or_default")]
+    #[serde(deserialize_with = "or_default")]
     pub(super) variant: String,
 }
 
