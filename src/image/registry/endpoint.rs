@@ -14,6 +14,7 @@ use tracing::warn;
 use super::{
     address::{Guard, Reach},
     health::Health,
+    host_name::name_of,
     hosts::{self, Host, Tls},
     tls,
 };
@@ -59,12 +60,6 @@ impl Endpoint {
 
 fn connect_timeout(host: &Host) -> Duration {
     host.dial_timeout.unwrap_or(CONNECT_TIMEOUT)
-}
-
-/// `host[:port]`
-pub(super) fn name_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or("?");
-    url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
 }
 
 /// Connections to one host, and to those that it sends us to: see [`Guard`].

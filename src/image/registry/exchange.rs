@@ -14,17 +14,16 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::{
-    address::{Forbidden, is_loopback},
+    address::is_loopback,
     challenge::Challenge,
-    endpoint::{Endpoint, chain},
+    endpoint::Endpoint,
+    no_answer::{HEADER_TIMEOUT, refused, unavailable, unreachable},
     refusal::Refusal,
     round::{Cure, Failure},
     token::Asking,
 };
-use crate::image::{Error, reference::Reference, secret::Login};
+use crate::image::{reference::Reference, secret::Login};
 
-/// From a connection to the end of the answer's headers. To make the connection has a limit of its own.
-pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS_MAX: usize = 5;
 
 /// One thing to ask for, at whichever host.
@@ -187,27 +186,6 @@ async fn send_one(
         Ok(Err(error)) => Err(unreachable(endpoint, "", &error)),
         Err(_) => Err(unavailable(endpoint, "it does not answer".into())),
     }
-}
-
-/// Why a request got no answer; `what` of the host, if it is not the registry itself.
-pub(super) fn unreachable(endpoint: &Endpoint, what: &str, error: &reqwest::Error) -> Failure {
-    match Forbidden::behind(error) {
-        Some(forbidden) => refused(endpoint, forbidden.to_string()),
-        None if error.is_timeout() => unavailable(endpoint, format!("{what}no connection in time")),
-        None => unavailable(endpoint, format!("{what}{}", chain(error))),
-    }
-}
-
-pub(super) fn unavailable(endpoint: &Endpoint, why: String) -> Failure {
-    Failure {
-        error: Error::RegistryUnavailable { host: endpoint.name(), why },
-        cure: Cure::Rest,
-        status: None,
-    }
-}
-
-pub(super) fn refused(endpoint: &Endpoint, why: String) -> Failure {
-    Error::RegistryRefused { host: endpoint.name(), why }.into()
 }
 
 fn is_redirect(status: StatusCode) -> bool {

@@ -5,6 +5,7 @@
 //! - `session` is one pull's conversation. `round` is one request's way over the hosts; `exchange` is one
 //!   request at one host, with login and redirects; `transfer` is the body of its answer.
 //! - `challenge` reads what a 401 asks for; `token` gets it. `refusal` reads what a host says against us.
+//! - `no_answer` is the failure of a request without an answer; `host_name` is a host in messages.
 //! - `address` is where a registry may send us.
 //!
 //! Invariant: a login is sent only to the registry that the reference names and to the place where that
@@ -18,7 +19,9 @@ mod challenge;
 mod endpoint;
 mod exchange;
 mod health;
+mod host_name;
 mod hosts;
+mod no_answer;
 mod refusal;
 mod round;
 mod session;

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 
 use super::{
     endpoint::{Endpoint, Registries},
-    exchange::{Asker, Request, refused},
+    exchange::{Asker, Request},
+    no_answer::refused,
     refusal,
     round::{Failure, Round},
     transfer::{Transfer, check_size, length, read_body},

@@ -10,8 +10,9 @@ use tokio::time::timeout;
 use super::{
     address::is_loopback,
     challenge::Challenge,
-    endpoint::{Endpoint, name_of},
-    exchange::{HEADER_TIMEOUT, refused, unavailable, unreachable},
+    endpoint::Endpoint,
+    host_name::name_of,
+    no_answer::{HEADER_TIMEOUT, refused, unavailable, unreachable},
     refusal,
     round::{Cure, Failure},
     transfer::read_body,

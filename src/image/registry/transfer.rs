@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     endpoint::{Endpoint, chain},
-    exchange::{refused, unavailable},
+    no_answer::{refused, unavailable},
     round::{Cure, Failure},
 };
 use crate::{

@@ -10,7 +10,7 @@ use reqwest::{
 use toml::{Table, Value};
 
 use super::{ClientCertificate, Host, Hosts, Proxy, base, duration, upstream};
-use crate::image::registry::endpoint::name_of;
+use crate::image::registry::host_name::name_of;
 
 /// Most hosts of one file.
 const HOSTS_MAX: usize = 100;

@@ -75,7 +75,7 @@ pub(super) struct Proxy(pub(super) Url);
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&super::endpoint::name_of(&self.0))
+        f.write_str(&super::host_name::name_of(&self.0))
     }
 }
 
