@@ -1,14 +1,15 @@
 //! The journal: entries in the order in which they were published, held once for all who follow.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-use tokio::sync::watch;
-
-use super::subscriber::{Error, Subscriber};
+use super::{
+    error::Error,
+    ring::{Limits, Shared},
+    subscriber::Subscriber,
+};
 use crate::model::UnixNanos;
 
 /// Entries that a subscriber may be behind. A node of 110 pods that starts them all makes a quarter of it.
@@ -25,18 +26,7 @@ const SUBSCRIBERS_MAX: usize = 16;
 /// kubelet waits at most before it connects again.
 const REPLAY: Duration = Duration::from_secs(60);
 
-/// Something that happened.
-#[derive(Debug)]
-pub struct Entry<T> {
-    /// Counts from 0 at each start of the daemon, without gaps.
-    pub sequence: u64,
-    /// Later than of any entry before.
-    pub at: UnixNanos,
-    pub event: T,
-    bytes: usize,
-}
-
-/// See the module. Cheap to clone; all clones are one journal.
+/// The journal of what happened on the node. Cheap to clone; all clones are one journal.
 #[derive(Debug)]
 pub struct Journal<T> {
     pub(super) shared: Arc<Shared<T>>,
@@ -46,38 +36,6 @@ impl<T> Clone for Journal<T> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared) }
     }
-}
-
-#[derive(Debug)]
-pub(super) struct Shared<T> {
-    state: Mutex<State<T>>,
-    /// Wakes those who have read everything.
-    pub(super) grown: watch::Sender<()>,
-}
-
-/// How much is held for whom.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) events: usize,
-    pub(super) bytes: usize,
-    pub(super) subscribers: usize,
-    pub(super) replay: Duration,
-}
-
-#[derive(Debug)]
-pub(super) struct State<T> {
-    limits: Limits,
-    replay_until: Instant,
-    /// Oldest first, without gaps, ending before `next`.
-    held: VecDeque<Arc<Entry<T>>>,
-    held_bytes: usize,
-    /// The number of the next entry.
-    next: u64,
-    latest: UnixNanos,
-    /// Where each subscriber goes on reading. One that fell behind is not here any more.
-    cursors: BTreeMap<u64, u64>,
-    subscribed: u64,
-    closed: bool,
 }
 
 impl<T> Default for Journal<T> {
@@ -93,18 +51,7 @@ impl<T> Default for Journal<T> {
 
 impl<T> Journal<T> {
     pub(super) fn with(limits: Limits) -> Self {
-        let state = State {
-            limits,
-            replay_until: Instant::now() + limits.replay,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            next: 0,
-            latest: UnixNanos(0),
-            cursors: BTreeMap::new(),
-            subscribed: 0,
-            closed: false,
-        };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), grown: watch::Sender::new(()) }) }
+        Self { shared: Arc::new(Shared::new(limits)) }
     }
 
     /// Adds an entry that weighs `bytes`. Waits for nobody. What it tells of must be visible already.
@@ -123,97 +70,14 @@ impl<T> Journal<T> {
     /// # Errors
     /// [`Error::TooMany`].
     pub fn subscribe(&self) -> Result<Subscriber<T>, Error> {
-        let mut state = self.shared.state();
-        let limit = state.limits.subscribers;
-        if state.cursors.len() >= limit {
-            return Err(Error::TooMany { limit });
-        }
-        let id = state.subscribed;
-        state.subscribed += 1;
-        let from = if state.replays() { state.oldest() } else { state.next };
-        state.cursors.insert(id, from);
-        drop(state);
+        let id = self.shared.state().enter()?;
         Ok(Subscriber::new(Arc::clone(&self.shared), id))
     }
 
     /// The daemon ends: subscribers read what there is and are told.
     pub fn close(&self) {
-        self.shared.state().closed = true;
+        self.shared.state().close();
         self.shared.grown.send_replace(());
-    }
-}
-
-impl<T> Shared<T> {
-    /// Never held over an await. A panic ends the daemon, so a poisoned lock can only be met in a test.
-    pub(super) fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<T> State<T> {
-    fn add(&mut self, event: T, bytes: usize) {
-        let now = UnixNanos::from(SystemTime::now());
-        self.latest = now.max(UnixNanos(self.latest.0 + 1));
-        let entry = Entry { sequence: self.next, at: self.latest, event, bytes };
-        self.next += 1;
-        self.held_bytes += bytes;
-        self.held.push_back(Arc::new(entry));
-        self.release();
-        // The newest is held whatever it weighs.
-        while self.held.len() > self.limits.events
-            || (self.held_bytes > self.limits.bytes && self.held.len() > 1)
-        {
-            self.drop_oldest();
-        }
-        let oldest = self.oldest();
-        self.cursors.retain(|_, cursor| *cursor >= oldest);
-    }
-
-    /// What the subscriber reads next.
-    pub(super) fn take(&mut self, id: u64) -> Result<Option<Arc<Entry<T>>>, Error> {
-        let (oldest, Limits { events, bytes, .. }) = (self.oldest(), self.limits);
-        let cursor = self.cursors.get_mut(&id).ok_or(Error::Behind { events, bytes })?;
-        let Some(entry) = usize::try_from(*cursor - oldest).ok().and_then(|at| self.held.get(at)) else {
-            return if self.closed { Err(Error::Closed) } else { Ok(None) };
-        };
-        let entry = Arc::clone(entry);
-        *cursor += 1;
-        self.release();
-        Ok(Some(entry))
-    }
-
-    pub(super) fn leave(&mut self, id: u64) {
-        self.cursors.remove(&id);
-        self.release();
-    }
-
-    /// Lets go of what nobody is still to read.
-    fn release(&mut self) {
-        if self.replays() {
-            return;
-        }
-        let wanted = self.cursors.values().min().copied().unwrap_or(self.next);
-        while self.oldest() < wanted {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        self.held_bytes -= self.held.pop_front().map_or(0, |entry| entry.bytes);
-    }
-
-    /// The number of the oldest entry that is held, or of the next one.
-    fn oldest(&self) -> u64 {
-        self.held.front().map_or(self.next, |entry| entry.sequence)
-    }
-
-    fn replays(&self) -> bool {
-        Instant::now() < self.replay_until
-    }
-
-    #[cfg(test)]
-    pub(super) fn held(&self) -> (usize, usize) {
-        (self.held.len(), self.held_bytes)
     }
 }
 

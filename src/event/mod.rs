@@ -19,8 +19,12 @@
 //! Not here: what an event is about, and who is told in which words. Nothing is on disk: what happened while
 //! no daemon ran is found out, and published, by recovery.
 
+mod error;
 mod journal;
+mod ring;
 mod subscriber;
 
-pub use journal::{Entry, Journal};
-pub use subscriber::{Error, Subscriber};
+pub use error::Error;
+pub use journal::Journal;
+pub use ring::Entry;
+pub use subscriber::Subscriber;

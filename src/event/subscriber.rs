@@ -4,23 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::journal::{Entry, Shared};
+use super::{
+    error::Error,
+    ring::{Entry, Shared},
+};
 
-/// Why a subscriber is told nothing more.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Error {
-    #[error("{limit} subscribers follow the events already")]
-    TooMany { limit: usize },
-    /// Lists say what is true now.
-    #[error(
-        "events were lost: more than {events} of them, or {bytes} bytes, were waiting to be read; list again"
-    )]
-    Behind { events: usize, bytes: usize },
-    #[error("the daemon is stopping")]
-    Closed,
-}
-
-/// Somebody who follows a journal. Dropped, it makes room for another.
+/// A reader of the journal with a place of its own. Dropped, it makes room for another.
 #[derive(Debug)]
 pub struct Subscriber<T> {
     shared: Arc<Shared<T>>,
@@ -63,7 +52,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{
-        super::journal::{Journal, Limits},
+        super::{journal::Journal, ring::Limits},
         *,
     };
     use crate::telemetry::task;
