@@ -5,10 +5,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::{
-    finish::{Identity, Keyring, Route, confine},
+    finish::{Keyring, Route, confine},
     lsm::NodeProc,
     report::Reporter,
     stdio::ExecStdio,
+    user::Identity,
 };
 use crate::{
     model::{ContainerId, Failure, ProcessPlan, Stage},

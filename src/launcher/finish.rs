@@ -13,12 +13,12 @@
 use std::{ffi::CString, io, os::fd::AsFd, path::Path};
 
 use rustix::fs::{CWD, Mode, OFlags};
-use serde::{Deserialize, Serialize};
 
 use super::{
     lsm::NodeProc,
     program::Program,
     report::{Report, Reporter, encode},
+    user::Identity,
 };
 use crate::{
     model::{ContainerId, Failure, ProcessPlan, ResolvedUser, Stage},
@@ -35,14 +35,6 @@ use crate::{
 /// Bytes of heap that are free when the filter is loaded: it may forbid the calls by which the heap grows, and a failed
 /// execve has to be put into words.
 const SPARE_BYTES: usize = 64 * 1024;
-
-/// Who a process runs as.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Identity {
-    pub user: ResolvedUser,
-    /// What HOME is when the environment has none.
-    pub home: String,
-}
 
 /// The session keyring that a container's processes share.
 #[derive(Clone, Debug)]

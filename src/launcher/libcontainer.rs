@@ -28,14 +28,14 @@ use rustix::{
 
 use super::{
     device::{self, Device},
-    finish::{Identity, Keyring, Route, confine},
+    finish::{Keyring, Route, confine},
     joined::{self, Joined},
     lsm::NodeProc,
     report::{Report, Reporter, TRACE_BYTES_MAX},
     rootfs,
     stdio::{open_terminal, speak_through},
     template::{self, BUNDLE, PodNamespaces, ROOTFS, SHM},
-    user,
+    user::{self, Identity},
     volume::{self, Tree},
 };
 use crate::{

@@ -43,10 +43,10 @@ mod volume;
 
 pub use device::{Device, find_devices};
 pub use exec::{Exec, exec};
-pub use finish::Identity;
 pub use joined::{Joined, mount_pod_proc};
 pub use libcontainer::{Launch, Stdio, create};
 pub use report::{Report, Reporter};
 pub use rootfs::try_overlay;
 pub use stdio::ExecStdio;
 pub use template::{PodNamespaces, build as build_namespaces};
+pub use user::Identity;

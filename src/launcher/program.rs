@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::finish::Identity;
+use super::user::Identity;
 use crate::{
     model::{Failure, ProcessPlan, Stage},
     sys::process::{self, NullTerminated},

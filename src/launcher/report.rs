@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::finish::Identity;
+use super::user::Identity;
 use crate::{
     model::{Failure, Stage},
     sys::fdpass,

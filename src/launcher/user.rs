@@ -4,7 +4,9 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use super::{finish::Identity, rootfs::read_file};
+use serde::{Deserialize, Serialize};
+
+use super::rootfs::read_file;
 use crate::model::{Failure, GroupsPolicy, ResolvedUser, Stage, UserChoice};
 
 /// Bytes of passwd and group that are read at most.
@@ -14,6 +16,14 @@ const DATABASE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 const GROUPS_MAX: usize = 1_000;
 /// Bytes of a home directory at most: a path.
 const HOME_BYTES_MAX: usize = 4_095;
+
+/// The user and groups that a process runs as, and its home.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Identity {
+    pub user: ResolvedUser,
+    /// What HOME is when the environment has none.
+    pub home: String,
+}
 
 /// Resolves `choice` (and `image_user` where it names nobody) in the root file system `root`.
 ///
