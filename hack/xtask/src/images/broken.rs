@@ -6,10 +6,11 @@ use serde_json::json;
 
 use super::{
     Result,
+    digest::digest,
     layer::{Layer, Tar},
     package::Packages,
     recipe::{PATH, busybox},
-    registry::{Dialect, Image, Registry, digest},
+    registry::{Dialect, Image, Registry},
 };
 
 /// What a tar that escapes would write to on the node: tests look here.

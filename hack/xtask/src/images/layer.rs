@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use flate2::{Compression, write::GzEncoder};
 use tar::{Builder, EntryType, Header};
 
-use super::{Result, registry::digest};
+use super::{Result, digest::digest};
 
 /// A layer as it is stored: compressed, with the digest of its uncompressed bytes.
 #[derive(Clone, Debug)]

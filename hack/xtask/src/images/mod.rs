@@ -13,6 +13,7 @@
 //! ```
 
 mod broken;
+pub(crate) mod digest;
 mod layer;
 pub(crate) mod package;
 mod recipe;
@@ -101,5 +102,5 @@ pub(crate) fn key_of(sources: &[&str]) -> String {
     for source in sources {
         hash.update(source);
     }
-    registry::hex(&hash.finalize())[..16].into()
+    digest::hex(&hash.finalize())[..16].into()
 }

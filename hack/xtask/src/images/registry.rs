@@ -4,15 +4,13 @@
 use std::{
     collections::BTreeMap,
     env::consts::ARCH,
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
 
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
-use super::{Result, layer::Layer};
+use super::{Result, digest::digest, layer::Layer};
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -161,18 +159,6 @@ impl Registry {
         fs::create_dir_all(&folder)?;
         Ok(fs::write(folder.join("link"), digest)?)
     }
-}
-
-/// `sha256:` and the hash of `bytes` in hex.
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(bytes)))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
-        text
-    })
 }
 
 /// This machine's architecture in an image's words.
