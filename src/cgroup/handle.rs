@@ -15,7 +15,7 @@ use super::{
     group::{Group, Version},
     limits, parent,
     settle::{self, Changed},
-    systemd,
+    slice,
     tree::{self, Tree},
 };
 use crate::{
@@ -168,10 +168,10 @@ impl Handle {
     /// The cgroup of the pod's scope and the name of the slice that this is in; `None` where systemd made nothing.
     pub(super) fn scope(&self) -> Option<(&str, String)> {
         let scope = self.path.parent();
-        let (slice, name) = scope.rsplit_once('/')?;
+        let (inside, name) = scope.rsplit_once('/')?;
         let pod = self.path().rsplit('/').next()?;
-        let is_ours = self.driver == Driver::Systemd && name == systemd::scope_of(pod);
-        is_ours.then(|| (scope, systemd::slice_at(slice)))
+        let is_ours = self.driver == Driver::Systemd && name == slice::scope_of(pod);
+        is_ours.then(|| (scope, slice::slice_at(inside)))
     }
 
     /// What the pod's processes are killed in and what goes with it: its scope, else its own cgroup.

@@ -38,6 +38,7 @@ mod limits;
 mod live;
 mod parent;
 mod settle;
+mod slice;
 mod systemd;
 mod tree;
 mod usage;

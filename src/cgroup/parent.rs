@@ -1,6 +1,6 @@
-//! The parent of a pod's cgroup: a path or a slice, as its text says.
+//! Parents of pods' cgroups, as the kubelet and the configuration name them.
 
-use super::{Driver, Error, systemd::Slice};
+use super::{Driver, Error, slice::Slice};
 
 /// Where a pod's cgroup goes, and by its form who makes it.
 #[derive(Clone, Debug, Eq, PartialEq)]

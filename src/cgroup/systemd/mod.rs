@@ -8,18 +8,20 @@
 //! A scope starts with a process in it, so it is made once the pod's supervisor runs. That is the one D-Bus call
 //! of a pod's life: all else is file operations, and systemd removes the scope when it is empty.
 //!
-//! - `slice`: where systemd has a slice, by its name.
 //! - `bus`, `proxy`: the connection and what is called over it. The only place that names `zbus`.
 
 mod bus;
 mod proxy;
-mod slice;
-
-pub(super) use slice::Slice;
 
 use std::{os::fd::BorrowedFd, path::Path, sync::Arc};
 
-use super::{Driver, Error, Handle, file, group::Version, handle::PodPath, host::Host};
+use super::{
+    Driver, Error, Handle, file,
+    group::Version,
+    handle::PodPath,
+    host::Host,
+    slice::{Slice, scope_of},
+};
 use crate::{
     failpoint,
     model::{PodId, Resources},
@@ -107,17 +109,4 @@ fn in_scope(pid: u32, scope: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Elsewhere { pid, scope: scope.into(), found: found.into() })
-}
-
-/// The unit of a pod.
-pub(super) fn scope_of(pod: &str) -> String {
-    format!("pintle-{pod}.scope")
-}
-
-/// The slice that a scope in the cgroup `path` is in; systemd undoes its own escaping.
-pub(super) fn slice_at(path: &str) -> String {
-    match path.rsplit('/').next().unwrap_or_default() {
-        "" => "-.slice".to_owned(),
-        name => name.strip_prefix('_').unwrap_or(name).to_owned(),
-    }
 }

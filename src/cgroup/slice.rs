@@ -1,6 +1,6 @@
-//! Names of slices, and the paths that systemd derives from them.
+//! Names of systemd's slices and of the scopes in them, and where their cgroups are. Without D-Bus.
 
-use super::super::Error;
+use super::Error;
 
 /// Longest name of a unit; bytes (systemd.unit(5)).
 const NAME_BYTES_MAX: usize = 255;
@@ -14,7 +14,7 @@ const SUFFIX: &str = ".slice";
 
 /// A systemd slice that exists in a tree of its own name: `a-b.slice` is in `a.slice` (systemd.slice(5)).
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(in super::super) struct Slice {
+pub(super) struct Slice {
     path: String,
 }
 
@@ -23,7 +23,7 @@ impl Slice {
     ///
     /// # Errors
     /// A name that systemd would refuse, or a path that is not where that slice is.
-    pub(in super::super) fn parse(text: &str) -> Result<Self, Error> {
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let bad = |fault| Error::BadParent { parent: text.chars().take(NAME_BYTES_MAX).collect(), fault };
         if text.len() > PATH_BYTES_MAX {
             return Err(bad("is longer than 2048 bytes"));
@@ -51,7 +51,7 @@ impl Slice {
     }
 
     /// Whether it is systemd's root slice, `-.slice`.
-    pub(in super::super) fn is_root(&self) -> bool {
+    pub(super) fn is_root(&self) -> bool {
         self.path.is_empty()
     }
 
@@ -79,6 +79,19 @@ fn escaped(name: String) -> String {
         format!("_{name}")
     } else {
         name
+    }
+}
+
+/// The unit of a pod.
+pub(super) fn scope_of(pod: &str) -> String {
+    format!("pintle-{pod}.scope")
+}
+
+/// The slice that a scope in the cgroup `path` is in; systemd undoes its own escaping.
+pub(super) fn slice_at(path: &str) -> String {
+    match path.rsplit('/').next().unwrap_or_default() {
+        "" => "-.slice".to_owned(),
+        name => name.strip_prefix('_').unwrap_or(name).to_owned(),
     }
 }
 
