@@ -1,4 +1,4 @@
-//! Capabilities by name: bit N of a set is capability N (capabilities(7)).
+//! Capabilities by name: bit N of a set is capability N (capabilities(7), as of Linux 6.18).
 
 /// From 0 on, without `CAP_`.
 const NAMES: [&str; 41] = [
@@ -66,6 +66,11 @@ pub(super) const SYS_TTY_CONFIG: u64 = 1 << 26;
 pub(super) const SYSLOG: u64 = 1 << 34;
 pub(super) const PERFMON: u64 = 1 << 38;
 pub(super) const BPF: u64 = 1 << 39;
+
+/// Whether a name without `CAP_` is a capability's.
+pub fn is_capability(name: &str) -> bool {
+    NAMES.contains(&name)
+}
 
 /// The set with one capability, named with or without `CAP_`; `None` if there is none of that name.
 pub(super) fn bit(name: &str) -> Option<u64> {

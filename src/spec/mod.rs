@@ -35,6 +35,7 @@ use std::{path::PathBuf, sync::Arc};
 pub use self::{
     build::build,
     lsm::{APPARMOR_DEFAULT, APPARMOR_PARSERS, apparmor, apparmor_default_text, apparmor_lists},
+    capability::is_capability,
     security::{MASKED_PATHS, READONLY_PATHS},
 };
 use crate::model::{ContainerConfig, ContainerId, ImageConfig, PodConfig, ProcessPlan, RootfsLayers};

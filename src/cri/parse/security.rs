@@ -13,55 +13,11 @@ use crate::{
         AppArmorChoice, Capabilities, GroupsPolicy, IpcMode, NamespaceModes, NetworkMode, PidMode,
         SeccompChoice, Security, UserChoice,
     },
+    spec::is_capability,
 };
 
 /// The highest user or group id; the one above it means "leave as it is" to the kernel.
 const USER_ID_MAX: u32 = u32::MAX - 1;
-
-/// capabilities(7), as of Linux 6.18.
-const CAPABILITIES: [&str; 41] = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "AUDIT_WRITE",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "KILL",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "MKNOD",
-    "NET_ADMIN",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_RAW",
-    "PERFMON",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYSLOG",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_CHROOT",
-    "SYS_MODULE",
-    "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "WAKE_ALARM",
-];
 
 /// The pod's own rights.
 #[expect(deprecated, reason = "seccomp_profile_path is still honoured")]
@@ -226,7 +182,7 @@ fn dropped_set(names: Vec<String>) -> Result<BTreeSet<String>, Why> {
 fn capability(name: &str) -> Option<String> {
     let upper = name.to_ascii_uppercase();
     let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    (short == "ALL" || CAPABILITIES.contains(&short)).then(|| short.to_owned())
+    (short == "ALL" || is_capability(short)).then(|| short.to_owned())
 }
 
 fn paths(values: Vec<String>) -> Result<Vec<String>, Why> {
