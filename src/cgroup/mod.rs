@@ -20,6 +20,7 @@
 //! Not here: `oom_score_adj` (the supervisor), which device rules a container gets (`spec`), rates.
 
 mod cgroupfs;
+mod change;
 mod config;
 mod container;
 mod delegate;
@@ -45,6 +46,7 @@ mod usage;
 mod watch;
 
 pub use cgroupfs::Cgroupfs;
+pub use change::{changed, pod_changed, step};
 pub use config::{Config, DriverChoice};
 pub use container::{Container, OomCounts};
 pub use detail::Detail;

@@ -198,7 +198,7 @@ impl Ledger {
         if self.pod.cgroup.is_none() {
             return Err(gone("without a cgroup"));
         }
-        let (step, after) = (view.resources.step_to(change), view.resources.changed_by(change));
+        let (step, after) = (cgroup::step(&view.resources, change), cgroup::changed(&view.resources, change));
         bounded(&after)?;
         let score_before = view.resources.oom_score_adj;
         let score =
@@ -283,7 +283,7 @@ impl Ledger {
 
     fn may_change(&self, change: &PodLimits) -> Result<PodLimits, Error> {
         self.usable()?;
-        let after = self.limits.changed_by(change);
+        let after = cgroup::pod_changed(&self.limits, change);
         for resources in [&after.resources, &after.overhead].into_iter().flatten() {
             bounded(resources)?;
         }
