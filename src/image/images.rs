@@ -14,7 +14,7 @@ use super::{
     pulls::Pulls,
 };
 use crate::{
-    model::{Digest, ImageConfig, RootfsLayers, UnixNanos},
+    model::{ContainerId, Digest, ImageConfig, RootfsLayers, UnixNanos},
     telemetry::task,
 };
 
@@ -127,13 +127,13 @@ impl Images {
 
     /// Marks the image as used by a container, so that its layers stay until `release`. The next process
     /// on this root knows it too.
-    pub fn retain(&self, image: &Digest, by: &str) {
-        self.local.retain(image, by);
+    pub fn retain(&self, image: &Digest, by: &ContainerId) {
+        self.local.retain(image, by.as_str());
     }
 
     /// Ends what [`Self::retain`] began, for all images that the container uses.
-    pub fn release(&self, by: &str) {
-        self.local.release(by);
+    pub fn release(&self, by: &ContainerId) {
+        self.local.release(by.as_str());
     }
 
     /// To be called once after a restart, when it is known which containers there are: forgets the uses
@@ -141,8 +141,8 @@ impl Images {
     ///
     /// # Errors
     /// [`Error::Store`] for the first writable layer that could not be deleted.
-    pub fn keep_only(&self, containers: &BTreeSet<String>) -> Result<(), Error> {
-        self.local.keep_only(containers)
+    pub fn keep_only(&self, containers: &BTreeSet<ContainerId>) -> Result<(), Error> {
+        self.local.keep_only(&containers.iter().map(ContainerId::to_string).collect())
     }
 
     /// (images, writable layers). Never walks the disk: images were measured as they were unpacked, writable
@@ -156,8 +156,8 @@ impl Images {
 
     /// What a container has written, on the file system that [`Self::usage`] names second. Never walks the
     /// disk: see there. `None`: not measured yet, as right after a start, or no such container.
-    pub fn writable_usage(&self, container: &str) -> Option<FsUsage> {
-        self.local.writable_usage(container)
+    pub fn writable_usage(&self, container: &ContainerId) -> Option<FsUsage> {
+        self.local.writable_usage(container.as_str())
     }
 
     /// Has the writable layers measured again that are due, in the background; returns at once.
@@ -185,15 +185,15 @@ impl Images {
     ///
     /// # Errors
     /// [`Error::Store`] naming what could not be made.
-    pub fn make_writable(&self, container: &str) -> Result<PathBuf, Error> {
-        self.local.writable.make(container)
+    pub fn make_writable(&self, container: &ContainerId) -> Result<PathBuf, Error> {
+        self.local.writable.make(container.as_str())
     }
 
     /// Deletes a container's writable layer; absent is success.
     ///
     /// # Errors
     /// [`Error::Store`] when something in it cannot be deleted, such as a mount.
-    pub async fn remove_writable(&self, container: &str) -> Result<(), Error> {
+    pub async fn remove_writable(&self, container: &ContainerId) -> Result<(), Error> {
         let (local, container) = (self.local.clone(), container.to_string());
         task::blocking("remove writable layer", move || local.writable.remove(&container)).await
     }

@@ -102,7 +102,7 @@ impl Meter {
             cgroup: cgroup.path().to_owned(),
             devices: detail.io.iter().map(|io| host.name_of(io.major, io.minor)).collect(),
             processes: processes::look(&detail.processes, pid),
-            writable: self.images.writable_usage(container.id.as_str()),
+            writable: self.images.writable_usage(&container.id),
             disk: host.disk.clone(),
             detail,
             container: Arc::clone(container),

@@ -158,7 +158,7 @@ impl Meter {
         pod: Option<&cgroup::Handle>,
         swap_free: u64,
     ) -> ContainerStats {
-        let writable = self.images.writable_usage(container.id.as_str());
+        let writable = self.images.writable_usage(&container.id);
         let living = pod.filter(|_| !container.state.is_exited());
         let usage = living.and_then(|pod| {
             let key = Key::Container(container.id.clone());

@@ -9,6 +9,73 @@ use serde::{Deserialize, Serialize};
 #[error("{0:?} is not an id of 64 lower-case hex digits")]
 pub struct BadId(String);
 
+/// Longest [`IdPrefix`]; bytes. Our ids have 64 digits; other runtimes' may be longer.
+pub const ID_PREFIX_BYTES_MAX: usize = 256;
+
+/// An id of a pod or container, or a prefix of one, as a caller wrote it. It may be another runtime's, and need not
+/// name anything. It has no slash and no control character, so it can be printed, and cannot be a path.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct IdPrefix(Box<str>);
+
+/// The reason why a text is not an [`IdPrefix`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BadIdPrefix {
+    #[error("is empty")]
+    Empty,
+    #[error("is longer than {ID_PREFIX_BYTES_MAX} bytes")]
+    Long,
+    #[error("has control characters")]
+    Control,
+    #[error("has a slash")]
+    Slash,
+}
+
+impl IdPrefix {
+    /// Reads what a caller wrote.
+    ///
+    /// # Errors
+    /// [`BadIdPrefix`] for a text that could do harm.
+    pub fn parse(text: &str) -> Result<Self, BadIdPrefix> {
+        match text {
+            "" => Err(BadIdPrefix::Empty),
+            long if long.len() > ID_PREFIX_BYTES_MAX => Err(BadIdPrefix::Long),
+            text if text.contains(char::is_control) => Err(BadIdPrefix::Control),
+            text if text.contains('/') => Err(BadIdPrefix::Slash),
+            text => Ok(Self(text.into())),
+        }
+    }
+
+    /// The text as the caller wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `id` is this one or begins with it.
+    pub fn fits(&self, id: &str) -> bool {
+        id.starts_with(&*self.0)
+    }
+}
+
+impl fmt::Display for IdPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for IdPrefix {
+    type Error = BadIdPrefix;
+    fn try_from(text: String) -> Result<Self, BadIdPrefix> {
+        Self::parse(&text)
+    }
+}
+
+impl From<IdPrefix> for String {
+    fn from(id: IdPrefix) -> Self {
+        id.0.into()
+    }
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -56,6 +123,13 @@ macro_rules! id {
             }
         }
 
+        /// A full id is the longest prefix of itself.
+        impl From<&$name> for IdPrefix {
+            fn from(id: &$name) -> Self {
+                Self(id.0.clone())
+            }
+        }
+
         impl From<$name> for String {
             fn from(id: $name) -> Self {
                 id.0.into()
@@ -84,6 +158,27 @@ mod tests {
         for bad in ["", &full[1..], &full.to_uppercase(), &full.replace('0', "/"), &format!("{full}0")] {
             assert_eq!(PodId::parse(bad), Err(BadId(bad.into())));
         }
+    }
+
+    #[test]
+    fn a_prefix_is_any_text_that_can_be_printed_and_is_no_path() {
+        let longest = "x".repeat(ID_PREFIX_BYTES_MAX);
+        for good in ["a", "some-other-runtime's", "..", "ABC", &longest] {
+            assert_eq!(IdPrefix::parse(good).unwrap().as_str(), good);
+        }
+        let too_long = format!("{longest}x");
+        for (bad, why) in [
+            ("", BadIdPrefix::Empty),
+            (too_long.as_str(), BadIdPrefix::Long),
+            ("a\0", BadIdPrefix::Control),
+            ("a\u{7f}", BadIdPrefix::Control),
+            ("a/b", BadIdPrefix::Slash),
+        ] {
+            assert_eq!(IdPrefix::parse(bad), Err(why));
+            assert!(serde_json::from_value::<IdPrefix>(bad.into()).is_err(), "from a record");
+        }
+        let prefix = IdPrefix::parse("ab").unwrap();
+        assert!(prefix.fits("abc") && prefix.fits("ab") && !prefix.fits("a") && !prefix.fits("xab"));
     }
 
     #[test]

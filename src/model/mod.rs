@@ -21,7 +21,7 @@ pub use container::{
 };
 pub use exit::{Exit, ExitReason};
 pub use failure::{Failure, Stage};
-pub use id::{BadId, ContainerId, PodId};
+pub use id::{BadId, BadIdPrefix, ContainerId, ID_PREFIX_BYTES_MAX, IdPrefix, PodId};
 pub use image::{Digest, ImageConfig, RootfsLayers};
 pub use plan::{ContainerPlan, DeviceNode, DeviceRule, LogPath, PodPlan, ProcessPlan, Volume, VolumeSource};
 pub use pod::{

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PodLimits, Resources, Security};
+use super::{IdPrefix, PodLimits, Resources, Security};
 
 /// What RunPodSandbox asked for (CRI `PodSandboxConfig`), checked. Labels and annotations are kept byte for
 /// byte: the kubelet has no other copy.
@@ -142,7 +142,7 @@ pub enum PidMode {
     /// The host's.
     Node,
     /// That of the container whose id is given (containers only).
-    Target(String),
+    Target(IdPrefix),
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

@@ -5,6 +5,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 pub(super) use crate::telemetry::log::chain;
 
 use super::names::Lookup;
+use crate::model::IdPrefix;
 use crate::{cgroup, image, model::Failure, network, spec, store::BadRecord};
 
 /// Why a pod or container could not be had, made, changed or removed.
@@ -115,17 +116,17 @@ impl Error {
         Self::WrongState { object: object.into(), state: refusal.state, wanted: refusal.wanted }
     }
 
-    pub(super) fn no_pod(id: &str, lookup: Lookup) -> Self {
+    pub(super) fn no_pod(id: &IdPrefix, lookup: Lookup) -> Self {
         match lookup {
-            Lookup::Unknown => Self::NoSuchPod(id.into()),
-            Lookup::Ambiguous => Self::Ambiguous(id.into()),
+            Lookup::Unknown => Self::NoSuchPod(id.to_string()),
+            Lookup::Ambiguous => Self::Ambiguous(id.to_string()),
         }
     }
 
-    pub(super) fn no_container(id: &str, lookup: Lookup) -> Self {
+    pub(super) fn no_container(id: &IdPrefix, lookup: Lookup) -> Self {
         match lookup {
-            Lookup::Unknown => Self::NoSuchContainer(id.into()),
-            Lookup::Ambiguous => Self::Ambiguous(id.into()),
+            Lookup::Unknown => Self::NoSuchContainer(id.to_string()),
+            Lookup::Ambiguous => Self::Ambiguous(id.to_string()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::{PodId, PodMetadata};
+use crate::model::{IdPrefix, PodId, PodMetadata};
 
 /// Why an id or a prefix of one names nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -11,16 +11,13 @@ pub(super) enum Lookup {
     Ambiguous,
 }
 
-/// The one item whose id is `id` or begins with it. The empty prefix names nothing.
+/// The one item whose id is `id` or begins with it.
 pub(super) fn by_prefix<T>(
     items: impl Iterator<Item = T>,
     key: impl Fn(&T) -> &str,
-    id: &str,
+    id: &IdPrefix,
 ) -> Result<T, Lookup> {
-    if id.is_empty() {
-        return Err(Lookup::Unknown);
-    }
-    let mut matching = items.filter(|item| key(item).starts_with(id));
+    let mut matching = items.filter(|item| id.fits(key(item)));
     let first = matching.next().ok_or(Lookup::Unknown)?;
     match matching.next() {
         Some(_) => Err(Lookup::Ambiguous),
@@ -103,12 +100,11 @@ mod tests {
     #[test]
     fn a_prefix_names_one_thing_or_none() {
         let ids = ["abc1", "abc2", "b000"];
-        let find = |prefix| by_prefix(ids.iter(), |id| id, prefix).copied();
+        let find = |prefix| by_prefix(ids.iter(), |id| id, &IdPrefix::parse(prefix).unwrap()).copied();
         assert_eq!(find("b"), Ok("b000"));
         assert_eq!(find("abc1"), Ok("abc1"));
         assert_eq!(find("abc"), Err(Lookup::Ambiguous));
         assert_eq!(find("abc11"), Err(Lookup::Unknown));
-        assert_eq!(find(""), Err(Lookup::Unknown));
     }
 
     #[test]

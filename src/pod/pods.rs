@@ -20,7 +20,10 @@ use super::{
 use crate::{
     event::{self, Subscriber},
     image::Images,
-    model::{ContainerConfig, ContainerId, NetworkMode, PodConfig, PodId, PodLimits, Resources, UnixNanos},
+    model::{
+        ContainerConfig, ContainerId, IdPrefix, NetworkMode, PodConfig, PodId, PodLimits, Resources,
+        UnixNanos,
+    },
     network,
     supervisor::Zygote,
     sys::descriptors,
@@ -123,7 +126,7 @@ impl Pods {
     ///
     /// # Errors
     /// When its network could not be released, or something in it does not die. To be called again.
-    pub async fn stop_pod(&self, id: &str) -> Result<(), Error> {
+    pub async fn stop_pod(&self, id: &IdPrefix) -> Result<(), Error> {
         let _reserve = descriptors::lend_reserve();
         let Some(reach) = self.reach_pod(id)? else { return Ok(()) };
         done(&reach, Call::StopPod).await.unwrap_or(Ok(()))
@@ -133,7 +136,7 @@ impl Pods {
     ///
     /// # Errors
     /// As `stop_pod`; or a file that cannot be removed. To be called again.
-    pub async fn remove_pod(&self, id: &str) -> Result<(), Error> {
+    pub async fn remove_pod(&self, id: &IdPrefix) -> Result<(), Error> {
         let _reserve = descriptors::lend_reserve();
         let Some(reach) = self.reach_pod(id)? else { return Ok(()) };
         done(&reach, Call::RemovePod).await.unwrap_or(Ok(()))
@@ -143,14 +146,14 @@ impl Pods {
     ///
     /// # Errors
     /// After any of them nothing is left, and the name is free.
-    pub async fn create(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, Error> {
+    pub async fn create(&self, pod: &IdPrefix, config: ContainerConfig) -> Result<ContainerId, Error> {
         let id = self.pod(pod)?.id.clone();
-        let reach = self.node.names().reach(&id).ok_or_else(|| Error::NoSuchPod(pod.into()))?;
+        let reach = self.node.names().reach(&id).ok_or_else(|| Error::NoSuchPod(pod.to_string()))?;
         let call = Call::Create { id: ContainerId::from_bytes(random_bytes()?), config: Arc::new(config) };
         match ask(&reach, call).await {
             Some(Ok(Answer::Created(id))) => Ok(id),
             Some(Err(error)) => Err(error),
-            Some(Ok(Answer::Done)) | None => Err(Error::NoSuchPod(pod.into())),
+            Some(Ok(Answer::Done)) | None => Err(Error::NoSuchPod(pod.to_string())),
         }
     }
 
@@ -158,10 +161,10 @@ impl Pods {
     ///
     /// # Errors
     /// The cause; the container is then Exited with code 128 and reason StartError.
-    pub async fn start(&self, id: &str) -> Result<(), Error> {
+    pub async fn start(&self, id: &IdPrefix) -> Result<(), Error> {
         let (container, reach) = self.reach_container(id)?;
         let started = done(&reach, Call::Start { id: container.id.clone() }).await;
-        started.unwrap_or_else(|| Err(Error::NoSuchContainer(id.into())))
+        started.unwrap_or_else(|| Err(Error::NoSuchContainer(id.to_string())))
     }
 
     /// StopContainer: the stop signal, `grace`, SIGKILL. Returns when the container is seen to be Exited. Of
@@ -169,7 +172,7 @@ impl Pods {
     ///
     /// # Errors
     /// When it does not die. The killing goes on.
-    pub async fn stop(&self, id: &str, grace: Duration) -> Result<(), Error> {
+    pub async fn stop(&self, id: &IdPrefix, grace: Duration) -> Result<(), Error> {
         let _reserve = descriptors::lend_reserve();
         let Some((container, reach)) = known(self.reach_container(id))? else { return Ok(()) };
         let id = container.id.clone();
@@ -180,7 +183,7 @@ impl Pods {
     ///
     /// # Errors
     /// When it does not die or something of it cannot be removed. To be called again.
-    pub async fn remove(&self, id: &str) -> Result<(), Error> {
+    pub async fn remove(&self, id: &IdPrefix) -> Result<(), Error> {
         let _reserve = descriptors::lend_reserve();
         let Some((container, reach)) = known(self.reach_container(id))? else { return Ok(()) };
         let id = container.id.clone();
@@ -193,7 +196,7 @@ impl Pods {
     /// # Errors
     /// [`Error::WrongState`] once it has exited; the kernel's refusal, with file and value. Then nothing has
     /// changed.
-    pub async fn update(&self, id: &str, change: Resources) -> Result<(), Error> {
+    pub async fn update(&self, id: &IdPrefix, change: Resources) -> Result<(), Error> {
         let (container, reach) = self.reach_container(id)?;
         let (id, change) = (container.id.clone(), Box::new(change));
         let updated = done(&reach, Call::Update { id, change }).await;
@@ -204,12 +207,12 @@ impl Pods {
     ///
     /// # Errors
     /// As `update`, for a pod that is ready.
-    pub async fn update_pod(&self, id: &str, change: PodLimits) -> Result<(), Error> {
+    pub async fn update_pod(&self, id: &IdPrefix, change: PodLimits) -> Result<(), Error> {
         let pod = self.pod(id)?;
-        let reach = self.node.names().reach(&pod.id).ok_or_else(|| Error::NoSuchPod(id.into()))?;
+        let reach = self.node.names().reach(&pod.id).ok_or_else(|| Error::NoSuchPod(id.to_string()))?;
         let change = Box::new(change);
         let updated = done(&reach, Call::UpdatePod { change }).await;
-        updated.unwrap_or_else(|| Err(Error::NoSuchPod(id.into())))
+        updated.unwrap_or_else(|| Err(Error::NoSuchPod(id.to_string())))
     }
 
     /// ExecSync. Not zero is no error. Dropping the future kills the command.
@@ -218,7 +221,7 @@ impl Pods {
     /// [`Error::ExecTimeout`] when it was killed at `timeout`.
     pub async fn exec_sync(
         &self,
-        id: &str,
+        id: &IdPrefix,
         command: Vec<String>,
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, Error> {
@@ -230,7 +233,7 @@ impl Pods {
     ///
     /// # Errors
     /// When the container does not run; then no file has been made.
-    pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+    pub async fn reopen_log(&self, id: &IdPrefix) -> Result<(), Error> {
         let (container, reach) = self.reach_container(id)?;
         Ok(client_of(&reach, &container).await?.reopen_log(&container.id).await?)
     }
@@ -268,7 +271,7 @@ impl Pods {
     ///
     /// # Errors
     /// [`Error::NoSuchPod`], [`Error::Ambiguous`].
-    pub fn pod(&self, id: &str) -> Result<Arc<PodView>, Error> {
+    pub fn pod(&self, id: &IdPrefix) -> Result<Arc<PodView>, Error> {
         self.view().pod(id).cloned().map_err(|lookup| Error::no_pod(id, lookup))
     }
 
@@ -276,7 +279,7 @@ impl Pods {
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`], [`Error::Ambiguous`].
-    pub fn container(&self, id: &str) -> Result<Arc<ContainerView>, Error> {
+    pub fn container(&self, id: &IdPrefix) -> Result<Arc<ContainerView>, Error> {
         self.view().container(id).cloned().map_err(|lookup| Error::no_container(id, lookup))
     }
 
@@ -320,7 +323,7 @@ impl Pods {
         &self.node.images
     }
 
-    pub(super) fn reach_pod(&self, id: &str) -> Result<Option<Reach>, Error> {
+    pub(super) fn reach_pod(&self, id: &IdPrefix) -> Result<Option<Reach>, Error> {
         let Some(pod) = known(self.pod(id))? else { return Ok(None) };
         Ok(self.node.names().reach(&pod.id))
     }
@@ -329,10 +332,10 @@ impl Pods {
         Arc::clone(&self.node)
     }
 
-    pub(super) fn reach_container(&self, id: &str) -> Result<(Arc<ContainerView>, Reach), Error> {
+    pub(super) fn reach_container(&self, id: &IdPrefix) -> Result<(Arc<ContainerView>, Reach), Error> {
         let container = self.container(id)?;
         let reach = self.node.names().reach(&container.pod);
-        reach.map(|reach| (container, reach)).ok_or_else(|| Error::NoSuchContainer(id.into()))
+        reach.map(|reach| (container, reach)).ok_or_else(|| Error::NoSuchContainer(id.to_string()))
     }
 }
 

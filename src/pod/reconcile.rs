@@ -102,7 +102,7 @@ async fn pay_container(
     if let Some(handle) = &debt.cgroup {
         clear(handle.container(id)).await?;
     }
-    node.images.remove_writable(id.as_str()).await?;
+    node.images.remove_writable(id).await?;
     let (live, known) = (node.places.live(pod), node.places.known(pod));
     let (folder, owned) = (live.clone(), id.clone());
     let remove = move || {
@@ -110,7 +110,7 @@ async fn pay_container(
         paths.iter().try_for_each(|path| store::remove(path, Durability::Process))
     };
     blocking(remove).await.map_err(Error::io("remove the records of a container in", &folder))?;
-    node.images.release(id.as_str());
+    node.images.release(id);
     Ok(())
 }
 
@@ -147,7 +147,7 @@ mod tests {
         let pod = PodId::from_bytes([7; 32]);
         let [live, known] = folders(&node, &pod);
         let id = ContainerId::from_bytes([8; 32]);
-        let writable = node.images.make_writable(id.as_str()).unwrap();
+        let writable = node.images.make_writable(&id).unwrap();
         let own = keep::files_of_container(&live, &known, &id);
         own.iter().for_each(|path| fs::write(path, "").unwrap());
         fs::write(keep::pod_file(&live), "").unwrap();

@@ -22,7 +22,7 @@ use super::{
     view::{ContainerState, ContainerView},
 };
 use crate::{
-    model::{ContainerId, PodId, TerminalSize},
+    model::{ContainerId, IdPrefix, PodId, TerminalSize},
     supervisor::{Attachment, Client, ExecStdio},
     sys::{self, fdpass},
 };
@@ -69,7 +69,7 @@ impl Pods {
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`], [`Error::Ambiguous`], [`Error::WrongState`].
-    pub fn running_container(&self, id: &str) -> Result<ContainerId, Error> {
+    pub fn running_container(&self, id: &IdPrefix) -> Result<ContainerId, Error> {
         let container = self.container(id)?;
         running(&container).map(|()| container.id.clone())
     }
@@ -78,7 +78,7 @@ impl Pods {
     ///
     /// # Errors
     /// [`Error::NoSuchPod`], [`Error::Ambiguous`], [`Error::WrongState`].
-    pub fn ready_pod(&self, id: &str) -> Result<PodId, Error> {
+    pub fn ready_pod(&self, id: &IdPrefix) -> Result<PodId, Error> {
         let pod = self.pod(id)?;
         if pod.ready {
             return Ok(pod.id.clone());
@@ -129,7 +129,7 @@ impl Pods {
     }
 
     async fn pod_client(&self, id: &PodId) -> Result<Client, Error> {
-        let reach = self.reach_pod(id.as_str())?.ok_or_else(|| Error::NoSuchPod(id.to_string()))?;
+        let reach = self.reach_pod(&id.into())?.ok_or_else(|| Error::NoSuchPod(id.to_string()))?;
         let client = reach.access.client().await;
         client.ok_or_else(|| Error::WrongState {
             object: format!("pod {id}"),
@@ -142,7 +142,7 @@ impl Pods {
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`], [`Error::Ambiguous`], [`Error::WrongState`] once it has exited.
-    pub fn attachable_container(&self, id: &str) -> Result<ContainerId, Error> {
+    pub fn attachable_container(&self, id: &IdPrefix) -> Result<ContainerId, Error> {
         let container = self.container(id)?;
         match container.state {
             ContainerState::Created { .. } | ContainerState::Running { .. } => Ok(container.id.clone()),
@@ -165,7 +165,7 @@ impl Pods {
         stdout: bool,
         stderr: bool,
     ) -> Result<Attachment, Error> {
-        let container = self.container(id.as_str())?;
+        let container = self.container(&id.into())?;
         let client = self.pod_client(&container.pod).await?;
         open_files_allow(2)?;
         Ok(client.attach(id, stdin, stdout, stderr).await?)
@@ -181,7 +181,7 @@ impl Pods {
         command: Vec<String>,
         wanted: Wanted,
     ) -> Result<RunningExec, Error> {
-        let (container, reach) = self.reach_container(id.as_str())?;
+        let (container, reach) = self.reach_container(&id.into())?;
         let client = client_of(&reach, &container).await?;
         open_files_allow(DESCRIPTORS_PER_EXEC)?;
         let node = self.node();

@@ -12,8 +12,8 @@ use super::names::{self, Lookup};
 use crate::{
     cgroup,
     model::{
-        ContainerConfig, ContainerId, Digest, Exit, PodConfig, PodId, PodLimits, ResolvedUser, Resources,
-        UnixNanos,
+        ContainerConfig, ContainerId, Digest, Exit, IdPrefix, PodConfig, PodId, PodLimits, ResolvedUser,
+        Resources, UnixNanos,
     },
     network::Attachment,
 };
@@ -85,11 +85,11 @@ pub struct View {
 }
 
 impl View {
-    pub(super) fn pod(&self, id: &str) -> Result<&Arc<PodView>, Lookup> {
+    pub(super) fn pod(&self, id: &IdPrefix) -> Result<&Arc<PodView>, Lookup> {
         names::by_prefix(self.pods.iter(), |pod| pod.id.as_str(), id)
     }
 
-    pub(super) fn container(&self, id: &str) -> Result<&Arc<ContainerView>, Lookup> {
+    pub(super) fn container(&self, id: &IdPrefix) -> Result<&Arc<ContainerView>, Lookup> {
         let all = self.pods.iter().flat_map(|pod| &pod.containers);
         names::by_prefix(all, |container| container.id.as_str(), id)
     }
@@ -205,7 +205,7 @@ mod tests {
         let ids: Vec<_> = after.pods.iter().map(|pod| (pod.id.as_str()[..2].to_owned(), pod.ready)).collect();
         assert_eq!(ids, [("12".to_owned(), true), ("ab".to_owned(), false)]);
         board.withdraw(&PodView::fake(0xab).id);
-        assert_eq!(board.view().pod("ab").unwrap_err(), Lookup::Unknown);
-        assert_eq!(board.view().pod("12").unwrap().id, PodView::fake(0x12).id);
+        assert_eq!(board.view().pod(&IdPrefix::parse("ab").unwrap()).unwrap_err(), Lookup::Unknown);
+        assert_eq!(board.view().pod(&IdPrefix::parse("12").unwrap()).unwrap().id, PodView::fake(0x12).id);
     }
 }

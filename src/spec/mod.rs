@@ -34,8 +34,8 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use self::{
     build::build,
-    lsm::{APPARMOR_DEFAULT, APPARMOR_PARSERS, apparmor, apparmor_default_text, apparmor_lists},
     capability::is_capability,
+    lsm::{APPARMOR_DEFAULT, APPARMOR_PARSERS, apparmor, apparmor_default_text, apparmor_lists},
     security::{MASKED_PATHS, READONLY_PATHS},
 };
 use crate::model::{ContainerConfig, ContainerId, ImageConfig, PodConfig, ProcessPlan, RootfsLayers};

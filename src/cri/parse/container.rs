@@ -12,8 +12,8 @@ use super::{
 use crate::{
     cri::{signal, wire},
     model::{
-        ContainerConfig, ContainerMetadata, DeviceMapping, ImageVolume, Mount, MountOptions, NamespaceModes,
-        Propagation, Security,
+        ContainerConfig, ContainerMetadata, DeviceMapping, IdPrefix, ImageVolume, Mount, MountOptions,
+        NamespaceModes, Propagation, Security,
     },
 };
 
@@ -25,7 +25,7 @@ const CDI_ANNOTATION: &str = "cdi.k8s.io/";
 /// read: the pod has its own.
 pub(crate) fn create_container(
     request: wire::CreateContainerRequest,
-) -> Result<(String, ContainerConfig), Refusal> {
+) -> Result<(IdPrefix, ContainerConfig), Refusal> {
     let pod = id("pod_sandbox_id", &request.pod_sandbox_id)?;
     let mut config = present("config", request.config)?;
     let metadata = present("metadata", config.metadata.take()).under("config")?;
@@ -325,7 +325,7 @@ pub(super) mod tests {
             },
             stop_signal: Some(10),
         };
-        assert_eq!(create_container(request()), Ok(("pod".into(), expected)));
+        assert_eq!(create_container(request()), Ok((IdPrefix::parse("pod").unwrap(), expected)));
     }
 
     /// The first mount of a request, made one of an image.

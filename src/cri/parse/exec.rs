@@ -7,12 +7,12 @@ use super::{
     limits::{FORWARDED_PORTS_MAX, TIMEOUT_S_MAX},
     text::{count, words},
 };
-use crate::{cri::wire, streaming::Streams};
+use crate::{cri::wire, model::IdPrefix, streaming::Streams};
 
 /// A command to run to its end.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ExecSync {
-    pub(crate) container: String,
+    pub(crate) container: IdPrefix,
     pub(crate) command: Vec<String>,
     /// `None`: for as long as it takes.
     pub(crate) timeout: Option<Duration>,
@@ -29,7 +29,7 @@ pub(crate) fn exec_sync(request: wire::ExecSyncRequest) -> Result<ExecSync, Refu
 /// A command whose streams a client will connect to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Exec {
-    pub(crate) container: String,
+    pub(crate) container: IdPrefix,
     pub(crate) command: Vec<String>,
     pub(crate) streams: Streams,
 }
@@ -46,7 +46,7 @@ pub(crate) fn exec(request: wire::ExecRequest) -> Result<Exec, Refusal> {
 /// A client for the streams of a container's own process.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Attach {
-    pub(crate) container: String,
+    pub(crate) container: IdPrefix,
     pub(crate) streams: Streams,
 }
 
@@ -72,7 +72,7 @@ fn streams(streams: Streams) -> Result<Streams, Refusal> {
 /// Ports of a pod that a client will connect to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PortForward {
-    pub(crate) pod: String,
+    pub(crate) pod: IdPrefix,
     pub(crate) ports: Vec<u16>,
 }
 
@@ -140,7 +140,10 @@ mod tests {
             let request = wire::PortForwardRequest { pod_sandbox_id: "abc".into(), port };
             port_forward(request).map_err(|refusal| refusal.to_string())
         };
-        assert_eq!(of(vec![1, 65_535]).unwrap(), PortForward { pod: "abc".into(), ports: vec![1, 65_535] });
+        assert_eq!(
+            of(vec![1, 65_535]).unwrap(),
+            PortForward { pod: IdPrefix::parse("abc").unwrap(), ports: vec![1, 65_535] }
+        );
         assert!(of(vec![]).is_ok());
         for port in [0, 65_536, -1, i32::MIN] {
             let why = format!("pod abc: port {port} is not from 1 to 65535");
@@ -153,7 +156,7 @@ mod tests {
     fn a_timeout_of_zero_is_none() {
         let exec = exec_sync(request(&["true", ""], 0)).unwrap();
         let command = vec!["true".to_owned(), String::new()];
-        assert_eq!(exec, ExecSync { container: "abc".into(), command, timeout: None });
+        assert_eq!(exec, ExecSync { container: IdPrefix::parse("abc").unwrap(), command, timeout: None });
         assert_eq!(exec_sync(request(&["true"], 7)).unwrap().timeout, Some(Duration::from_secs(7)));
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{At as _, Refusal, Under as _, id, text};
 use crate::{
     cri::{render, wire},
+    model::IdPrefix,
     pod::{ContainerView, PodView},
 };
 
@@ -12,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PodFilter {
     /// A full id or a prefix; whoever asks resolves it.
-    pub(crate) id: Option<String>,
+    pub(crate) id: Option<IdPrefix>,
     ready: Option<bool>,
     labels: HashMap<String, String>,
 }
@@ -45,9 +46,9 @@ impl PodFilter {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ContainerFilter {
     /// A full id or a prefix; whoever asks resolves it.
-    pub(crate) id: Option<String>,
+    pub(crate) id: Option<IdPrefix>,
     /// As `id`, of the pod.
-    pub(crate) pod: Option<String>,
+    pub(crate) pod: Option<IdPrefix>,
     state: Option<wire::ContainerState>,
     labels: HashMap<String, String>,
 }
@@ -81,7 +82,7 @@ impl ContainerFilter {
     }
 }
 
-fn optional_id(field: &'static str, value: &str) -> Result<Option<String>, Refusal> {
+fn optional_id(field: &'static str, value: &str) -> Result<Option<IdPrefix>, Refusal> {
     if value.is_empty() { Ok(None) } else { id(field, value).under("filter").map(Some) }
 }
 
@@ -120,7 +121,7 @@ mod tests {
         assert!(!admits(filter(1, &[("app", "web")])));
         assert!(!admits(filter(0, &[("app", "db")])));
         assert!(!admits(filter(0, &[("app", "web"), ("tier", "front")])));
-        assert_eq!(PodFilter::parse(Some(filter(0, &[]))).unwrap().id, Some("ab".into()));
+        assert_eq!(PodFilter::parse(Some(filter(0, &[]))).unwrap().id, Some(IdPrefix::parse("ab").unwrap()));
 
         let filter = |state: i32, pairs| wire::ContainerFilter {
             state: Some(wire::ContainerStateValue { state }),
@@ -143,7 +144,7 @@ mod tests {
         let parsed = |pairs, id| ContainerFilter::of_stats(Some(wire(pairs, id)));
         assert!(parsed(&[("role", "main")], "").unwrap().admits(&container()));
         assert!(!parsed(&[("role", "side")], "").unwrap().admits(&container()));
-        assert_eq!(parsed(&[], "ab").unwrap().id, Some("ab".into()));
+        assert_eq!(parsed(&[], "ab").unwrap().id, Some(IdPrefix::parse("ab").unwrap()));
         assert!(parsed(&[], "../x").is_err());
         assert!(ContainerFilter::of_stats(None).unwrap().admits(&container()));
         let wire =

@@ -1,26 +1,22 @@
 //! Ids of pods and containers.
 
-use super::{
-    At as _, Refusal, Why,
-    limits::ID_BYTES_MAX,
-    text::{line, quote},
-};
+use super::{At as _, Refusal, Why, text::quote};
+use crate::model::{BadIdPrefix, ID_PREFIX_BYTES_MAX, IdPrefix};
 
 /// An id or a prefix of one, perhaps another runtime's: whatever does not resolve later is unknown, which is
 /// success for Stop and Remove. Here only what could do harm as a text is refused.
-pub(crate) fn id(field: &'static str, value: &str) -> Result<String, Refusal> {
-    check(value).map(|()| value.to_owned()).at(field)
+pub(crate) fn id(field: &'static str, value: &str) -> Result<IdPrefix, Refusal> {
+    IdPrefix::parse(value).map_err(|fault| why(value, fault)).at(field)
 }
 
-fn check(value: &str) -> Result<(), Why> {
-    if value.is_empty() {
-        return Err("is empty".into());
+fn why(value: &str, fault: BadIdPrefix) -> Why {
+    match fault {
+        BadIdPrefix::Empty => fault.to_string().into(),
+        BadIdPrefix::Long => {
+            format!("has {} bytes, more than the {ID_PREFIX_BYTES_MAX} allowed", value.len()).into()
+        }
+        BadIdPrefix::Control | BadIdPrefix::Slash => format!("{} {fault}", quote(value)).into(),
     }
-    line(ID_BYTES_MAX, value)?;
-    if value.contains('/') {
-        return Err(format!("{} has a slash", quote(value)).into());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -29,11 +25,11 @@ mod tests {
 
     #[test]
     fn an_id_may_be_anything_but_harmful() {
-        let longest = "x".repeat(ID_BYTES_MAX);
+        let longest = "x".repeat(ID_PREFIX_BYTES_MAX);
         for good in ["a", "some-other-runtime's", "..", &longest] {
-            assert_eq!(id("container_id", good), Ok(good.into()));
+            assert_eq!(id("container_id", good).unwrap().as_str(), good);
         }
-        let too_long = "x".repeat(ID_BYTES_MAX + 1);
+        let too_long = "x".repeat(ID_PREFIX_BYTES_MAX + 1);
         for (bad, why) in [
             ("", "container_id is empty"),
             ("a/b", "container_id \"a/b\" has a slash"),

@@ -1,7 +1,5 @@
 //! How much of anything a request may hold. More is refused before a byte of it is kept.
 
-/// Bytes of an id. Ours have 64; another runtime's, sent by mistake, still fits.
-pub(crate) const ID_BYTES_MAX: usize = 256;
 /// Bytes of a name: a Kubernetes name has 253 at most.
 pub(crate) const NAME_BYTES_MAX: usize = 256;
 /// Bytes of a path, without the NUL that ends it for the kernel (`PATH_MAX`).

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     cri::wire,
-    model::{HugepageLimit, PodLimits, Resources},
+    model::{HugepageLimit, IdPrefix, PodLimits, Resources},
 };
 
 /// Microseconds of the shortest and the longest CFS period, and the shortest quota (kernel,
@@ -55,7 +55,7 @@ pub(super) fn resources(wire: wire::LinuxContainerResources) -> Result<Resources
 /// UpdateContainerResources. What is for Windows says nothing here.
 pub(crate) fn update_container(
     request: wire::UpdateContainerResourcesRequest,
-) -> Result<(String, Resources), Refusal> {
+) -> Result<(IdPrefix, Resources), Refusal> {
     let container = id("container_id", &request.container_id)?;
     let change = request.linux.map(resources).transpose().under("linux");
     let change = change.map_err(|refusal| refusal.of(&format!("container {container}")))?;
@@ -65,7 +65,7 @@ pub(crate) fn update_container(
 /// UpdatePodSandboxResources.
 pub(crate) fn update_pod(
     request: wire::UpdatePodSandboxResourcesRequest,
-) -> Result<(String, PodLimits), Refusal> {
+) -> Result<(IdPrefix, PodLimits), Refusal> {
     let pod = id("pod_sandbox_id", &request.pod_sandbox_id)?;
     let of_pod = |refusal: Refusal| refusal.of(&format!("pod {pod}"));
     let overhead = request.overhead.map(resources).transpose().under("overhead").map_err(of_pod)?;
@@ -193,7 +193,10 @@ mod tests {
             linux,
             ..Default::default()
         };
-        assert_eq!(update_container(request(None)), Ok(("abc".into(), Resources::default())));
+        assert_eq!(
+            update_container(request(None)),
+            Ok((IdPrefix::parse("abc").unwrap(), Resources::default()))
+        );
         let (_, change) = update_container(request(Some(wire()))).unwrap();
         assert_eq!(change, resources(wire()).unwrap());
         let bad = wire::LinuxContainerResources { cpu_period: 1, ..Default::default() };

@@ -436,7 +436,7 @@ mod tests {
             namespaces(Some(wire), asker).map_err(|refusal| refusal.field)
         };
         let modes = |network, pid, ipc| Ok(NamespaceModes { network, pid, ipc });
-        let target = PidMode::Target("abc".into());
+        let target = PidMode::Target(id("target_id", "abc").unwrap());
         let cases = [
             (parse(0, 0, 0, None, Asker::Pod), modes(NetworkMode::Pod, PidMode::Pod, IpcMode::Pod)),
             (parse(2, 2, 2, Some(2), Asker::Pod), modes(NetworkMode::Node, PidMode::Node, IpcMode::Node)),

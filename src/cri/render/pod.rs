@@ -81,7 +81,7 @@ fn namespaces(modes: &NamespaceModes) -> wire::NamespaceOption {
         PidMode::Pod => (Pod, String::new()),
         PidMode::Container => (Container, String::new()),
         PidMode::Node => (Node, String::new()),
-        PidMode::Target(id) => (Target, id.clone()),
+        PidMode::Target(id) => (Target, id.to_string()),
     };
     let ipc = match modes.ipc {
         IpcMode::Pod => Pod,

@@ -8,6 +8,7 @@ use tonic::{Status, codegen::BoxStream};
 use super::RuntimeService;
 use crate::{
     cri::{chunk::chunks, code, parse, render, serve::MESSAGE_BYTES_MAX, wire},
+    model::IdPrefix,
     pod::PodView,
 };
 
@@ -87,12 +88,12 @@ impl RuntimeService {
         filter: Option<wire::PodSandboxFilter>,
     ) -> Result<impl Iterator<Item = wire::PodSandbox> + Send + use<>, Status> {
         let filter = parse::PodFilter::parse(filter).map_err(code::of)?;
-        let pods = self.pods_with(filter.id.as_deref()).into_iter();
+        let pods = self.pods_with(filter.id.as_ref()).into_iter();
         Ok(pods.filter(move |pod| filter.admits(pod)).map(|pod| render::pod(&pod)))
     }
 
     /// All pods, or the one that the id or prefix names; an id that names none gives an empty list.
-    pub(super) fn pods_with(&self, id: Option<&str>) -> Vec<Arc<PodView>> {
+    pub(super) fn pods_with(&self, id: Option<&IdPrefix>) -> Vec<Arc<PodView>> {
         match id {
             Some(id) => self.pods.pod(id).into_iter().collect(),
             None => self.pods.view().pods.clone(),

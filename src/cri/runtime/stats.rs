@@ -79,7 +79,7 @@ impl RuntimeService {
 
     /// Pods that use anything. One that has ended is still answered for when it is asked for by itself.
     pub(super) fn measured_pods(&self, filter: &parse::PodFilter) -> Vec<Arc<PodView>> {
-        let pods = self.pods_with(filter.id.as_deref()).into_iter();
+        let pods = self.pods_with(filter.id.as_ref()).into_iter();
         pods.filter(|pod| pod.ready && filter.admits(pod)).collect()
     }
 
@@ -93,7 +93,7 @@ impl RuntimeService {
                 Err(_) => return Vec::new(),
             },
         };
-        let pods = self.pods_with(filter.pod.as_deref());
+        let pods = self.pods_with(filter.pod.as_ref());
         let containers = pods.iter().flat_map(|pod| &pod.containers);
         containers
             .filter(|container| only.as_ref().is_none_or(|id| *id == container.id))

@@ -86,7 +86,7 @@ impl Ledger {
             return Err(Error::PrivilegedContainer);
         }
         let PidMode::Target(target) = &config.namespaces.pid else { return Ok(()) };
-        let found = self.containers.iter().find(|container| container.id().as_str() == target);
+        let found = self.containers.iter().find(|container| container.id().as_str() == target.as_str());
         match found.map(|container| &container.shown().state) {
             Some(ContainerState::Running { .. }) => Ok(()),
             Some(ContainerState::Created { .. } | ContainerState::Exited { .. }) => Err(Error::WrongState {
@@ -94,7 +94,7 @@ impl Ledger {
                 state: "not running",
                 wanted: "its pid namespace can be shared only while it runs",
             }),
-            None => Err(Error::NoSuchContainer(target.clone())),
+            None => Err(Error::NoSuchContainer(target.to_string())),
         }
     }
 

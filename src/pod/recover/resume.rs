@@ -254,7 +254,7 @@ fn resume(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot::Rec
     node.seen_creation(found.record.created_at);
     for container in &found.containers {
         // Images keep the layers of what may still run or be looked at.
-        container.images().for_each(|image| node.images.retain(image, container.id.as_str()));
+        container.images().for_each(|image| node.images.retain(image, &container.id));
         node.seen_creation(container.created_at);
     }
     let (facts, recovered) = found.recovered();

@@ -125,11 +125,11 @@ fn cgroup_by_name(node: &Node, id: &PodId, config: &PodConfig) -> Option<cgroup:
 ///
 /// # Errors
 /// When a folder cannot be listed: then nobody knows.
-pub(in crate::pod) fn recorded_containers(node: &Node) -> io::Result<BTreeSet<String>> {
+pub(in crate::pod) fn recorded_containers(node: &Node) -> io::Result<BTreeSet<ContainerId>> {
     let mut all = BTreeSet::new();
     for pods in [node.places.live_pods(), node.places.known_pods()] {
         for pod in keep::pods_in(&pods)? {
-            all.extend(keep::containers_in(&pods.join(pod.as_str()))?.into_iter().map(String::from));
+            all.extend(keep::containers_in(&pods.join(pod.as_str()))?);
         }
     }
     Ok(all)

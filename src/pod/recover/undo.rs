@@ -24,8 +24,8 @@ pub(super) async fn undo(node: &Arc<Node>, remains: Remains) {
     let node = Arc::clone(node);
     let pod = Arc::new(Pod { node, id, config, created_at, folder, cgroup, access: Arc::default() });
     for container in containers {
-        pod.node.images.release(container.as_str());
-        if let Err(error) = pod.node.images.remove_writable(container.as_str()).await {
+        pod.node.images.release(&container);
+        if let Err(error) = pod.node.images.remove_writable(&container).await {
             warn!(%container, error = %chain(&error), "could not remove a writable layer");
         }
     }

@@ -25,21 +25,14 @@ fn image() -> ImageConfig {
 }
 
 fn pod() -> PodConfig {
-    let mut pod = PodConfig {
-        hostname: "web-0".into(),
-        log_directory: "/var/log/pods/p".into(),
-        ..Default::default()
-    };
+    let mut pod =
+        PodConfig { hostname: "web-0".into(), log_directory: "/var/log/pods/p".into(), ..Default::default() };
     pod.annotations.insert("secret.example/annotation".into(), "leak".into());
     pod.labels.insert("secret.example/label".into(), "leak".into());
     pod
 }
 
-fn plan(
-    pod: &PodConfig,
-    container: &ContainerConfig,
-    image: &ImageConfig,
-) -> Result<ContainerPlan, Error> {
+fn plan(pod: &PodConfig, container: &ContainerConfig, image: &ImageConfig) -> Result<ContainerPlan, Error> {
     build(&Inputs {
         id: &ContainerId::from_bytes([7; 32]),
         pod,

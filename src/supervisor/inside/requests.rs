@@ -267,7 +267,7 @@ impl Supervisor {
                 Ok(Some(Joined { pid_namespace, target_mounts: None }))
             }
             PidMode::Target(target) => {
-                let found = self.containers.values().find(|one| one.id.as_str() == target);
+                let found = self.containers.values().find(|one| one.id.as_str() == target.as_str());
                 let running = found.and_then(Container::running).ok_or_else(|| {
                     let text = "the target container is not running in this pod";
                     Failure::new(Stage::NotFound, target.as_str(), text)

@@ -10,9 +10,9 @@ use super::{limits, v1};
 use crate::{
     cgroup,
     model::{
-        ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IpcMode, LogPath,
-        MountOptions, NetworkMode, PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser, Stage,
-        UnixNanos, UserChoice, Volume, VolumeSource,
+        ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IdPrefix, IpcMode,
+        LogPath, MountOptions, NetworkMode, PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser,
+        Stage, UnixNanos, UserChoice, Volume, VolumeSource,
     },
     supervisor::ContainerFacts,
 };
@@ -240,6 +240,11 @@ fn device_message(device: &DeviceNode) -> v1::Device {
     }
 }
 
+/// The container whose pid namespace another joins.
+fn target(text: &str) -> Result<IdPrefix, Failure> {
+    IdPrefix::parse(text).map_err(|fault| bad("target container", fault))
+}
+
 /// The container that is to be created.
 ///
 /// # Errors
@@ -250,7 +255,7 @@ pub(crate) fn container_plan(mut message: v1::Create) -> Result<ContainerPlan, F
         v1::PidMode::Pod => PidMode::Pod,
         v1::PidMode::Container => PidMode::Container,
         v1::PidMode::Node => PidMode::Node,
-        v1::PidMode::Target => PidMode::Target(message.pid_target.clone()),
+        v1::PidMode::Target => PidMode::Target(target(&message.pid_target)?),
     };
     let volume = |mut volume: v1::Volume| Volume {
         propagation: match volume.propagation() {
@@ -417,7 +422,7 @@ pub(in crate::supervisor) mod tests {
                 unified: [("memory.high".into(), "max".into())].into(),
                 pids_max: 3,
             },
-            pid: PidMode::Target("abc".into()),
+            pid: PidMode::Target(IdPrefix::parse("abc").unwrap()),
             privileged: true,
             log: Some(LogPath { directory: "/logs".into(), file: "main/0.log".into() }),
             stdin: true,

@@ -52,7 +52,7 @@ pub(in crate::pod) async fn erase_container(
         clear(handle.container(id)).await?;
     }
     crate::failpoint!("container.removed");
-    pod.node.images.remove_writable(id.as_str()).await?;
+    pod.node.images.remove_writable(id).await?;
     let (live, known) = (pod.folder.clone(), pod.node.places.known(&pod.id));
     let owned = id.clone();
     let remove = move || {
@@ -61,7 +61,7 @@ pub(in crate::pod) async fn erase_container(
     };
     blocking(remove).await.map_err(Error::io("remove the records of a container in", &pod.folder))?;
     crate::failpoint!("container.record-removed");
-    pod.node.images.release(id.as_str());
+    pod.node.images.release(id);
     pod.access.forget_init(id);
     Ok(())
 }

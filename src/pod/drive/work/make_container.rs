@@ -104,7 +104,7 @@ impl ContainerCreation<'_> {
     async fn run(&self, id: &ContainerId, config: Arc<ContainerConfig>) -> Result<ContainerView, Error> {
         let record = self.intent(id, config);
         for image in record.images() {
-            self.pod.node.images.retain(image, id.as_str());
+            self.pod.node.images.retain(image, id);
         }
         let writable = self.write_intent(record.clone()).await?;
         let plan = self.plan(&record, writable).await?;
@@ -160,7 +160,7 @@ impl ContainerCreation<'_> {
             crate::failpoint!("container.intent-written");
             keep::make_folder(&known)?;
             store::put(&keep::container_file(&known, &record.id), &record, Durability::Process)?;
-            Ok(images.make_writable(record.id.as_str()))
+            Ok(images.make_writable(&record.id))
         };
         let writable = blocking(write).await.map_err(doing)??;
         crate::failpoint!("container.writable-made");
