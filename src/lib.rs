@@ -38,7 +38,7 @@ mod model;
 mod sys;
 mod telemetry;
 
-/// What `benches/` measures. Not an API: it may change with any commit.
+/// Parts that `benches/` measures. Not an API: it may change with any commit.
 #[doc(hidden)]
 pub mod measured {
     pub use crate::logs::{CriLog, Stream};

@@ -41,6 +41,12 @@ const FENCES: [(&str, &[&str]); 21] = [
 const PURE: [&str; 4] = ["model/", "spec/", "pod/life/", "pod/recover/decide.rs"];
 const IMPURE: [&str; 5] = ["fs", "tokio", "rustix", "File", "Command"];
 
+/// First words of a doc comment that does not name its thing: the reader has to guess the noun.
+const RIDDLES: [&str; 9] = ["What", "Who", "Where", "Whoever", "That", "Those", "It", "They", "This"];
+
+/// Rooms whose comments still begin so. The list only gets shorter.
+const ROOMS_WITH_RIDDLES: [&str; 5] = ["cli", "network", "pod", "supervisor", "sys"];
+
 #[test]
 fn a_room_uses_only_rooms_on_lower_floors() {
     let floors = floors(include_str!("../src/lib.rs"));
@@ -136,6 +142,14 @@ fn every_file_has_a_head() {
     check(|source| match source.text.starts_with("//! ") {
         true => vec![],
         false => vec!["no `//!` head that says what the file owns".into()],
+    });
+}
+
+#[test]
+fn a_doc_comment_begins_with_the_thing() {
+    check(|source| match ROOMS_WITH_RIDDLES.contains(&source.room()) {
+        true => vec![],
+        false => riddles(&source.text),
     });
 }
 
@@ -324,6 +338,23 @@ fn too_long(text: &str, tokens: &[Token]) -> Option<String> {
     let head = text.lines().take_while(|line| line.starts_with("//!"));
     let excused = head.into_iter().any(|line| line.starts_with("//! Long: ") && line.len() > 20);
     (lines > FILE_LINES_MAX && !excused).then(|| format!("{lines} lines; no `//! Long: <reason>`"))
+}
+
+/// Doc comments whose first word is one of [`RIDDLES`].
+fn riddles(text: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut previous = "";
+    for (number, line) in text.lines().map(str::trim).enumerate() {
+        for mark in ["/// ", "//! "] {
+            let begins = !previous.starts_with(mark.trim_end());
+            let word = line.strip_prefix(mark).and_then(|rest| rest.split([' ', ',', '.', ':']).next());
+            if begins && word.is_some_and(|word| RIDDLES.contains(&word)) {
+                complaints.push(format!("line {}: begins with {:?}", number + 1, word.unwrap_or_default()));
+            }
+        }
+        previous = line;
+    }
+    complaints
 }
 
 fn bad_failpoints(tokens: &[Token]) -> Vec<String> {
@@ -569,6 +600,13 @@ mod tests {
         let tests =
             format!("fn g() {{}}\n#[cfg(test)]\nmod tests {{\n{}}}\n", code.replace("{}\n", "{}\n\n"));
         assert_eq!(too_long(&tests, &tokens(&tests)), None);
+    }
+
+    #[test]
+    fn only_the_first_word_of_a_doc_comment_can_be_a_riddle() {
+        assert_eq!(riddles("/// What is read.\nfn f() {}"), ["line 1: begins with \"What\""]);
+        assert_eq!(riddles("//! A head.\n//! What follows is more of it.\n\nfn f() {}"), [""; 0]);
+        assert_eq!(riddles("fn f() {}\n    /// Whatever.\n    // What a comment says.\n"), [""; 0]);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn pod_changed(before: &PodLimits, change: &PodLimits) -> PodLimits {
     }
 }
 
-/// What has to be written so that `before` becomes [`changed`]: the change, and the other half of memory and swap,
+/// The settings to write so that `before` becomes [`changed`]: the change, and the other half of memory and swap,
 /// which are one limit in CRI and two in the kernel.
 pub fn step(before: &Resources, change: &Resources) -> Resources {
     let after = changed(before, change);

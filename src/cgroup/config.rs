@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Who makes cgroups: `auto`, `systemd` or `cgroupfs`. Must be what the kubelet uses; a kubelet of
+    /// The driver that makes cgroups: `auto`, `systemd` or `cgroupfs`. Must be what the kubelet uses; a kubelet of
     /// 1.34 or later asks us and follows.
     pub driver: DriverChoice,
     /// The cgroup under which a pod goes whose request names none: an absolute path with cgroupfs, the name of
@@ -14,7 +14,7 @@ pub struct Config {
     pub parent: String,
 }
 
-/// What the operator may ask for.
+/// The driver that the operator asks for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DriverChoice {

@@ -55,7 +55,7 @@ impl Container {
         Self { group }
     }
 
-    /// Where the files of `controller` are; `None` without that controller.
+    /// The directory with the files of `controller`; `None` without that controller.
     pub(super) fn controller(&self, controller: &str) -> Option<PathBuf> {
         self.group.controller(controller)
     }
@@ -235,7 +235,7 @@ impl Container {
         Self { group: self.group.leaf(format!("exec-{number}")) }
     }
 
-    /// What a container sees below `/sys/fs/cgroup`: (name there, host directory); one entry with an empty name
+    /// The directories that a container sees below `/sys/fs/cgroup`: (name there, host directory); one entry with an empty name
     /// on v2. Controllers that share a v1 hierarchy share its one entry, named as its mount (`cpu,cpuacct`).
     pub fn views(&self) -> Vec<(String, PathBuf)> {
         let name = |mountpoint: &Path| match self.group.version {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Error, file};
 
-/// What limits need. `io` has none in CRI, but its counters are in the stats.
+/// The controllers that limits need. `io` has none in CRI, but its counters are in the stats.
 const WANTED: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
 
 /// Enables for the children of `directory` what it has itself of the wanted controllers. Only ever called on

@@ -1,4 +1,4 @@
-//! What metrics tell of a container beyond its [`Usage`]: throttling, peaks, failures, devices, huge pages and
+//! Figures of a container for metrics beyond its [`Usage`]: throttling, peaks, failures, devices, huge pages and
 //! processes. Read when metrics are asked for, not for every list of statistics.
 
 use std::io;

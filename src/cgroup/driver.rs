@@ -18,7 +18,7 @@ use crate::{
     telemetry::task,
 };
 
-/// What made a cgroup (CRI `CgroupDriver`).
+/// The driver that made a cgroup (CRI `CgroupDriver`).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Driver {
     /// pintle, by making directories.
@@ -60,7 +60,7 @@ pub enum Manager {
 pub struct Drivers {
     cgroupfs: Cgroupfs,
     systemd: Result<Systemd, &'static str>,
-    /// Where pods go whose request names no parent. Its form is that of the configured driver.
+    /// The parent of pods whose request names none. Its form is that of the configured driver.
     parent: Parent,
     /// A pod came with a parent in the other form.
     differs: AtomicBool,
@@ -96,7 +96,7 @@ impl Manager {
         }
     }
 
-    /// What the kubelet is told in RuntimeConfig.
+    /// The driver that RuntimeConfig reports to the kubelet.
     pub fn driver(&self) -> Driver {
         match self {
             Self::Host(drivers) => drivers.parent.driver(),
@@ -105,7 +105,7 @@ impl Manager {
         }
     }
 
-    /// What an operator should know: a kubelet that uses the other driver. `None` when all is as it should be.
+    /// A warning for the operator, when the kubelet uses the other driver; else `None`.
     pub fn notice(&self) -> Option<String> {
         match self {
             Self::Host(drivers) => drivers.differs.load(Ordering::Relaxed).then(|| drivers.notice()),
@@ -172,7 +172,7 @@ impl Manager {
         }
     }
 
-    /// What was found and chosen, for `pintle check` and the log at start: several lines.
+    /// The cgroups found and the driver chosen, for `pintle check` and the log at start: several lines.
     pub fn describe(&self) -> impl fmt::Display {
         match self {
             Self::Host(drivers) => format!("driver {}\n{}", self.driver().name(), drivers.cgroupfs.host()),

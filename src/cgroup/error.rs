@@ -15,7 +15,7 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub enum Error {
     #[error("{doing} {}", path.display())]
     File {
-        /// What was tried, as a verb: `read`, `make`, `remove`.
+        /// The operation that failed, as a verb: `read`, `make`, `remove`.
         doing: &'static str,
         path: PathBuf,
         #[source]

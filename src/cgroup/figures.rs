@@ -24,7 +24,7 @@ pub struct Stall {
     pub avg300: f64,
 }
 
-/// What was read from and written to one block device.
+/// Bytes and operations of one block device, read and written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct DeviceIo {
     pub major: u32,

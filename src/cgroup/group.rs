@@ -69,12 +69,12 @@ impl Group {
         self.killing().is_some_and(|killing| std::ptr::eq(killing, tree))
     }
 
-    /// Where a process of this group is in `tree`, on the host.
+    /// The directory of a process of this group in `tree`, on the host.
     pub(super) fn directory(&self, tree: &Tree) -> PathBuf {
         tree.directory(&self.path_in(tree))
     }
 
-    /// Where it is in `tree`, from the hierarchy's root.
+    /// The group's path in `tree`, from the hierarchy's root.
     fn path_in(&self, tree: &Tree) -> String {
         match &self.leaf {
             Some(leaf) if self.is_killing(tree) => format!("{}/{leaf}", self.path),
@@ -87,13 +87,13 @@ impl Group {
         self.trees.iter().filter(|tree| self.leaf.is_none() || self.is_killing(tree))
     }
 
-    /// Where the files of `controller` are, if they are this group's own.
+    /// The directory with the files of `controller`, if they are this group's own.
     pub(super) fn controller(&self, controller: &str) -> Option<PathBuf> {
         let found = self.own().find(|tree| self.version == Version::V2 || tree.has(controller));
         found.map(|tree| self.directory(tree))
     }
 
-    /// Where its processes are listed.
+    /// The directory that lists the group's processes.
     pub(super) fn processes_directory(&self) -> Option<PathBuf> {
         self.killing().map(|tree| self.directory(tree))
     }

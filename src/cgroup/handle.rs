@@ -39,10 +39,10 @@ pub struct Handle {
     pub(super) limited: bool,
 }
 
-/// What a [`Handle`] consists of, for those who carry it to another process.
+/// The parts of a [`Handle`], for those who carry it to another process.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Parts {
-    /// What made the cgroup.
+    /// The driver that made the cgroup.
     pub driver: Driver,
     /// Which interface holds the controllers.
     pub version: Version,
@@ -102,13 +102,13 @@ const SYSTEMD_REMOVES_MAX: Duration = Duration::from_secs(1);
 const SYSTEMD_LOOK: Duration = Duration::from_millis(5);
 
 impl Handle {
-    /// What made it.
+    /// The driver that made the cgroup.
     #[cfg(test)]
     pub(super) fn driver(&self) -> Driver {
         self.driver
     }
 
-    /// What it consists of; [`Handle::from_parts`] makes the same of it again.
+    /// The parts that [`Handle::from_parts`] makes the same of again.
     pub fn parts(&self) -> Parts {
         let tree = |tree: &Tree| (tree.mountpoint.clone(), tree.controllers.clone());
         Parts {
@@ -174,7 +174,7 @@ impl Handle {
         is_ours.then(|| (scope, slice::slice_at(inside)))
     }
 
-    /// What the pod's processes are killed in and what goes with it: its scope, else its own cgroup.
+    /// The cgroup that is killed and removed with the pod: its scope, else its own cgroup.
     fn top(&self) -> Group {
         let mut group = self.group();
         if let Some((scope, _)) = self.scope() {

@@ -1,4 +1,4 @@
-//! What cgroups this host has.
+//! The host's cgroups: version, hierarchies, controllers, and whether systemd made them.
 
 use std::{collections::BTreeSet, fmt, path::Path};
 
@@ -10,7 +10,7 @@ use super::{Error, file, group::Version, tree::Tree};
 const NEEDED: [(&str, &str); 4] =
     [("cpu", "CPU limits"), ("cpuset", "CPU pinning"), ("memory", "memory limits"), ("pids", "pids limits")];
 
-/// Those of v1 in which v2 needs no controller.
+/// Controllers of v1 for which v2 needs none.
 const NEEDED_V1: [(&str, &str); 2] = [("devices", "device rules"), ("freezer", "reliable killing")];
 
 /// The hierarchies of this host, looked at once, at start.
@@ -18,7 +18,7 @@ const NEEDED_V1: [(&str, &str); 2] = [("devices", "device rules"), ("freezer", "
 pub(super) struct Host {
     pub(super) version: Version,
     pub(super) trees: Vec<Tree>,
-    /// What can be limited: v1 by what is mounted, v2 by what the root has.
+    /// Controllers that can set limits: on v1 the mounted ones, on v2 the root's.
     controllers: BTreeSet<String>,
     /// systemd is what started it (sd_booted(3)).
     pub(super) systemd: bool,

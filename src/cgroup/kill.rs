@@ -55,7 +55,7 @@ pub struct Killing {
     /// Rounds that are over, and the looks of this one.
     rounds: u32,
     looks: u32,
-    /// Those that the last round signalled.
+    /// Processes that the last round signalled.
     before: Vec<Pid>,
 }
 
@@ -154,7 +154,7 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::NODEV)
 }
 
-/// Where the freezing of a cgroup stands.
+/// The progress of freezing a cgroup.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Freezing {
     Under,

@@ -12,13 +12,13 @@ pub(super) struct Setting {
     pub(super) controller: &'static str,
     pub(super) file: Cow<'static, str>,
     pub(super) value: String,
-    /// What the operator knows it as.
+    /// The limit's name for the operator.
     pub(super) limit: &'static str,
     /// Files a kernel may lack without loss: passed over when absent.
     pub(super) optional: bool,
 }
 
-/// What a cgroup holds now, where that decides the order of writes or fills a gap.
+/// Current values of a cgroup, where that decides the order of writes or fills a gap.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Present {
     /// v1 `memory.memsw.limit_in_bytes`; `None` is no limit, or no such file.
@@ -112,7 +112,7 @@ fn memory_pair(resources: &Resources) -> Result<(i64, i64), Error> {
     Ok((memory, sum))
 }
 
-/// What v1 and v2 call the same.
+/// Settings with the same name in v1 and v2.
 fn counted(resources: &Resources) -> Vec<Setting> {
     let mut settings = Vec::new();
     if resources.pids_max != 0 {

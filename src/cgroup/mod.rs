@@ -35,12 +35,12 @@ mod handle;
 mod host;
 mod kill;
 mod limits;
-#[cfg(test)]
-mod live;
 mod parent;
 mod settle;
 mod slice;
 mod systemd;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod usage;
 mod watch;

@@ -2,7 +2,7 @@
 
 use super::{Driver, Error, slice::Slice};
 
-/// Where a pod's cgroup goes, and by its form who makes it.
+/// The parent of a pod's cgroup, whose form chooses the driver.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Parent {
     /// Of cgroupfs, as [`parse`] gives it.
@@ -11,7 +11,7 @@ pub(super) enum Parent {
 }
 
 impl Parent {
-    /// What ends in `.slice` is systemd's.
+    /// Reads a parent: a name that ends in `.slice` is systemd's.
     ///
     /// # Errors
     /// A text that is neither a slice nor a path that stays below the root, and the root itself: there a pod would

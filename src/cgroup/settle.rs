@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::Resources;
 
-/// What to write, checked; nothing is written yet.
+/// The settings to write, checked; nothing is written yet.
 pub(super) fn plan(group: &Group, resources: &Resources, present: &Present) -> Result<Vec<Setting>, Error> {
     match group.version {
         Version::V1 => limits::v1(resources, present),
@@ -58,7 +58,7 @@ pub(super) fn put(group: &Group, settings: &[Setting]) -> Result<(), Error> {
 /// A change of limits that was made, and the way back.
 #[derive(Debug, Default)]
 pub struct Changed {
-    /// What each file held, in the order of the writes.
+    /// Previous contents of each file, in the order of the writes.
     old: Vec<(PathBuf, String)>,
 }
 

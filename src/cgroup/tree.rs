@@ -112,7 +112,7 @@ pub(super) fn inherit_cpuset(directory: &Path) -> Result<(), Error> {
 /// Cgroups one walk visits at most: far above what any workload makes, low enough to end.
 const CGROUPS_MAX: usize = 1 << 20;
 
-/// What a walk meets.
+/// A step of a walk through a hierarchy.
 #[derive(Debug)]
 pub(super) enum Visit<'a> {
     /// A cgroup, before those below it; the top one too.

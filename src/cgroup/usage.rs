@@ -1,4 +1,4 @@
-//! What a cgroup has used: the figures of its files, on v1 and v2.
+//! Resource usage of a cgroup, read from its files, on v1 and v2.
 //!
 //! One directory is opened in each hierarchy that has a file to read, and the files by it, so that all figures
 //! are of one cgroup even when another is made under its name. A file that is not there (an older kernel, a
@@ -15,7 +15,7 @@ use super::{
     group::{Group, Version},
 };
 
-/// What one cgroup, with all below it, has used up to one moment. `None`: this kernel or cgroup does not say.
+/// Resource usage of one cgroup with all below it, up to one moment. `None`: this kernel or cgroup does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
     /// CPU time, ns.
@@ -111,7 +111,7 @@ fn usage(group: &Group) -> Option<Usage> {
     Files::of(group).usage()
 }
 
-/// Where cgroup2's own files are: on a hybrid host beside v1's hierarchies.
+/// The name of the tree with cgroup2's own files: on a hybrid host beside v1's hierarchies.
 const CGROUP2: &str = "cgroup2";
 
 /// The files of one cgroup.

@@ -17,7 +17,7 @@ pub struct OomWatch {
 }
 
 impl OomWatch {
-    /// What to wait for: a file of cgroup v2 is always readable, and says by `PRI` that it changed.
+    /// The events to poll for: a file of cgroup v2 is always readable, and says by `PRI` that it changed.
     pub fn readiness(&self) -> EventFlags {
         if self.counts_reads { EventFlags::IN } else { EventFlags::PRI }
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 /// `sun_path` of unix(7) holds 108 bytes with its closing NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// Where the CRI is served: `unix:///run/pintle/pintle.sock`. There is no TCP, on purpose.
+/// The address of the CRI: `unix:///run/pintle/pintle.sock`. There is no TCP, on purpose.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
 pub struct Listen(PathBuf);
@@ -30,7 +30,7 @@ impl Listen {
     pub fn path(&self) -> &Path {
         &self.0
     }
-    /// Where it is unless the operator says otherwise.
+    /// The address unless the operator sets another.
     pub fn within(state: &Path) -> Self {
         Self(state.join("pintle.sock"))
     }

@@ -22,7 +22,7 @@ const DROP_INS: &str = "conf.d";
 /// A configuration is written by hand; more is a wrong file (`--config /dev/sda`).
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What the command line says; it wins over every file.
+/// Settings from the command line; they win over every file.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     pub root: Option<PathBuf>,
@@ -35,7 +35,7 @@ pub struct Flags {
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// What it was read from, in that order; empty when all of it is built in.
+    /// The files that were read, in that order; empty when all of it is built in.
     pub files: Vec<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! What the operator chose: one TOML file, drop-ins beside it, flags.
+//! The operator's configuration: one TOML file, drop-ins beside it, flags.
 //!
 //! - `settings`: [`Config`], a list of the rooms' own configurations and the three paths of the daemon.
 //! - `load`: files, then flags, into one checked [`Config`]; the later wins, key by key.

@@ -44,7 +44,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Where the CRI is served.
+    /// The address of the CRI.
     pub fn listen(&self) -> Listen {
         self.listen.clone().unwrap_or_else(|| Listen::within(&self.state))
     }

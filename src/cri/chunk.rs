@@ -56,7 +56,7 @@ where
 
 struct Chunks<I: Iterator> {
     items: I,
-    /// It was too much for the last chunk.
+    /// The item that did not fit into the last chunk.
     left: Option<I::Item>,
 }
 
@@ -79,7 +79,7 @@ impl<I: Iterator<Item: Message>> Iterator for Chunks<I> {
     }
 }
 
-/// What an item adds to its message: a key of one byte (its field has a low number), a length, itself.
+/// Bytes that an item adds to its message: a key of one byte (its field has a low number), a length, itself.
 fn bytes_of(item: &impl Message) -> usize {
     let length = item.encoded_len();
     1 + length_delimiter_len(length) + length

@@ -1,4 +1,4 @@
-//! What a caller is told when something fails: a gRPC code, and the whole chain of causes once.
+//! Errors as gRPC statuses: a code for each kind, and the whole chain of causes once.
 //!
 //! The kubelet acts on few codes: NotFound (the object is gone), DeadlineExceeded (a probe timed out) and
 //! Unimplemented (use another way). The others are for people and for crictl's exit code. For PullImage it

@@ -25,7 +25,7 @@ enum Weight {
     Trouble,
     /// The caller's or the workload's.
     Refusal,
-    /// What happens between a caller that knows of something and its end, which the caller has not seen yet.
+    /// A call about an object that ended before the caller could know.
     Race,
 }
 

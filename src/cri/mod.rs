@@ -38,7 +38,7 @@ pub(crate) use image::ImageService;
 pub(crate) use runtime::RuntimeService;
 pub(crate) use serve::serve;
 
-/// What the kubelet is told about this node's runtime.
+/// Facts about this node's runtime that Status and Version report.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     /// As a semantic version; the node's info shows `pintle://VERSION`.

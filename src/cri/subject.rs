@@ -1,4 +1,4 @@
-//! What a request is about, for the log: a pod, a container or an image, by the name that the request has for it.
+//! The object of a request, for the log: a pod, a container or an image, by the name that the request has for it.
 
 use super::wire;
 

@@ -43,7 +43,7 @@ pub enum Error {
     Pod(#[source] pod::Error),
 }
 
-/// What the services are made of.
+/// The rooms that the services are made of.
 pub(super) struct Rooms {
     pub(super) pods: Pods,
     pub(super) meter: Arc<Meter>,

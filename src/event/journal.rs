@@ -93,7 +93,7 @@ mod tests {
         journal.shared.state().held()
     }
 
-    /// What can be read without waiting.
+    /// The entry that can be read without waiting.
     fn read<T: Copy>(subscriber: &mut Subscriber<T>) -> Option<T> {
         subscriber.next().now_or_never().map(|entry| entry.unwrap().event)
     }

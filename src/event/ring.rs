@@ -51,7 +51,7 @@ pub(super) struct State<T> {
     next: u64,
     /// The moment of the newest entry.
     pub(super) latest: UnixNanos,
-    /// Where each subscriber goes on reading. One that fell behind is not here any more.
+    /// The next entry of each subscriber. One that fell behind is not here any more.
     cursors: BTreeMap<u64, u64>,
     subscribed: u64,
     closed: bool,
@@ -117,7 +117,7 @@ impl<T> State<T> {
         self.cursors.retain(|_, cursor| *cursor >= oldest);
     }
 
-    /// What the subscriber reads next.
+    /// Takes the entry that the subscriber reads next.
     pub(super) fn take(&mut self, id: u64) -> Result<Option<Arc<Entry<T>>>, Error> {
         let (oldest, Limits { events, bytes, .. }) = (self.oldest(), self.limits);
         let cursor = self.cursors.get_mut(&id).ok_or(Error::Behind { events, bytes })?;

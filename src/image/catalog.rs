@@ -1,4 +1,4 @@
-//! What images there are: one record each on disk, one immutable view of them in memory.
+//! The catalog of images: one record each on disk, one immutable view of them in memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -247,7 +247,7 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 impl View {
-    /// What was last known of an image whose record cannot be read: one bad sector of a disk hides neither it
+    /// The last known record of an image whose record cannot be read: one bad sector of a disk hides neither it
     /// nor others.
     fn take_last(&mut self, id: Digest, last: &Self, bad: &BadRecord) {
         self.unread |= matches!(bad, BadRecord::Io(_));

@@ -125,7 +125,7 @@ fn packing(start: &[u8]) -> io::Result<Packing> {
     }
 }
 
-/// What is in a stream, whatever it was packed with; told by its first bytes, for media types and file names
+/// The unpacked content of a stream. The packing is recognised by its first bytes, for media types and file names
 /// of real images are not to be relied on.
 pub(super) fn unpacked<'a>(mut source: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut start = Vec::with_capacity(MAGIC_BYTES);
@@ -144,7 +144,7 @@ pub(super) fn unpacked<'a>(mut source: impl BufRead + Send + 'a) -> io::Result<B
     })
 }
 
-/// What gzip(1) takes for one file: one member after the other, and zeros at the end, with which tapes and
+/// A gzip file as gzip(1) reads it: one member after the other, and zeros at the end, with which tapes and
 /// some builders fill their blocks. flate2 takes zeros for a bad header.
 struct Gzip<R> {
     /// `None` once only zeros may follow.

@@ -33,10 +33,10 @@ const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// What old clients and registries called a config, and what Docker still takes for one (moby#22378).
+/// Media types of configs from old clients and registries, which Docker still takes (moby#22378).
 const OLD_CONFIGS: [&str; 4] = ["application/octet-stream", "application/json", "text/html", ""];
 
-/// What we ask a registry for.
+/// The `Accept` header of a request for a manifest.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -123,7 +123,7 @@ pub(super) struct IndexWalk {
     indexes: usize,
 }
 
-/// Where a document on the way leads.
+/// The next step from a document.
 #[derive(Debug)]
 pub(super) enum Step {
     Manifest(Manifest),

@@ -92,7 +92,7 @@ impl Lock {
     }
 }
 
-/// This process's own place for unfinished work: `<root>/ingest/<random>`. Its lock tells others that the
+/// The place of this process for unfinished work: `<root>/ingest/<random>`. Its lock tells others that the
 /// process lives; without it, whoever opens the root next clears the place away.
 #[derive(Debug)]
 pub(super) struct Ingest {

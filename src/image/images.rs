@@ -34,7 +34,7 @@ pub struct Image {
     pub pinned: bool,
 }
 
-/// What images and writable layers take on their file system.
+/// Usage of a file system by images or writable layers.
 #[derive(Clone, Debug)]
 pub struct FsUsage {
     pub at: UnixNanos,
@@ -154,7 +154,7 @@ impl Images {
         self.local.usage()
     }
 
-    /// What a container has written, on the file system that [`Self::usage`] names second. Never walks the
+    /// Usage of a container's writable layer, on the file system that [`Self::usage`] names second. Never walks the
     /// disk: see there. `None`: not measured yet, as right after a start, or no such container.
     pub fn writable_usage(&self, container: &ContainerId) -> Option<FsUsage> {
         self.local.writable_usage(container.as_str())

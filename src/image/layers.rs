@@ -94,7 +94,7 @@ impl Layers {
         })
     }
 
-    /// Where a layer's files are once it is published.
+    /// The path of a layer's files once it is published.
     pub(super) fn fs(&self, name: &str) -> PathBuf {
         self.path.join(name).join("fs")
     }

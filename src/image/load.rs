@@ -27,7 +27,7 @@ pub enum Progress {
     Image { id: Digest },
 }
 
-/// What became of an archive.
+/// The result of loading an archive.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// In the order of the archive, each once.

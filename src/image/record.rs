@@ -1,4 +1,4 @@
-//! What is written to disk about images and layers. Never leaves this room.
+//! Records of images and layers on disk. They never leave this room.
 
 use serde::{Deserialize, Serialize};
 

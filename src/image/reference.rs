@@ -17,7 +17,7 @@ const ID_PREFIX_DIGITS_MIN: usize = 4;
 const DEFAULT_HOST: &str = "docker.io";
 const DEFAULT_TAG: &str = "latest";
 
-/// Where an image is in the world: a host, a repository there, and which of its images.
+/// The address of an image: a host, a repository there, and which of its images.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Reference {
     /// `docker.io`, `registry.test:5000`, `[::1]:5000`
@@ -34,7 +34,7 @@ pub(super) enum Target {
     Digest(Digest),
 }
 
-/// What a caller may name a *local* image by.
+/// The ways for a caller to name a *local* image.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Query {
     /// `sha256:…` or 64 digits: the image's id.

@@ -75,7 +75,7 @@ pub(super) enum Login {
 }
 
 impl Login {
-    /// What `credentials` mean for the registry `host`. Given for another server, they mean nothing here.
+    /// The login that `credentials` give for the registry `host`. Given for another server, they mean nothing here.
     pub(super) fn for_host(credentials: Option<Credentials>, host: &str) -> Self {
         let Some(given) = credentials else { return Self::Anonymous };
         if !given.server_address.is_empty() && server_host(&given.server_address) != host {

@@ -49,7 +49,7 @@ pub(super) struct Writable {
     samples: Arc<Samples>,
 }
 
-/// What the walks found, by container.
+/// Results of the walks, by container.
 #[derive(Debug, Default)]
 struct Samples {
     known: Mutex<BTreeMap<String, Sample>>,
@@ -58,12 +58,12 @@ struct Samples {
     listed: Mutex<Option<Instant>>,
 }
 
-/// What one folder holds.
+/// The measured size of one folder.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: UnixNanos,
     due: Instant,
-    /// What the container wrote, the volumes of its image included.
+    /// Files that the container wrote, the volumes of its image included.
     upper: Sum,
     /// The folder with what overlayfs needs beside that.
     rest: Sum,
@@ -99,7 +99,7 @@ impl Writable {
         Ok(path)
     }
 
-    /// Where a container's folder is or would be.
+    /// The path of a container's folder, whether it exists or not.
     pub(super) fn folder(&self, container: &str) -> Result<PathBuf, Error> {
         if is_plain(container) {
             return Ok(self.path.join(container));
@@ -121,7 +121,7 @@ impl Writable {
         names(&self.path).map_err(|error| Error::store("read", &self.path, error))
     }
 
-    /// What the last walks found in all of them. Has those that are due walked again, in the background.
+    /// The sum of the last walks over all folders. Has those that are due walked again, in the background.
     pub(super) fn usage(&self) -> Sum {
         self.refresh();
         let mut sum = Sum::default();
@@ -134,7 +134,7 @@ impl Writable {
         sum
     }
 
-    /// What one container has written, and when that was measured. `None`: not measured yet, or unknown.
+    /// The size of one container's files, and when it was measured. `None`: not measured yet, or unknown.
     pub(super) fn usage_of(&self, container: &str) -> Option<(UnixNanos, Sum)> {
         let sample = *self.samples.known().get(container)?;
         Some((sample.at, sample.upper))

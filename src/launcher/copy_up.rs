@@ -28,7 +28,7 @@ const DEPTH_MAX: usize = 256;
 /// Names of all attributes of a file, and the value of one; bytes (xattr(7)).
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
-/// What could not be copied, relative to the volume.
+/// A file that could not be copied, relative to the volume.
 #[derive(Debug)]
 pub(super) struct NotCopied {
     pub(super) path: PathBuf,
@@ -52,7 +52,7 @@ pub(super) fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<(), NotCopied> {
 struct Copy<'a> {
     /// The volume.
     top: BorrowedFd<'a>,
-    /// Where we are below it; after an error, what it is about.
+    /// The current path below the volume; after an error, the path that failed.
     at: PathBuf,
     depth: usize,
     /// Files with several names: device and inode, and the first name that was copied.

@@ -20,7 +20,7 @@ use crate::{
 const DEVICES_MAX: usize = 2_000;
 /// Directories of devices that are looked into, one in another.
 const DEPTH_MAX: u32 = 4;
-/// What every container has of its own.
+/// Devices that every container has.
 const OWN: [&str; 12] =
     ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "pts", "shm", "mqueue", "fd"];
 

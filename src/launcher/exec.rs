@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What a helper is given to run one process.
+/// The input of a helper that runs one process.
 #[derive(Debug)]
 pub struct Exec<'a> {
     pub container: &'a ContainerId,
@@ -32,7 +32,7 @@ pub struct Exec<'a> {
     /// Give it a cgroup namespace, so that it sees its own leaf as the root and so the container's limits.
     pub own_cgroup_namespace: bool,
     pub stdio: ExecStdio,
-    /// Where the host pid of the process is left, which becomes a child of this process's parent.
+    /// The slot for the host pid of the process, which becomes a child of this process's parent.
     pub pid: Slot,
     pub report: Reporter,
 }

@@ -45,7 +45,7 @@ pub(super) struct Keyring {
 }
 
 impl Keyring {
-    /// That of a container; its init is the first to enter it.
+    /// The keyring of a container; its init is the first to enter it.
     pub(super) fn of(container: &ContainerId, made: bool) -> Self {
         // An id holds no NUL.
         Self { name: CString::new(format!("pintle.{container}")).unwrap_or_default(), made }
@@ -60,7 +60,7 @@ impl Keyring {
 /// How a confined process gets to its program.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {
-    /// It forks a process into the pid namespace that it has entered, and ends; the pid is stored here.
+    /// The slot for the pid of a process that is forked into the pid namespace entered, before the caller ends.
     pub(super) fork: Option<Slot>,
     /// The forked process makes standard input its controlling terminal.
     pub(super) terminal: bool,

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Where the template, or a helper's copy of it, has the proc(5) of others.
+/// The path in the template, or in a helper's copy of it, of the proc(5) of others.
 pub(super) const PROC: &str = "/joined-proc";
 
 /// A pid namespace that others are in.

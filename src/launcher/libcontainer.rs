@@ -49,7 +49,7 @@ use crate::{
     },
 };
 
-/// What a helper is given to make one container.
+/// The input of a helper that makes one container.
 #[derive(Debug)]
 pub struct Launch<'a> {
     pub plan: &'a ContainerPlan,
@@ -58,11 +58,11 @@ pub struct Launch<'a> {
     pub joined: Option<Joined>,
     /// The devices that were asked for.
     pub devices: &'a [Device],
-    /// What the container sees below `/sys/fs/cgroup`: name there, host directory.
+    /// The directories that the container sees below `/sys/fs/cgroup`: name there, host directory.
     pub cgroup_views: Vec<(String, PathBuf)>,
     /// `None` with a terminal.
     pub stdio: Option<Stdio>,
-    /// Where the host pid of its init is left, before that tells that it waits at the barrier.
+    /// The slot for the host pid of its init, filled before init reports that it waits at the barrier.
     pub pid: Slot,
     pub report: Reporter,
     pub one_thread: OneThread,
@@ -262,7 +262,7 @@ fn cgroups(views: &[(String, PathBuf)], writable: bool) -> Result<Vec<Tree>, Fai
     Ok(trees)
 }
 
-/// What libcontainer calls in the container's init.
+/// The executor that libcontainer calls in the container's init.
 #[derive(Clone)]
 struct Init {
     plan: Rc<ProcessPlan>,

@@ -9,7 +9,8 @@ use rustix::{
 
 use crate::model::{Failure, ProcessPlan, Stage};
 
-/// Where a process asks AppArmor for a profile (proc(5), `/proc/PID/attr`); older kernels have the second alone.
+/// The files in which a process asks AppArmor for a profile (proc(5), `/proc/PID/attr`). Older kernels have the second
+/// alone.
 const APPARMOR_EXEC: [&str; 2] = ["self/attr/apparmor/exec", "self/attr/exec"];
 
 /// The node's `/proc`, by which a process reaches its own attributes from within a container: what is at `/proc` there

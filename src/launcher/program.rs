@@ -40,7 +40,7 @@ struct Found {
     file: Option<File>,
 }
 
-/// What a candidate is, as far as it could be seen.
+/// The properties of a candidate, as far as they could be seen.
 #[derive(Debug, Default)]
 struct File {
     /// As in `st_mode`.
@@ -148,7 +148,7 @@ fn head(path: &CStr) -> io::Result<Vec<u8>> {
 }
 
 impl File {
-    /// What is wrong with it that makes execve(2) fail with `error`, in words that say what to change.
+    /// The reason why execve(2) fails with `error`, in words that say what to change.
     fn explain(&self, error: Errno) -> Option<String> {
         let kind = FileType::from_raw_mode(self.mode);
         match error {
@@ -211,7 +211,7 @@ fn interpreter(head: &[u8]) -> Option<&[u8]> {
     line.split(|byte| matches!(byte, b' ' | b'\t')).next().filter(|path| !path.is_empty())
 }
 
-/// What elf(5) says of a program, as far as its beginning goes.
+/// The header of an ELF program (elf(5)), as far as its beginning goes.
 mod elf {
     /// `e_machine` of the machines there are images for, by Rust's names.
     const MACHINES: [(u16, &str); 8] = [
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(candidates(b"sh", &[]), [b"/bin/sh".to_vec(), b"/usr/bin/sh".to_vec()]);
     }
 
-    /// What is said of a file of this mode that begins so.
+    /// Checks the words about a file of this mode that begins with `head`.
     fn check(mode: u32, head: &[u8], error: Errno, said: &str) {
         let file = File { mode: if mode > 0o7777 { mode } else { 0o100_000 | mode }, head: head.to_vec() };
         assert_eq!(file.explain(error).unwrap_or_default(), said);

@@ -18,10 +18,10 @@ const REPORT_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of libcontainer's own error lines that are kept.
 pub(super) const TRACE_BYTES_MAX: usize = 4 * 1024;
 
-/// What a helper, or the init it makes, tells its supervisor.
+/// A message of a helper, or of the init it makes, to its supervisor.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub enum Report {
-    /// Who the process will be.
+    /// The identity that the process will have.
     Identity(Identity),
     /// From here on the container may speak in the process's place: nothing is believed but that it waits or failed.
     Sealed,

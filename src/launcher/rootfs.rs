@@ -112,7 +112,7 @@ enum Layers {
     Listed,
 }
 
-/// What the kernel said, which is gone with the context.
+/// The kernel's message about a failed call, which is gone with the context.
 struct Refused {
     errno: Errno,
     log: String,
@@ -139,7 +139,7 @@ fn mount_as(layers: Layers, lower: &[OwnedFd], halves: &[OwnedFd]) -> Result<Own
     rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(silent)
 }
 
-/// What the kernel has to say about a failed fsconfig(2).
+/// The kernel's messages about a failed fsconfig(2).
 fn kernel_log(fs: &OwnedFd) -> String {
     let mut text = String::new();
     let mut line = [0; 256];

@@ -14,7 +14,7 @@ use crate::{
     sys::{fdpass, path::open_in_root, terminal},
 };
 
-/// Where the standard streams of an exec lead.
+/// The ends of an exec's standard streams.
 #[derive(Debug)]
 pub enum ExecStdio {
     /// Pipes of this process alone.
@@ -28,7 +28,7 @@ pub enum ExecStdio {
     Terminal {
         /// A unix socket: the terminal's master is sent to its other end before the program runs.
         to: OwnedFd,
-        /// What the program finds; `None`: a terminal without a size, as the kernel makes them.
+        /// The size that the program finds; `None`: a terminal without a size, as the kernel makes them.
         size: Option<TerminalSize>,
     },
 }

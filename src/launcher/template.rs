@@ -1,4 +1,4 @@
-//! What all containers of a pod have in common, made once in a process of its own that then ends.
+//! The mounts that all containers of a pod have in common, made once in a process of its own that then ends.
 
 use std::{
     fs::{self, File},
@@ -55,14 +55,14 @@ impl PodNamespaces {
     }
 }
 
-/// Where the template keeps the files that all containers of the pod see. Containers may write to them, and what
+/// The folder in the template of the files that all containers of the pod see. Containers may write to them, and what
 /// they write is in the template's own memory: as much as [`TEMPLATE_OPTIONS`] allow, and never on a disk of the host.
 pub(super) const FILES: &str = "/files";
 /// Bytes of one such file when it is made; the daemon makes none that is larger.
 const FILE_BYTES_MAX: u64 = 128 << 10;
 /// Nothing but directories and the pod's files is in the template, so a page less would do too.
 const TEMPLATE_OPTIONS: &std::ffi::CStr = c"mode=0755,size=1m";
-/// Where the template keeps the pod's shared memory.
+/// The folder in the template of the pod's shared memory.
 pub(super) const SHM: &str = "/shm";
 /// A helper mounts its bundle here.
 pub(super) const BUNDLE: &str = "/b";

@@ -1,4 +1,4 @@
-//! Who a process runs as, resolved against the image's own passwd(5) and group(5).
+//! The identity of a process, resolved against the image's own passwd(5) and group(5).
 //!
 //! Never through NSS: that would load libraries of the image into our process.
 
@@ -21,7 +21,7 @@ const HOME_BYTES_MAX: usize = 4_095;
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Identity {
     pub user: ResolvedUser,
-    /// What HOME is when the environment has none.
+    /// The value of HOME when the environment has none.
     pub home: String,
 }
 

@@ -90,7 +90,7 @@ pub(super) fn complete(volume: &Volume, opened: Opened<'_>) -> Result<Tree, Fail
     }
 }
 
-/// What of `volume` itself, and not of the mounts below it, is changed.
+/// The changes to the mount of `volume` itself, and not to the mounts below it.
 fn own_change(volume: &Volume) -> Change {
     let MountOptions { nodev, noexec, nosuid } = volume.options;
     Change { read_only: volume.readonly, nodev, noexec, nosuid, ..Change::default() }
@@ -205,7 +205,7 @@ pub(super) fn attach_all(root: BorrowedFd<'_>, trees: &[Tree]) -> Result<(), Fai
     Ok(())
 }
 
-/// What is wrong when a directory is to cover a file, or a file a directory, which no mount can.
+/// The error when a directory is to cover a file, or a file a directory, which no mount can.
 fn unlike(target: BorrowedFd<'_>, source: Make) -> Option<io::Error> {
     let found = FileType::from_raw_mode(rustix::fs::fstat(target).ok()?.st_mode);
     let text = match (source, found == FileType::Directory) {

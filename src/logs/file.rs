@@ -58,7 +58,7 @@ fn open_beneath(directory: &OwnedFd, path: &Path, flags: OFlags) -> Result<Owned
     fs::openat2(directory, path, flags | OFlags::CLOEXEC, mode, resolve)
 }
 
-/// What the kernel's number means for a log.
+/// The words of a kernel error about a log.
 fn explain(errno: Errno) -> io::Error {
     match errno {
         Errno::LOOP => bad("the log, or a directory of it below the log directory, is a symbolic link"),

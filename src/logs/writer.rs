@@ -106,7 +106,7 @@ impl CriLog {
     }
 }
 
-/// What stands before the content of this moment's records of one stream.
+/// The headers of one stream's records at one moment.
 struct Headers {
     full: Header,
     partial: Header,

@@ -23,7 +23,7 @@ pub struct PodMetrics {
     pub pod: Arc<PodView>,
     /// `None`: as [`super::PodStats::traffic`].
     pub traffic: Option<TrafficStats>,
-    /// Those that run.
+    /// The running containers.
     pub containers: Vec<ContainerMetrics>,
 }
 
@@ -52,7 +52,7 @@ pub struct Disk {
     pub capacity: FsCapacity,
 }
 
-/// What is the same for all containers of one call.
+/// Figures that are the same for all containers of one call.
 #[derive(Debug)]
 struct HostFacts {
     page_sizes: Vec<String>,

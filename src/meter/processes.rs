@@ -1,4 +1,4 @@
-//! What `/proc` tells of a container's processes. They belong to strangers and come and go: every look is
+//! Figures of a container's processes from `/proc`. Processes belong to strangers and come and go: every look is
 //! bounded, and what has gone is not counted.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What pods and containers use (CRI stats), and the reader of all figures.
+//! Statistics of pods and containers (CRI stats), and the reader of all figures.
 
 use std::{
     collections::HashSet,
@@ -29,7 +29,7 @@ const READERS_MAX: usize = 4;
 /// Objects that one thread reads: fewer are not worth a second one.
 const PER_THREAD_MIN: usize = 8;
 
-/// What one container uses (CRI `ContainerStats`).
+/// Statistics of one container (CRI `ContainerStats`).
 #[derive(Clone, Debug)]
 pub struct ContainerStats {
     pub container: Arc<ContainerView>,
@@ -39,7 +39,7 @@ pub struct ContainerStats {
     pub writable: Option<FsUsage>,
 }
 
-/// What one pod uses (CRI `PodSandboxStats`).
+/// Statistics of one pod (CRI `PodSandboxStats`).
 #[derive(Clone, Debug)]
 pub struct PodStats {
     pub pod: Arc<PodView>,
@@ -99,7 +99,7 @@ impl Meter {
         Self { images, board, rates: Mutex::default(), readers: Semaphore::new(READERS_MAX) }
     }
 
-    /// What these containers use, in this order, read now. Those that have ended have their writable layer
+    /// Statistics of these containers, in this order, read now. Those that have ended have their writable layer
     /// only. Never fails and waits for nothing but the reading.
     pub async fn container_stats(
         self: &Arc<Self>,
@@ -242,7 +242,7 @@ pub(super) fn traffic(pod: &PodView) -> Option<TrafficStats> {
     Some(TrafficStats { at, interfaces })
 }
 
-/// What may still be swapped out, bytes: the limit's rest, but no more than the host has.
+/// Memory that may still be swapped out, bytes: the limit's rest, but no more than the host has.
 fn swap_left(swap: cgroup::Swap, free: u64) -> u64 {
     swap.limit.map_or(free, |limit| limit.saturating_sub(swap.usage).min(free))
 }

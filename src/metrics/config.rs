@@ -11,12 +11,12 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where they are served, over HTTP at `/metrics`: `unix:///an/absolute/path`, for root alone, or a loopback
+    /// The address of the metrics, over HTTP at `/metrics`: `unix:///an/absolute/path`, for root alone, or a loopback
     /// address, for whoever is on the node or in its network. When not set, nowhere.
     pub listen: Option<Address>,
 }
 
-/// Where the metrics are served; this node's alone.
+/// The address of the metrics; this node's alone.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
 pub enum Address {

@@ -41,7 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const PATH: &str = "/metrics";
 
-/// Where the page is asked for.
+/// The socket on which the page is asked for.
 #[derive(Debug)]
 pub enum Listener {
     Unix(UnixListener),
@@ -127,7 +127,7 @@ where
     answer
 }
 
-/// What is answered; a page is written metric by metric, as it is taken.
+/// The body of an answer; a page is written metric by metric, as it is taken.
 enum Body {
     Page(Page),
     Text(&'static str),

@@ -50,10 +50,10 @@ pub struct Row {
     pub help: &'static str,
 }
 
-/// What becomes of a metric's values with time.
+/// The course of a metric's values over time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// They only rise, until the container ends.
+    /// Values only rise, until the container ends.
     Counter,
     Gauge,
 }
@@ -89,7 +89,7 @@ impl fmt::Display for Value {
 /// Takes one value: a text for each label, in order, and the number.
 pub type Tell<'a> = &'a mut dyn FnMut(&[&str], Value);
 
-/// Where the values of a metric come from.
+/// The source of a metric's values.
 enum Values {
     /// One value.
     One(fn(&ContainerMetrics) -> u64),

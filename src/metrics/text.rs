@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::table::{BASE, Base, Kind, ROWS, Row, Value, base_of_container, base_of_pod};
 use crate::meter::PodMetrics;
 
-/// What the page is, for HTTP.
+/// The `Content-Type` of the page.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The figures of one moment, to be written metric by metric.

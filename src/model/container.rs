@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{NamespaceModes, Resources, Security};
 
-/// What CreateContainer asked for (CRI `ContainerConfig`), checked.
+/// The request of CreateContainer (CRI `ContainerConfig`), checked.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ContainerConfig {
     /// `metadata`: what the kubelet knows it by.
     pub metadata: ContainerMetadata,
-    /// What to look the image up by: the id that PullImage gave, or a reference.
+    /// The text to look the image up by: the id that PullImage gave, or a reference.
     pub image: String,
-    /// What the pod's author wrote; shown in `ContainerStatus.image`.
+    /// The image as the pod's author wrote it; shown in `ContainerStatus.image`.
     pub user_specified_image: String,
     /// Replaces the image's entrypoint when not empty.
     pub command: Vec<String>,
@@ -41,7 +41,7 @@ pub struct ContainerConfig {
     pub tty: bool,
     /// `linux.resources`.
     pub resources: Resources,
-    /// What this container shares; only `pid` may differ from the pod's.
+    /// Namespaces that this container shares; only `pid` may differ from the pod's.
     pub namespaces: NamespaceModes,
     /// `linux.security_context`.
     pub security: Security,
@@ -83,14 +83,14 @@ pub struct Mount {
 /// An image as the content of a volume (CRI `Mount.image`): always read-only.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ImageVolume {
-    /// What to look the image up by; it is never pulled here.
+    /// The text to look the image up by; it is never pulled here.
     pub reference: String,
     /// The file or directory in the image that is the content, relative to its root (CRI `image_sub_path`). Empty:
     /// the whole image.
     pub sub_path: String,
 }
 
-/// What a mount takes away from the files on it (CRI `Mount.mount_options`, mount(8)).
+/// Restrictions of a mount on the files in it (CRI `Mount.mount_options`, mount(8)).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct MountOptions {
     /// No device file works.

@@ -27,13 +27,13 @@ pub enum ExitReason {
     Error,
     /// The kernel killed it for memory; the rule is the table in `supervisor/exit.rs`.
     OOMKilled,
-    /// It never ran: execve or the set-up before it failed (exit code 128).
+    /// The process never ran: execve or the set-up before it failed (exit code 128).
     StartError,
     /// Its supervisor was lost, so the daemon killed it (exit code 137).
     SupervisorDied,
     /// The machine was restarted under it (exit code 255).
     NodeReboot,
-    /// It was found gone and nobody saw it end (exit code 255).
+    /// The process was found gone and nobody saw it end (exit code 255).
     Unknown,
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Failure {
     /// Which step.
     pub stage: Stage,
-    /// What it was done to: a container id, a mount destination, a user name.
+    /// The object of the operation: a container id, a mount destination, a user name.
     pub object: String,
     /// The kernel's error number; 0 where there is none.
     pub errno: i32,
@@ -118,7 +118,7 @@ stages! {
     Log = 18, "could not open log";
     /// A host device.
     Device = 19, "could not make device";
-    /// It took longer than its deadline.
+    /// The operation took longer than its deadline.
     Deadline = 20, "deadline exceeded:";
     /// The other side of the connection went away.
     Connection = 21, "lost connection to supervisor";

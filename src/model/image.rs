@@ -51,7 +51,7 @@ impl From<Digest> for String {
     }
 }
 
-/// What an image says about the process to run in it (OCI image config, `config`).
+/// An image's settings of the process to run in it (OCI image config, `config`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct ImageConfig {

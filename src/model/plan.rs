@@ -33,9 +33,9 @@ pub struct ContainerPlan {
     pub resources: Resources,
     /// The pid namespace that it is in.
     pub pid: PidMode,
-    /// It sees the host's devices, and cgroups writable.
+    /// Whether it sees the host's devices, and cgroups writable.
     pub privileged: bool,
-    /// Where the CRI log goes; `None` is "discard".
+    /// The file of the CRI log; `None` is "discard".
     pub log: Option<LogPath>,
     /// Keep a pipe to the container's stdin.
     pub stdin: bool,
@@ -53,7 +53,7 @@ pub struct ProcessPlan {
     pub env: Vec<Vec<u8>>,
     /// Absolute, in the container; made when missing.
     pub cwd: String,
-    /// Who it is to run as.
+    /// The user and groups to run as.
     pub user: UserChoice,
     /// The image's `User`; used when `user` names nobody.
     pub image_user: String,
@@ -93,7 +93,7 @@ impl LogPath {
     }
 }
 
-/// Where the content of a volume is.
+/// The source of a volume's content.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum VolumeSource {
     /// A file or directory of the host, absolute; made as a directory when missing. Symbolic links are followed
@@ -113,11 +113,11 @@ pub enum VolumeSource {
 /// A volume as the helper mounts it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Volume {
-    /// Where its content comes from.
+    /// The source of its content.
     pub source: VolumeSource,
     /// Absolute in the container, made when missing, resolved inside its root.
     pub target: String,
-    /// It is mounted read-only.
+    /// Whether it is mounted read-only.
     pub readonly: bool,
     /// `readonly` also for mounts below it.
     pub recursive_read_only: bool,
@@ -141,7 +141,7 @@ pub struct DeviceNode {
 /// One line for cgroup v1's `devices.allow` or `devices.deny` (and v2's program).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct DeviceRule {
-    /// It allows; else it denies.
+    /// Whether it allows; else it denies.
     pub allow: bool,
     /// `a`, `b` or `c`.
     pub kind: char,
@@ -153,7 +153,7 @@ pub struct DeviceRule {
     pub access: String,
 }
 
-/// What the supervisor of a new pod makes before the first container.
+/// The plan of what a new pod's supervisor makes before the first container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodPlan {
     /// `namespace/name`, which ps(1) shows beside the id.

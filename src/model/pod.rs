@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{IdPrefix, PodLimits, Resources, Security};
 
-/// What RunPodSandbox asked for (CRI `PodSandboxConfig`), checked. Labels and annotations are kept byte for
+/// The request of RunPodSandbox (CRI `PodSandboxConfig`), checked. Labels and annotations are kept byte for
 /// byte: the kubelet has no other copy.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PodConfig {
@@ -141,7 +141,7 @@ pub enum PidMode {
     Container,
     /// The host's.
     Node,
-    /// That of the container whose id is given (containers only).
+    /// The namespace of the container with this id (containers only).
     Target(IdPrefix),
 }
 

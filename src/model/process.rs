@@ -28,7 +28,7 @@ pub struct Security {
     pub readonly_paths: Option<Vec<String>>,
 }
 
-/// Who the process runs as, as asked; names are resolved in the image.
+/// The user of a process, as asked for; names are resolved in the image.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct UserChoice {
@@ -54,7 +54,7 @@ pub enum GroupsPolicy {
     Strict,
 }
 
-/// Who the process really runs as; shown in `ContainerStatus.user`.
+/// The user of a process, resolved; shown in `ContainerStatus.user`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ResolvedUser {
     /// The user id.

@@ -41,13 +41,13 @@ pub struct HugepageLimit {
     pub limit_bytes: u64,
 }
 
-/// What a pod may use as a whole, and what it costs besides its containers (CRI `LinuxPodSandboxConfig`).
+/// Limits of a pod as a whole, and what it costs besides its containers (CRI `LinuxPodSandboxConfig`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct PodLimits {
     /// Of all containers together; `None`: no limit.
     pub resources: Option<Resources>,
-    /// What a RuntimeClass says that a pod costs by itself.
+    /// The cost of a pod by itself, by its RuntimeClass.
     pub overhead: Option<Resources>,
 }
 

@@ -70,7 +70,7 @@ fn process(inputs: &Inputs<'_>, arguments: Vec<String>, capabilities: u64) -> Re
     })
 }
 
-/// Where the log goes; `None` if either half of the path is missing.
+/// The file of the log; `None` if either half of the path is missing.
 fn log(inputs: &Inputs<'_>) -> Result<Option<LogPath>, Error> {
     let (directory, path) = (&inputs.pod.log_directory, &inputs.container.log_path);
     if directory.is_empty() || path.is_empty() {

@@ -1,11 +1,11 @@
-//! What the process is: its arguments, its environment and where it starts.
+//! The arguments, environment and working directory of a process.
 
 use super::Error;
 use crate::model::{ContainerConfig, ImageConfig, NetworkMode, PodConfig};
 
 /// For images that do not set one, as everywhere in the field.
 pub(super) const PATH_DEFAULT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// What a terminal is taken for when nobody says.
+/// The type of a terminal when nobody names one.
 const TERM_DEFAULT: &[u8] = b"TERM=xterm";
 /// Bytes of all arguments or all variables at most: execve takes 2 MiB for both on a usual stack.
 const EXEC_BYTES_MAX: usize = 2 << 20;

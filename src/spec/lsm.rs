@@ -6,7 +6,7 @@ use crate::model::{AppArmorChoice, Security};
 /// The name of pintle's own AppArmor profile (apparmor.d(5)), which containers get that ask for no other.
 pub const APPARMOR_DEFAULT: &str = "pintle-default";
 
-/// Where distributions have apparmor_parser(8), which loads profiles.
+/// The paths where distributions have apparmor_parser(8), which loads profiles.
 pub const APPARMOR_PARSERS: [&str; 2] = ["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser"];
 
 /// The text of that profile. It includes nothing, so that it means the same on every host.
@@ -29,7 +29,7 @@ pub fn apparmor(security: &Security, enabled: bool) -> Result<Option<&str>, Erro
     }
 }
 
-/// What the parser is to load; `with_abi`: whether the host has the rules of [`APPARMOR_ABI`].
+/// The text for the parser to load; `with_abi`: whether the host has the rules of [`APPARMOR_ABI`].
 pub fn apparmor_default_text(with_abi: bool) -> String {
     format!("{}{APPARMOR_DEFAULT_TEXT}", if with_abi { APPARMOR_ABI } else { "" })
 }

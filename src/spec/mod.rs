@@ -1,4 +1,4 @@
-//! What a container shall be: from what was asked, the pod and the image to one [`ContainerPlan`].
+//! Plans of containers: from the request, the pod and the image to one [`ContainerPlan`].
 //!
 //! ```text
 //! build.rs        puts the plan together, and the OCI spec in it
@@ -77,7 +77,7 @@ pub enum Error {
     User { user: String, problem: &'static str },
 }
 
-/// What [`build`] reads.
+/// The inputs of [`build`].
 #[derive(Debug)]
 pub struct Inputs<'a> {
     pub id: &'a ContainerId,

@@ -1,4 +1,4 @@
-//! What is mounted in a container: by libcontainer, and as volumes over that.
+//! The mounts of a container: by libcontainer, and as volumes over that.
 
 use std::{collections::HashSet, path::PathBuf};
 
@@ -29,7 +29,7 @@ const PROC_TARGETS: [&str; 8] = [
 const POD_FILES: [(&str, &str); 3] =
     [("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf")];
 
-/// What libcontainer mounts. `/dev/shm` and `/sys/fs/cgroup` come from the helper. With the host's IPC
+/// The mounts that libcontainer makes. `/dev/shm` and `/sys/fs/cgroup` come from the helper. With the host's IPC
 /// namespace the message queues are the host's, as they should be.
 pub(super) fn oci(privileged: bool) -> Vec<runtime::Mount> {
     let sys = if privileged { "rw" } else { "ro" };

@@ -1,15 +1,15 @@
-//! What the process may do.
+//! The rights of a process: user, capabilities, hidden paths, system call filter.
 
 use std::sync::Arc;
 
 use super::{Error, capability, capability::bit};
 use crate::model::{SeccompChoice, Security};
 
-/// What a container of root gets when nobody says more: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID,
+/// The default capabilities of a container of root: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID,
 /// SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP.
 const CAPABILITIES_DEFAULT: u64 = 0xa804_25fb;
 
-/// What the set-up needs beyond the container's own; dropped just before execve.
+/// Capabilities that the set-up needs beyond the container's own; dropped just before execve.
 const SETUP_CAPABILITIES: u64 = capability::SYS_ADMIN
     | capability::SETPCAP
     | capability::SETUID

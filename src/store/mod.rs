@@ -16,7 +16,7 @@ pub use record::{BadRecord, RECORD_BYTES_MAX};
 /// Whether a record must survive a power cut.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Durability {
-    /// It is on tmpfs, or may be lost with the power.
+    /// Survives the process: the record is on tmpfs, or may be lost with the power.
     Process,
     /// fsync of file and folder before the answer.
     Power,

@@ -24,10 +24,10 @@ pub enum BadRecord {
     /// The file system failed.
     #[error("read record")]
     Io(#[from] io::Error),
-    /// It is not what `put` wrote, or not a file of ours at all.
+    /// Damaged: not what `put` wrote, or not a file of ours at all.
     #[error("record is damaged: {0}")]
     Damaged(String),
-    /// It is whole, and of a later release.
+    /// Whole, and of a later release.
     #[error("record has version {0}, which this release does not know")]
     UnknownVersion(u32),
 }

@@ -80,7 +80,7 @@ async fn tell(receiver: &mut Receiver, sender: &Sender, outcome: &Outcome) {
     }
 }
 
-/// What becomes of a command whose client has gone: its streams are closed already, which has hung up its terminal.
+/// Sees to a command whose client has gone: its streams are closed already, which has hung up its terminal.
 fn leave(config: &Config, streams: Streams, exit: BoxFuture<'static, Outcome>) {
     let grace = match (streams.tty, config.orphan_grace_s) {
         (_, Some(seconds)) => Some(Duration::from_secs(seconds)),

@@ -1,4 +1,4 @@
-//! What a URL stands for.
+//! Requests that wait for their client: the meaning of a URL.
 
 use super::{remote::Streams, upgrade::Purpose};
 use crate::model::{ContainerId, PodId};

@@ -183,7 +183,7 @@ impl Server {
         }
     }
 
-    /// What the request's URL stands for, which it has used up then.
+    /// Admits a request to the session that its URL stands for; the URL is used up then.
     fn admit(
         &self,
         request: &hyper::Request<Incoming>,

@@ -2,16 +2,16 @@
 
 use serde_json::json;
 
-/// What came of an exec or attach.
+/// The outcome of an exec or attach.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Outcome {
-    /// It ended with this exit code; an attach ends with 0 whatever its container did.
+    /// Its end with this exit code; an attach ends with 0 whatever its container did.
     Exited(i32),
-    /// It could not be run, or was cut off: why.
+    /// The reason why it could not be run, or was cut off.
     Failed(String),
 }
 
-/// What the error channel carries.
+/// The content of the error channel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Form {
     /// Text, and only of failures: v1 to v3.

@@ -13,7 +13,7 @@ const WEBSOCKET: &str = "websocket";
 static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 static ACCEPTED_VERSIONS: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 
-/// What a URL was made for.
+/// The purpose of a URL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Purpose {
     /// Exec or attach.
@@ -32,7 +32,7 @@ pub(super) enum Protocol {
     WebSocket(Framing),
 }
 
-/// What differs between the versions of `remotecommand` over SPDY.
+/// The versions of `remotecommand` over SPDY, by what differs between them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Remote {
     /// A client with a terminal opens a stream for its sizes: v3 and later.

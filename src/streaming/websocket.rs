@@ -12,7 +12,7 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 32 << 10;
 /// Data bytes that fit into one message, also in base64.
 pub(super) const DATA_BYTES_MAX: usize = (MESSAGE_BYTES_MAX - 1) / 4 * 3;
 
-/// What a client calls the end of a channel (v5).
+/// The number of a channel message that ends another channel (v5).
 const CLOSE: u8 = 255;
 
 /// How a sub-protocol puts channels into messages.
@@ -25,7 +25,7 @@ pub(super) struct Framing {
     pub(super) close_signal: bool,
 }
 
-/// What a client's message says.
+/// A client's message, read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Said {
     Data {

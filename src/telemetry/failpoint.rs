@@ -52,7 +52,7 @@ struct Points {
     trace: Option<Trace>,
 }
 
-/// What one point does at each pass.
+/// The actions of one failpoint, pass by pass.
 #[derive(Debug, Default)]
 struct Script {
     terms: Vec<Term>,

@@ -28,7 +28,7 @@ const VALUE_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a field's name; what is longer, the journal drops (systemd.journal-fields(7)).
 const NAME_BYTES_MAX: usize = 64;
 
-/// Where entries are sent. Sending waits while the journal is stopped.
+/// The socket that entries are sent to. Sending waits while the journal is stopped.
 #[derive(Debug)]
 pub(super) struct Socket(UnixDatagram);
 

@@ -1,4 +1,4 @@
-//! Where our log lines go: people's form on a terminal, the journal under systemd, JSON on stderr otherwise.
+//! Destinations of our log lines: people's form on a terminal, the journal under systemd, JSON on stderr otherwise.
 //!
 //! Field names are the same everywhere: `pod`, `container`, `image`, `error`.
 //!
@@ -37,7 +37,7 @@ const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Lines of this process on their way out; none before [`init`].
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// What pintle logs about itself.
+/// The configuration of pintle's own log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

@@ -1,4 +1,4 @@
-//! What pintle says about itself: log lines, task names, failpoints.
+//! Reports of pintle about itself: log lines, task names, failpoints.
 //!
 //! - `log`: where lines go and in which form. Set up once, by the daemon.
 //! - `queue`: how they get there without anyone waiting; `journal`: the systemd journal as a place to go.
@@ -25,7 +25,7 @@ pub fn read_failpoints() {
     failpoint::read();
 }
 
-/// What a process that is executed with an empty environment must be given for [`read_failpoints`]. Empty
+/// The variables that a process with an empty environment must get for [`read_failpoints`]. Empty
 /// without the feature `failpoints`.
 pub fn failpoint_environment() -> Vec<(&'static str, std::ffi::OsString)> {
     #[cfg(feature = "failpoints")]

@@ -20,7 +20,7 @@ use std::{
 /// Bytes of lines that wait for their reader: some five thousand lines, far more than pintle logs in one go.
 pub(super) const BYTES_MAX: usize = 1 << 20;
 
-/// What a waiting line is counted for beside its bytes: its place in the queue.
+/// The cost of a waiting line beside its bytes: its place in the queue.
 const LINE_COST_BYTES: usize = 64;
 
 /// Lines flow again when the queue is down to this: a reader that takes one line now and then is still too slow.

@@ -1,4 +1,4 @@
-//! What was logged already: of the same kind about the same object, so that it is logged once and then counted.
+//! Log lines that repeat: of the same kind about the same object, so that it is logged once and then counted.
 
 use std::{
     collections::BTreeMap,

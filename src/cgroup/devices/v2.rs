@@ -11,7 +11,7 @@ use std::ffi::CStr;
 use super::{Error, check, is_everything};
 use crate::{model::DeviceRule, sys::bpf::Instruction};
 
-/// What `bpftool` shows.
+/// The program's name in `bpftool`.
 pub(in super::super) const PROGRAM_NAME: &CStr = c"pintle_devices";
 
 /// `BPF_DEVCG_DEV_*` and `BPF_DEVCG_ACC_*` (linux/bpf.h). Of the word that has both, the upper half is what is
@@ -23,7 +23,7 @@ const READ: u32 = 2;
 const WRITE: u32 = 4;
 const ACCESS_SHIFT: u32 = 16;
 
-/// Where the words are in `struct bpf_cgroup_dev_ctx`: bytes.
+/// Offsets of the words in `struct bpf_cgroup_dev_ctx`; bytes.
 const AT_KIND_AND_ACCESS: i16 = 0;
 const AT_MAJOR: i16 = 4;
 const AT_MINOR: i16 = 8;
@@ -154,7 +154,7 @@ mod tests {
 
     use super::{super::rule, *};
 
-    /// What the kernel asks.
+    /// A question of the kernel: may this device be opened so?
     #[derive(Clone, Copy, Debug)]
     struct Asked {
         kind: u32,

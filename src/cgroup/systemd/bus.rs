@@ -35,7 +35,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How long a daemon that starts waits for systemd. It can do all but make pods without.
 const GREETING_MAX: Duration = Duration::from_secs(2);
 
-/// What systemd says when it does not know a property, as an old one.
+/// systemd's error for a property that it does not know, as an old release.
 const UNKNOWN_PROPERTY: &str = "org.freedesktop.DBus.Error.PropertyReadOnly";
 
 /// How the job of a unit that has come up ends.
@@ -50,13 +50,13 @@ pub(super) struct Scope<'a> {
     pub(super) pidfd: BorrowedFd<'a>,
 }
 
-/// Who carries calls to systemd. Several may be on the way at once.
+/// The connection that carries calls to systemd. Several may be on the way at once.
 #[derive(Debug)]
 pub(super) struct Bus {
     /// `None` for the system bus.
     address: Option<String>,
     session: Mutex<Option<Arc<Session>>>,
-    /// This systemd does not know every property: it gets only what all have.
+    /// Set for a systemd that does not know every property: it gets only those that all releases have.
     old: AtomicBool,
     /// [`ANSWER_MAX`], but for tests.
     answer_max: Duration,
@@ -70,7 +70,7 @@ struct Session {
     listener: JoinHandle<()>,
 }
 
-/// Who waits for a job, by the name of its unit: the signal may come before the call's own answer is read.
+/// Callers that wait for a job, by the name of its unit: the signal may come before the call's own answer is read.
 #[derive(Debug, Default)]
 struct Jobs {
     /// `None` when the connection is gone.

@@ -28,7 +28,7 @@ use crate::{
     telemetry::task,
 };
 
-/// Where the system bus listens (dbus-daemon(1)).
+/// The socket of the system bus (dbus-daemon(1)).
 const BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
 
 /// systemd, asked over D-Bus.

@@ -1,4 +1,4 @@
-//! What is used of systemd's D-Bus interface (org.freedesktop.systemd1(5)).
+//! The methods and signals used of systemd's D-Bus interface (org.freedesktop.systemd1(5)).
 
 use zbus::zvariant::{OwnedObjectPath, Value};
 

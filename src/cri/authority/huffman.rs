@@ -34,7 +34,7 @@ struct Codes {
     first: [u32; BITS_MAX + 1],
     /// How many codes of each length there are.
     count: [u32; BITS_MAX + 1],
-    /// Where the bytes of each length begin in `bytes`.
+    /// The index in `symbols` of the first of each length.
     start: [usize; BITS_MAX + 1],
     /// Bytes and [`END`], shortest codes first.
     symbols: [u16; 257],

@@ -19,7 +19,7 @@ use http::uri::Authority;
 
 mod huffman;
 
-/// What an HTTP/2 client says first (RFC 9113 section 3.4).
+/// The first bytes of an HTTP/2 client (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes of a frame's head (RFC 9113 section 4.1).
@@ -44,7 +44,7 @@ const PRIORITY_BYTES: usize = 5;
 
 const AUTHORITY: &[u8] = b":authority";
 
-/// Where HPACK's static table has it (RFC 7541 appendix A).
+/// The index of `:authority` in HPACK's static table (RFC 7541 appendix A).
 const AUTHORITY_INDEX: usize = 1;
 
 /// One direction of a connection, from the client's first byte on.
@@ -53,7 +53,7 @@ pub(super) struct Rewriter {
     state: State,
     /// The frame or header block that is being gathered.
     held: Vec<u8>,
-    /// Where in `held` the last frame begins.
+    /// The start of the last frame in `held`.
     last: usize,
 }
 
@@ -65,7 +65,7 @@ enum State {
     Gathering,
     /// So many bytes of a frame are still to come that is none of ours.
     Passing(usize),
-    /// This is not HTTP/2.
+    /// Not HTTP/2: passed on unread.
     Foreign,
 }
 
@@ -268,7 +268,7 @@ struct Fields<'a> {
 
 /// A string as it stands in a header block (RFC 7541 section 5.2).
 struct Text<'a> {
-    /// Where its length begins.
+    /// The position of its length.
     start: usize,
     huffman: bool,
     bytes: &'a [u8],

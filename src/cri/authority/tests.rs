@@ -37,7 +37,7 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     [frame, payload.into()].concat()
 }
 
-/// What follows and precedes headers on a connection: SETTINGS, and DATA that looks like a HEADERS frame.
+/// A connection with other frames around its headers: SETTINGS, and DATA that looks like a HEADERS frame.
 fn connection(headers: &[Vec<u8>]) -> Vec<u8> {
     let data = frame(0, 1, &frame(HEADERS, END_HEADERS, &authority(0x40, PATH, false)));
     [PREFACE.to_vec(), frame(4, 0, &[0, 3, 0, 0, 0, 9]), headers.concat(), data].concat()

@@ -1,4 +1,4 @@
-//! What a List asks for. All that is set must match.
+//! Filters of List calls. All fields that are set must match.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{cri::wire, image::Credentials};
 
-/// What to look an image up by.
+/// The reference or id to look an image up by.
 pub(crate) fn reference(image: Option<wire::ImageSpec>) -> Result<String, Refusal> {
     let image = present("image", image)?.image;
     check(&image).at("image.image")?;

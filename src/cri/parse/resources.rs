@@ -13,7 +13,7 @@ use crate::{
 /// Microseconds of the shortest and the longest CFS period, and the shortest quota (kernel,
 /// `scheduler/sched-bwc`).
 const CPU_PERIOD_US: std::ops::RangeInclusive<i64> = 1_000..=1_000_000;
-/// What the kernel clamps `cpu.shares` to; so do we, so that the value shown is the one in force.
+/// The range that the kernel clamps `cpu.shares` to; so do we, so that the value shown is the one in force.
 const CPU_SHARES: (i64, i64) = (2, 262_144);
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
 

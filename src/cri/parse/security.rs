@@ -72,12 +72,12 @@ pub(super) fn container(wire: wire::LinuxContainerSecurityContext) -> Result<Sec
     })
 }
 
-/// What holds where the caller gives no security context at all.
+/// The defaults for a caller that gives no security context at all.
 pub(super) fn unsaid() -> Security {
     Security { seccomp: SeccompChoice::Unconfined, ..Security::default() }
 }
 
-/// Who may name another container as the owner of its PID namespace.
+/// The kind of a request: only a container may name another as the owner of its PID namespace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Asker {
     Pod,

@@ -84,7 +84,7 @@ pub(super) fn no_way_up(value: String) -> Result<String, Why> {
     Ok(value)
 }
 
-/// What the kubelet adds to the annotations of a pod: `config.seen`, `config.source`, `config.hash`,
+/// Bytes for the annotations that the kubelet adds to a pod: `config.seen`, `config.source`, `config.hash`,
 /// `config.mirror`.
 const KUBELETS_ANNOTATION: &str = "kubernetes.io/config.";
 

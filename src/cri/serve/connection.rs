@@ -28,7 +28,7 @@ pub(super) struct Connection {
     /// Until the first byte has come.
     pub(super) patience: Option<Pin<Box<Sleep>>>,
     rewriter: Rewriter,
-    /// What is to be read next.
+    /// Rewritten bytes that are to be read next.
     ready: Vec<u8>,
     /// How much of `ready` was read.
     given: usize,

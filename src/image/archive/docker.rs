@@ -1,4 +1,4 @@
-//! What `docker save` and `podman save` write: `manifest.json`, a list of images that name their files.
+//! Archives of `docker save` and `podman save`: `manifest.json`, a list of images that name their files.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -10,7 +10,7 @@ use crate::image::{
     reference::Reference,
 };
 
-/// What stands for a name that an image has lost.
+/// Docker's placeholder for the name of an image that has none.
 const NO_NAME: &str = "<none>";
 
 /// One image. Go writes null for what it has none of.

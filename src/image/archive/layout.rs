@@ -63,7 +63,7 @@ fn found(source: &Source, entry: &wire::Descriptor) -> Result<Found, Error> {
     Found { id: manifest.config.digest, config, layers, digest: Some(digest), names, bare_tag }.checked()
 }
 
-/// What the entry calls its image. The second annotation may be a whole name, but the spec means a tag alone.
+/// The name that the entry has for its image. The second annotation may be a whole name, but the spec means a tag alone.
 fn name(entry: &wire::Descriptor) -> Option<&String> {
     let annotation = |key: &str| entry.annotations.get(key).filter(|name| !name.is_empty());
     annotation("io.containerd.image.name").or_else(|| annotation("org.opencontainers.image.ref.name"))
@@ -82,7 +82,7 @@ fn manifest(source: &Source, blob: &Blob) -> Result<Manifest, Error> {
     }
 }
 
-/// Where a layout has a blob.
+/// The path of a blob in a layout.
 pub(super) fn blob_file(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }

@@ -27,7 +27,7 @@ const IMAGES_MAX: usize = 1000;
 /// One entry of an archive.
 #[derive(Debug)]
 pub(super) struct Listed {
-    /// What the archive calls it, for people.
+    /// The name of the entry in the archive, for people.
     pub(super) called: String,
     pub(super) image: Result<Found, Error>,
 }
@@ -46,7 +46,7 @@ pub(super) struct Found {
     pub(super) bare_tag: Option<String>,
 }
 
-/// What is listed in an archive for this machine.
+/// The images of an archive for this machine.
 ///
 /// # Errors
 /// [`Error::BadArchive`] for what is no archive of images, [`Error::BadDocument`] for a list that cannot be read.

@@ -29,7 +29,7 @@ const SPOOLED_BYTES_MAX: u64 = 200 << 30;
 /// Read and written at once where bytes are only moved.
 const BUFFER_BYTES: usize = 128 << 10;
 
-/// What an archive is read from.
+/// The source that an archive is read from.
 #[derive(Debug)]
 pub struct Input {
     /// For errors.
@@ -69,7 +69,7 @@ enum Place {
     Folder(File),
     Tar {
         file: Arc<File>,
-        /// Where each member's bytes are, and how many.
+        /// Position and size of each member.
         members: BTreeMap<String, (u64, u64)>,
         /// Holds `file` if that is a copy of ours.
         _spool: Option<Folder>,
@@ -228,7 +228,7 @@ fn spool(name: &Path, input: File, ingest: &Arc<Ingest>) -> Result<(File, Folder
     Ok((copy, folder))
 }
 
-/// Where the files of a tar are. Hard and symbolic links between its members (old `docker save`) are
+/// Positions of the files of a tar. Hard and symbolic links between its members (old `docker save`) are
 /// followed by name, within the tar.
 fn members(file: &File) -> Result<BTreeMap<String, (u64, u64)>, String> {
     let mut start = [0; BLOCK_BYTES as usize];

@@ -17,7 +17,7 @@ pub(in crate::image) struct Platform {
 }
 
 impl Platform {
-    /// This machine, in the spec's words.
+    /// The platform of this machine, in the spec's words.
     pub(in crate::image) fn host() -> Self {
         let (architecture, variant) = match std::env::consts::ARCH {
             "x86_64" => ("amd64", ""),

@@ -51,7 +51,7 @@ impl Node {
         path
     }
 
-    /// What unfinished work is left.
+    /// The number of unfinished layers.
     fn ingest(&self) -> usize {
         let own = std::fs::read_dir(self.folder.path().join("store/ingest")).unwrap().next().unwrap();
         std::fs::read_dir(own.unwrap().path()).unwrap().count()

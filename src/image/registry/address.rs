@@ -21,7 +21,7 @@ const CLOUD_SERVICES: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)), // Google
 ];
 
-/// Where a registry may send us.
+/// The addresses that a registry may send us to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Reach {
     /// The registry is on this machine itself, so it may name others of this machine's services.

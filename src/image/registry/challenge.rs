@@ -1,4 +1,4 @@
-//! What a 401 asks for: `WWW-Authenticate` (RFC 9110, section 11.6.1), as far as registries use it.
+//! Challenges of a 401: `WWW-Authenticate` (RFC 9110, section 11.6.1), as far as registries use it.
 
 /// Longest header that is read; bytes.
 const CHALLENGE_BYTES_MAX: usize = 8 << 10;

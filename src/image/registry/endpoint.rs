@@ -32,7 +32,7 @@ const NOTES_MAX: usize = 1000;
 pub(super) struct Endpoint {
     pub(super) host: Host,
     pub(super) clients: Clients,
-    /// Where it may send us.
+    /// The addresses that the host may send us to.
     pub(super) reach: Reach,
 }
 
@@ -52,7 +52,7 @@ impl Endpoint {
         connect_timeout(&self.host)
     }
 
-    /// What to ask `url` with: connections to another host than this one are guarded.
+    /// The client to ask `url` with: connections to another host than this one are guarded.
     pub(super) fn client_for(&self, url: &Url) -> &Client {
         if url.host_str() == self.host.base.host_str() { &self.clients.own } else { &self.clients.others }
     }
@@ -69,7 +69,7 @@ pub(super) struct Clients {
     others: Client,
 }
 
-/// What the pulls of a node share about registries: connections, and which hosts failed of late. Logins are
+/// The state that all pulls of a node share: connections, and which hosts failed of late. Logins are
 /// sent per request, so that sharing a connection shares none.
 #[derive(Debug, Default)]
 pub(in crate::image) struct Registries {

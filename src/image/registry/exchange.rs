@@ -38,7 +38,7 @@ pub(super) struct Request<'a> {
     pub(super) follow: bool,
 }
 
-/// Who asks: the image, the login, and what hosts have asked of it.
+/// The asking side of a session: the image, the login, and what hosts have asked of it.
 #[derive(Debug)]
 pub(super) struct Asker {
     pub(super) reference: Reference,
@@ -119,7 +119,7 @@ impl Asker {
         Ok(true)
     }
 
-    /// What this host may see of the login.
+    /// The login as far as this host may see it.
     fn login_for(&self, endpoint: &Endpoint) -> &Login {
         let base = &endpoint.host.base;
         let in_the_clear = base.scheme() != "https" && !is_loopback(base);
@@ -154,7 +154,7 @@ impl Asker {
         Failure { error: refusal.error(), cure, status: Some(status) }
     }
 
-    /// What a host says, without what it was told in confidence.
+    /// The text of a host's error, without the secrets that it was sent.
     fn without_secrets(&self, endpoint: &Endpoint, mut said: String) -> String {
         let authorizations = self.authorizations.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = authorizations.values().filter_map(|value| value.to_str().ok()?.split_once(' '));

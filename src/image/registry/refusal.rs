@@ -1,4 +1,4 @@
-//! What a host says when it refuses, and what the person who reads it has to change.
+//! Refusals of hosts: their own words, and advice to the person who reads them.
 
 use std::time::Duration;
 

@@ -164,7 +164,7 @@ impl<'a> Round<'a> {
         failures.any(|(other, failure)| std::ptr::eq(*other, endpoint) && failure.cure == Cure::Nothing)
     }
 
-    /// What to say when nobody had it: what the registry itself says counts most, and the others are named.
+    /// The error when no host had it: that of the registry itself counts most, and the others are named.
     /// `endpoints` is the order of the configuration, in which the registry is last.
     pub(super) fn error(self, registry: &str, endpoints: &[Endpoint]) -> Error {
         let place = |endpoint: &Endpoint| endpoints.iter().position(|other| std::ptr::eq(other, endpoint));

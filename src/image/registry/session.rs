@@ -33,7 +33,7 @@ pub(in crate::image) struct Session {
     endpoints: Vec<Endpoint>,
 }
 
-/// What a host must be able to do.
+/// The capability that a host must have for a request.
 #[derive(Clone, Copy, Debug)]
 enum Skill {
     Resolve,
@@ -70,7 +70,7 @@ impl Session {
         Ok(Self { asker, registries: registries.clone(), endpoints })
     }
 
-    /// What the reference stands for now, if a host says so without sending it. No answer is no error: the
+    /// The digest that the reference has now, if a host names it without sending the manifest. No answer is no error: the
     /// manifest itself is asked for next, and that answer counts.
     pub(in crate::image) async fn head(&self, target: &Target) -> Option<Digest> {
         let path = manifest_path(target);
@@ -257,7 +257,7 @@ impl Session {
         Ok(())
     }
 
-    /// What a registry refuses of a blob, told of the blob.
+    /// The failure of a blob, with the blob's digest in its words.
     fn of_blob(&self, failure: Failure, blob: &Blob, done: u64) -> Failure {
         let Failure { error, cure, status } = failure;
         let error = match error {

@@ -1,4 +1,4 @@
-//! What a registry, its mirrors and its token service may do to a pull.
+//! Whole pulls against registries, mirrors and token services that work, fail or attack.
 
 use std::net::TcpListener;
 

@@ -55,7 +55,7 @@ fn provider() -> Arc<CryptoProvider> {
     PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
 }
 
-/// Those that the machine trusts, and the host's own.
+/// The authorities that the machine trusts, and the host's own.
 fn authorities(tls: &Tls) -> Result<RootCertStore, Error> {
     let mut store = machine().as_ref().clone();
     for path in &tls.ca {

@@ -26,7 +26,7 @@ use crate::image::{
 /// Largest answer of a token service; bytes. Tokens themselves must fit into a header.
 const TOKEN_BYTES_MAX: u64 = 256 << 10;
 
-/// Who asks, for what, and where the login may go.
+/// A request for a token: by whom, for what, and where the login may go.
 pub(super) struct Asking<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) reference: &'a Reference,
@@ -84,7 +84,7 @@ impl Asking<'_> {
         token.map(Secret::from).ok_or_else(|| refused(endpoint, "its token service gave no token".into()))
     }
 
-    /// Where tokens are made, if a request, and the login, may go there.
+    /// The address of the token service, if a request, and the login, may go there.
     fn checked(&self, realm: &str) -> Result<Url, String> {
         let registry = &self.endpoint.host.base;
         let realm = Url::parse(realm).map_err(|_| "its token realm is no address")?;

@@ -22,7 +22,7 @@ use crate::{
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the whole body of a document, whose largest has 8 MiB.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 60_000 });
-/// What a blob must bring in each window of waiting for it, or it would never end; bytes per second. The first
+/// The lowest rate of a blob in each window of waiting, so that it ends; bytes per second. The first
 /// window allows for a bad start; each further one asks for twice as much, up to the last. Fifteen layers at a
 /// time on one megabit are at the last.
 const RATE_FIRST: u64 = 1 << 10;
@@ -145,7 +145,7 @@ pub(super) fn check_size(blob: &Blob, said: Option<u64>, endpoint: &Endpoint) ->
 /// Tells a transfer that trickles. Counts only time spent waiting for the network, not for our own disk.
 #[derive(Debug, Default)]
 struct Pace {
-    /// That are over.
+    /// Windows that are over.
     windows: u32,
     waited: Duration,
     bytes: u64,

@@ -33,7 +33,7 @@ pub(in crate::image) struct Archive<R> {
     passed: u64,
     /// Of the next entry, once its header has been read.
     numbers: Option<Numbers>,
-    /// What is left of the current entry: content, then padding.
+    /// Bytes left of the current entry: content, then padding.
     content: u64,
     padding: u64,
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::failpoint;
 
-/// What one file takes at least on disk, for the sum that is shown as the layer's size; bytes.
+/// The least size of a file on disk, for the sum that is shown as the layer's size; bytes.
 const DISK_BLOCK_BYTES: u64 = 4096;
 
 /// How much one layer may take.
@@ -31,7 +31,7 @@ pub(in crate::image) struct Limits {
     pub(in crate::image) file_bytes_max: u64,
 }
 
-/// What unpacking found out about a layer.
+/// Facts about a layer that unpacking found out.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(in crate::image) struct Unpacked {
     /// On disk, in whole blocks.

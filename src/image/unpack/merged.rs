@@ -1,4 +1,4 @@
-//! What must be added to a stack of finished layers so that overlayfs shows the image that was meant.
+//! Additions to a stack of finished layers, so that overlayfs shows the image that was meant.
 //!
 //! Layers are unpacked each on its own, which is right for all but three things a tar may hold. They are
 //! put right by small extra layers, so that the layers themselves stay shareable between images:

@@ -11,7 +11,7 @@ pub(super) struct Name {
     parts: Vec<Vec<u8>>,
 }
 
-/// What an entry's name asks for.
+/// The meaning of an entry's name.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Meaning {
     /// The layer's own root directory.

@@ -21,7 +21,7 @@ const MAGIC: Range<usize> = 257..262;
 const DEV_MAJOR: Range<usize> = 329..337;
 const DEV_MINOR: Range<usize> = 337..345;
 
-/// Who owns what nobody can own: the kernel's own word for an id that it cannot show (`overflowuid`).
+/// The owner of files whose owner cannot exist: the kernel's own id for that (`overflowuid`).
 const NOBODY: u32 = 65_534;
 
 /// Fields of one entry's header. `None` is "not a number".
@@ -127,7 +127,7 @@ fn is_unsigned(text: &[u8]) -> bool {
         && str::from_utf8(text).is_ok_and(|text| text.parse::<u64>().is_ok())
 }
 
-/// What a pax header says last about `key`: later records override earlier ones (pax(1), Extended Header).
+/// The last value of `key` in a pax header: later records override earlier ones (pax(1), Extended Header).
 fn last_value<'a>(pax: &'a [u8], key: &str) -> Option<&'a str> {
     let records = PaxExtensions::new(pax).map_while(Result::ok);
     records.filter(|record| record.key_bytes() == key.as_bytes()).last()?.value().ok()

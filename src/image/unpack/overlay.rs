@@ -26,7 +26,7 @@ impl Below {
     }
 }
 
-/// What an overlay of the stack has at a name.
+/// The kind of file that an overlay of the stack has at a name.
 pub(super) enum Look {
     Absent,
     /// The directories that are merged there: (place in the stack, directory), top first.
@@ -38,7 +38,7 @@ pub(super) enum Look {
     },
 }
 
-/// What overlayfs would show at `name`. `through_links`: symbolic links on the way (not at the end) are
+/// The file that overlayfs would show at `name`. `through_links`: symbolic links on the way (not at the end) are
 /// followed, in the merged root; otherwise a name that leads through one is absent.
 pub(super) fn look(stack: &[Below], name: &Name, through_links: bool) -> Result<Look, LayerError> {
     let name = if through_links { resolve_parent(stack, name)? } else { name.clone() };
@@ -90,7 +90,7 @@ fn resolve_parent(stack: &[Below], name: &Name) -> Result<Name, LayerError> {
     Ok(Name::of(&parts))
 }
 
-/// Where `name` leads in the merged root when every link is followed. It need not exist.
+/// The name that `name` leads to in the merged root when every link is followed. It need not exist.
 pub(super) fn follow(stack: &[Below], name: &Name) -> Result<Name, LayerError> {
     let mut ahead: Vec<Vec<u8>> = name.parts().iter().rev().cloned().collect();
     let mut done: Vec<Vec<u8>> = Vec::new();

@@ -108,7 +108,7 @@ impl TestTar {
         seal(&mut self.bytes[at..at + 512]);
     }
 
-    /// Where the next header will be.
+    /// The position of the next header.
     pub(in crate::image) fn len(&self) -> usize {
         self.bytes.len()
     }

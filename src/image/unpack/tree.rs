@@ -15,7 +15,7 @@ use crate::image::erase;
 const OPEN_DIRECTORIES_MAX: usize = 8;
 /// Symbolic links followed for one name, as in the kernel.
 const LINKS_FOLLOWED_MAX: usize = 40;
-/// What overlayfs takes for "nothing below shows through".
+/// The attribute by which overlayfs hides a directory's lower layers.
 const OPAQUE: &str = "trusted.overlay.opaque";
 
 const DIRECTORY: OFlags =
@@ -33,7 +33,7 @@ pub(in crate::image) struct Tree {
     open: Vec<(Vec<u8>, Rc<OwnedFd>)>,
 }
 
-/// What was at a name before it was cleared.
+/// The kind of file at a name before it was cleared.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Was {
     Nothing,
@@ -166,7 +166,7 @@ impl Tree {
     }
 }
 
-/// What is at `file`, links not followed.
+/// The kind of file at `file`, links not followed.
 pub(super) fn kind_at(parent: &OwnedFd, file: &[u8]) -> io::Result<Was> {
     match fs::statat(parent, file, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => Ok(Was::Nothing),
@@ -277,7 +277,7 @@ pub(super) fn dress(fd: &OwnedFd, entry: &Entry) -> Result<(), LayerError> {
 /// ext4 says "no space" when an attribute is too large for it; that is no full disk.
 pub(super) const SET_ATTRIBUTE: &str = "set attribute of";
 
-/// Those that mean the same on every machine and give nobody power over ours. `trusted.*` belongs to
+/// Attributes that mean the same on every machine and give nobody power over ours. `trusted.*` belongs to
 /// overlayfs here, `security.selinux` and `system.*` to this host's policy.
 fn is_allowed_xattr(name: &[u8]) -> bool {
     name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))

@@ -32,7 +32,7 @@ pub(super) const NATIVE: &Machine = if cfg!(target_arch = "x86_64") { &AMD64 } e
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("spec/seccomp/abi.rs has no system call table for this architecture");
 
-/// Where x32's numbers begin (`__X32_SYSCALL_BIT`).
+/// The first of x32's numbers (`__X32_SYSCALL_BIT`).
 const X32_BIT: u32 = 0x4000_0000;
 /// x32 calls whose 64-bit number is not theirs: the first is 512 (`arch/x86/entry/syscalls/syscall_64.tbl`).
 const X32_OWN: [&str; 36] = [
@@ -81,7 +81,7 @@ const ARM_OWN_FIRST: u32 = 0xf_0001;
 const NUMBERS_MAX: u32 = 1024;
 
 impl Abi {
-    /// What `seccomp_data.arch` holds (`AUDIT_ARCH_*`, linux/audit.h).
+    /// The value of `seccomp_data.arch` (`AUDIT_ARCH_*`, linux/audit.h).
     pub(super) fn audit(self) -> u32 {
         match self {
             Self::Aarch64 => 0xc000_00b7,
@@ -120,7 +120,7 @@ impl Abi {
         }
     }
 
-    /// What `seccomp_data.nr` holds for a call; `None`: this ABI has no such call, or it is newer than
+    /// The value of `seccomp_data.nr` for a call; `None`: this ABI has no such call, or it is newer than
     /// the table.
     pub(super) fn number(self, name: &str) -> Option<u32> {
         static TABLES: LazyLock<HashMap<Abi, HashMap<&'static str, u32>>> = LazyLock::new(|| {

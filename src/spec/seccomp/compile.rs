@@ -18,7 +18,7 @@ const NUMBER_OFFSET: u32 = 0;
 const ARCH_OFFSET: u32 = 4;
 const ARGS_OFFSET: u32 = 16;
 
-/// What happens to one call.
+/// The decision about one call.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Decision {
     /// The first whose conditions hold.
@@ -81,7 +81,7 @@ pub(super) fn compile(policy: &Policy<'_>) -> Result<Vec<Insn>, Error> {
     Ok(builder.finish())
 }
 
-/// What is decided about each call that the policy names.
+/// The decision about each call that the policy names.
 fn decisions<'a>(policy: &Policy<'a>) -> BTreeMap<&'a str, Decision> {
     type Draft = (Vec<(Vec<Condition>, Action)>, Option<Action>);
     let mut drafts: BTreeMap<&str, Draft> = BTreeMap::new();
@@ -311,7 +311,7 @@ impl Half {
         }
     }
 
-    /// Where it lies in `struct seccomp_data`: a `__u64` in the machine's own order.
+    /// The offset of this half in `struct seccomp_data`: a `__u64` in the machine's own order.
     fn offset(self, arg: u8) -> u32 {
         let second = matches!(self, Self::High) == cfg!(target_endian = "little");
         ARGS_OFFSET + 8 * u32::from(arg) + if second { 4 } else { 0 }

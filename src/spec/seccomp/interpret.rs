@@ -48,7 +48,7 @@ pub(super) fn run(program: &[Insn], call: &Call) -> (Action, usize) {
     unreachable!("every jump goes forward")
 }
 
-/// What the kernel's checker asks: known instructions, jumps that stay inside, an end that returns.
+/// Checks a program as the kernel does: known instructions, jumps that stay inside, an end that returns.
 #[track_caller]
 pub(super) fn check(program: &[Insn]) {
     assert!(program.len() <= super::bpf::INSTRUCTIONS_MAX, "{} instructions", program.len());

@@ -83,7 +83,7 @@ pub fn default(capabilities: u64) -> Arc<[u8]> {
     filter
 }
 
-/// What a profile came to.
+/// The filter that a profile was compiled to.
 #[derive(Debug)]
 pub struct Filter {
     /// Ready to load: `struct sock_filter` after `struct sock_filter`.

@@ -1,4 +1,4 @@
-//! What a filter decides, before it is a program: the form that profiles and our own table share.
+//! The policy of a filter, before it is a program: the form that profiles and our own table share.
 
 use super::abi::Abi;
 
@@ -31,7 +31,7 @@ pub(super) enum Condition {
     Masked { arg: u8, mask: u64, value: u64 },
 }
 
-/// What the kernel is told: a `SECCOMP_RET_*` value (linux/seccomp.h).
+/// The answer of a filter to the kernel: a `SECCOMP_RET_*` value (linux/seccomp.h).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct Action(pub(super) u32);
 

@@ -44,7 +44,7 @@ pub(super) struct Profile {
     unknown: Unknown,
 }
 
-/// What a native architecture brings with it.
+/// A native architecture and those that it brings with it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ArchMap {
@@ -107,7 +107,7 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// What a profile's conditions may ask for.
+/// The facts that a profile's conditions may ask for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subject<'a> {
     pub(super) machine: &'a Machine,
@@ -171,7 +171,7 @@ enum Flag {
 }
 
 impl Profile {
-    /// What the profile says to a process on a machine.
+    /// The policy that the profile has for a process on a machine.
     ///
     /// # Errors
     /// What is wrong with it, or beyond us.

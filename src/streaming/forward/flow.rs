@@ -12,7 +12,7 @@ use tokio::{
 
 use super::super::{activity::Activity, remote::CHUNK_ROOM};
 
-/// What came of a call to a port: the connection, or why there is none.
+/// The outcome of a call to a port: the connection, or why there is none.
 pub(in super::super) type Dialed = Result<TcpStream, String>;
 /// Calls a port of the pod.
 pub(in super::super) type Dial = Arc<dyn Fn(u16) -> BoxFuture<'static, Dialed> + Send + Sync>;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::spdy::Headers;
 
-/// What one of the two streams is for.
+/// The purpose of one of the two streams.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Error,

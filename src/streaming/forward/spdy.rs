@@ -261,7 +261,7 @@ mod tests {
         (error, client.open(&headers("data")).await)
     }
 
-    /// What came on each stream until `count` streams have ended.
+    /// Events of each stream until `count` streams have ended.
     async fn read(client: &mut Client, count: usize) -> BTreeMap<u32, Vec<u8>> {
         let (mut streams, mut ended) = (BTreeMap::<u32, Vec<u8>>::new(), 0);
         while ended < count {

@@ -27,7 +27,7 @@ pub struct Streams {
     pub tty: bool,
 }
 
-/// What a client sends.
+/// A message of a client.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Input {
     Stdin(Bytes),
@@ -43,11 +43,11 @@ pub(super) enum Output {
     Stderr,
 }
 
-/// What comes from the client.
+/// The receiving half of a session.
 pub(super) struct Receiver {
     source: Source,
     sizes: Sizes,
-    /// What was read and not yet given out.
+    /// Messages that were read and not yet given out.
     pending: VecDeque<Input>,
     activity: Activity,
 }
@@ -64,7 +64,7 @@ enum Raw {
     Resize(Bytes),
 }
 
-/// What goes to the client. Clones share it.
+/// The sending half of a session. Clones share it.
 #[derive(Clone)]
 pub(super) struct Sender {
     sink: Arc<Sink>,
@@ -109,7 +109,7 @@ fn pair(source: Source, sink: Sink) -> (Receiver, Sender) {
 }
 
 impl Receiver {
-    /// What the client sends next; `None` when it has gone. Cancelling it loses nothing.
+    /// The next message of the client; `None` when it has gone. Cancelling it loses nothing.
     ///
     /// # Errors
     /// When it breaks the protocol, or its connection does.

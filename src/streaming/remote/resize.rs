@@ -9,7 +9,7 @@ const PARTIAL_BYTES_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Sizes {
     partial: Vec<u8>,
-    /// What came is no list of sizes; the rest is not looked at.
+    /// Whether something came that is no list of sizes; the rest is not looked at.
     broken: bool,
 }
 

@@ -29,7 +29,7 @@ struct Ids {
 pub(super) struct Receiver {
     incoming: Incoming,
     ids: Ids,
-    /// What came before all streams were open.
+    /// Events that came before all streams were open.
     early: VecDeque<Event>,
 }
 
@@ -77,7 +77,7 @@ pub(super) async fn open(
 }
 
 impl Ids {
-    /// Where the number of a new stream belongs; `None`: it is of an unknown type, not wanted, or there already.
+    /// The place for the number of a new stream; `None`: it is of an unknown type, not wanted, or there already.
     fn place(&mut self, headers: &Headers, streams: Streams, version: Remote) -> Option<&mut Option<u32>> {
         let place = match headers.get("streamtype").map(String::as_str) {
             Some("error") => &mut self.error,

@@ -142,7 +142,7 @@ impl Outgoing {
     }
 }
 
-/// What is still to be sent of a frame.
+/// The part of a frame that is still to be sent.
 struct Rest<'a> {
     unsent: &'a mut BytesMut,
     bytes: &'a [u8],

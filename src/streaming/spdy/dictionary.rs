@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-/// What zlib calls this dictionary in the head of a stream (RFC 1950, DICTID).
+/// The checksum by which zlib names this dictionary in the head of a stream (RFC 1950, DICTID).
 pub(super) const ADLER32: u32 = 0xe3c6_a7c2;
 
 /// Each of these stands in the dictionary behind its length as a 32-bit number.
@@ -74,7 +74,7 @@ const WORDS: [&str; 65] = [
     "origin",
 ];
 
-/// What follows them, without lengths.
+/// The text that follows the words, without lengths.
 const TAIL: &str = "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505\
     203 Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized\
     403 Forbidden404 Not Found500 Internal Server Error501 Not Implemented503 Service Unavailable\

@@ -61,7 +61,7 @@ pub(crate) enum Violation {
     BadHeader,
 }
 
-/// What came in. Data comes in pieces as it arrives, however long its frame is.
+/// A frame, or a piece of one: data comes in pieces as it arrives, however long its frame is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Piece {
     SynStream {

@@ -14,20 +14,20 @@ use super::{
 struct Open {
     /// The client may still send.
     theirs: bool,
-    /// This side may still send.
+    /// Whether this side may still send.
     ours: bool,
 }
 
-/// What a client did.
+/// An act of the client.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Event {
-    /// It opened a stream, which waits for [`Session::accept`] or [`Session::reset`]. Data may follow before that.
+    /// A new stream, which waits for [`Session::accept`] or [`Session::reset`]. Data may follow before that.
     Opened { id: u32, headers: Headers },
     /// Never empty.
     Data { id: u32, bytes: Bytes },
-    /// It sends no more on this stream.
+    /// The end of what the client sends on this stream.
     Ended { id: u32 },
-    /// It gave the stream up, both ways.
+    /// A stream that the client gave up, both ways.
     Reset { id: u32 },
 }
 

@@ -9,7 +9,7 @@ use crate::image::Error;
 /// Files of a registry's folder that are looked at.
 const FILES_MAX: usize = 1000;
 
-/// What the files in `folder` say about TLS with its registry.
+/// The TLS settings of a registry from the files in `folder`.
 ///
 /// # Errors
 /// [`Error::BadHosts`]: a folder that cannot be read, and a key without its certificate, which is a file that

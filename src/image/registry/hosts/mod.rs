@@ -26,7 +26,7 @@ const HOSTS_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Hosts {
     pub(super) hosts: Vec<Host>,
-    /// What was read and is not used, in words; for the log.
+    /// Settings that were read and have no effect, in words; for the log.
     pub(super) notes: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Tls {
     pub(super) skip_verify: bool,
 }
 
-/// What we show a host that wants to know who we are (mutual TLS).
+/// The certificate for a host that wants one of its clients (mutual TLS).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct ClientCertificate {
     pub(super) certificate: PathBuf,
@@ -134,7 +134,7 @@ fn candidates(folder: &Path, registry: &str) -> Vec<PathBuf> {
     names.into_iter().map(|name| folder.join(name)).collect()
 }
 
-/// What one folder says.
+/// The hosts of one folder.
 fn configured(folder: &Path, registry: &str) -> Result<Hosts, Error> {
     let path = folder.join("hosts.toml");
     let bad = |why: String| Error::BadHosts { path: path.clone(), why };

@@ -13,7 +13,7 @@ fn amd64(capabilities: u64) -> Subject<'static> {
     Subject { machine: &AMD64, capabilities, kernel: (5, 14) }
 }
 
-/// What a profile answers on amd64 to a call in the native ABI (or another, by `abi`).
+/// The answer of a profile on amd64 to a call in the native ABI (or another, by `abi`).
 #[track_caller]
 fn answer(profile: &str, capabilities: u64, (abi, name, args): (Abi, &str, [u64; 2])) -> Action {
     let profile: Profile = serde_json::from_str(profile).unwrap();

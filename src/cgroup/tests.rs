@@ -335,7 +335,7 @@ fn pods_made_and_removed_at_once_under_a_missing_parent_do_not_trip_each_other()
     }
 }
 
-/// Where [`hopping_daemons`] go: `cgroup.procs` files, a space between two.
+/// Cgroups that [`hopping_daemons`] move between: `cgroup.procs` files, a space between two.
 const HOPPING_IN: &str = "PINTLE_TEST_HOPPING_IN";
 
 #[test]
@@ -361,7 +361,7 @@ fn daemons_that_fork_on_and_on_are_all_killed() {
             let procs = container.views().into_iter().map(|(_, directory)| directory.join("cgroup.procs"));
             let procs: Vec<_> = procs.map(|path| path.to_str().unwrap().to_owned()).collect();
             let mut parent_of_all = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "cgroup::live::hopping_daemons", "--ignored"])
+                .args(["--exact", "cgroup::tests::hopping_daemons", "--ignored"])
                 .env(HOPPING_IN, procs.join(" "))
                 .stdout(Stdio::null())
                 .spawn()
