@@ -89,7 +89,7 @@ impl Session {
             Err(source) => return Err(Error::Connect { address, source }),
         };
         // Keys are small and wanted now.
-        let _ = stream.set_nodelay(true);
+        let _at_once = stream.set_nodelay(true);
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));

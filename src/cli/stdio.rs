@@ -118,7 +118,7 @@ impl Output {
         let (ended, written) = oneshot::channel();
         let write = move || {
             // Nobody is left to be told when this process ends before.
-            let _ = ended.send(write_all(take));
+            let _unread = ended.send(write_all(take));
         };
         thread::Builder::new().name("stdout".into()).spawn(write)?;
         Ok(Self { pieces, count: AtomicU64::new(0), written })

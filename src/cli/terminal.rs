@@ -58,7 +58,7 @@ fn restore() {
         && let Some((terminal, modes)) = changed.take()
     {
         // A terminal that has gone needs no modes.
-        let _ = tcsetattr(terminal, OptionalActions::Now, &modes);
+        let _set = tcsetattr(terminal, OptionalActions::Now, &modes);
     }
 }
 

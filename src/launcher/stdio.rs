@@ -49,7 +49,8 @@ impl ExecStdio {
         if let Self::Pipes { stdin, stdout, stderr } = self {
             for pipe in [stdin.as_ref(), Some(stdout), Some(stderr)].into_iter().flatten() {
                 // What is no pipe of ours may refuse it, and is of use all the same.
-                let _ = rustix::fs::fchown(pipe, Some(Uid::from_raw(user)), None);
+                let _owned: rustix::io::Result<()> =
+                    rustix::fs::fchown(pipe, Some(Uid::from_raw(user)), None);
             }
         }
     }
@@ -109,7 +110,7 @@ pub(super) fn open_terminal(root: BorrowedFd<'_>, user: u32) -> io::Result<(Owne
         rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
     // The group is the devpts' own choice.
-    let _ = rustix::fs::fchown(&slave, Some(Uid::from_raw(user)), None);
+    let _owned: rustix::io::Result<()> = rustix::fs::fchown(&slave, Some(Uid::from_raw(user)), None);
     Ok((master, slave))
 }
 

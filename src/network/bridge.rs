@@ -358,7 +358,10 @@ fn namespace(pod: &PodId, source: std::io::Error) -> Error {
 fn link_address(ranges: &[Range]) -> [u8; 6] {
     let [a, b, c, d] = match ranges.first().map(|range| range.gateway) {
         Some(IpAddr::V4(gateway)) => gateway.octets(),
-        Some(IpAddr::V6(gateway)) => ((gateway.to_bits() & u128::from(u32::MAX)) as u32).to_be_bytes(),
+        Some(IpAddr::V6(gateway)) => {
+            let [.., a, b, c, d] = gateway.octets();
+            [a, b, c, d]
+        }
         None => [0; 4], // a configuration without a subnet is refused
     };
     [0x0a, 0x58, a, b, c, d]

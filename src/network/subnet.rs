@@ -114,8 +114,11 @@ fn to_bits(address: IpAddr) -> u128 {
 /// The address of these bits, in the family of another.
 fn from_bits(bits: u128, family: IpAddr) -> IpAddr {
     match family {
-        // Bits of an IPv4 address are never more than 32.
-        IpAddr::V4(_) => Ipv4Addr::from_bits((bits & u128::from(u32::MAX)) as u32).into(),
+        IpAddr::V4(_) => {
+            // Bits of an IPv4 address are never more than 32.
+            let [.., a, b, c, d] = bits.to_be_bytes();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
         IpAddr::V6(_) => Ipv6Addr::from_bits(bits).into(),
     }
 }

@@ -165,7 +165,7 @@ pub(super) async fn run(node: Arc<Node>) {
 fn jitter(interval: Duration) -> Duration {
     let mut byte = [0];
     // Without random bytes there is no jitter, which harms nobody.
-    let _ = getrandom::fill(&mut byte);
+    let _filled = getrandom::fill(&mut byte);
     interval / 10 * u32::from(byte[0]) / 255
 }
 

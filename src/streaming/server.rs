@@ -128,7 +128,7 @@ impl Server {
         F: Future<Output = ()> + Send + 'static,
     {
         // Keystrokes and prompts are small and wanted now.
-        let _ = socket.set_nodelay(true);
+        let _at_once = socket.set_nodelay(true);
         let setup = self.shared.config.setup_timeout();
         let service = service_fn(|request| {
             let answer = self.answer(request, serve.clone());

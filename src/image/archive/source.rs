@@ -18,7 +18,7 @@ use crate::image::{
     Error, content,
     document::{self, Blob},
     folder::{Folder, Ingest},
-    unpack::{Archive, BLOCK_BYTES, Kind, begins_tar},
+    unpack::{Archive, BLOCK, Kind, begins_tar},
 };
 
 /// Files of an archive that are remembered; a layout has three per layer at most.
@@ -231,7 +231,7 @@ fn spool(name: &Path, input: File, ingest: &Arc<Ingest>) -> Result<(File, Folder
 /// Positions of the files of a tar. Hard and symbolic links between its members (old `docker save`) are
 /// followed by name, within the tar.
 fn members(file: &File) -> Result<BTreeMap<String, (u64, u64)>, String> {
-    let mut start = [0; BLOCK_BYTES as usize];
+    let mut start = [0; BLOCK];
     let length = file.read_at(&mut start, 0).map_err(|error| error.to_string())?;
     if length > 0 && !begins_tar(&start[..length]) {
         return Err("it is no tar archive, neither packed with gzip or zstd nor unpacked".into());

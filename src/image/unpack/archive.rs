@@ -16,7 +16,8 @@ use super::{
 const BUFFER_BYTES: usize = 128 << 10;
 /// The buffer grows to this for a header with all its extensions, and no further; bytes.
 const BUFFER_BYTES_MAX: usize = 3 * METADATA_BYTES_MAX as usize;
-pub(in crate::image) const BLOCK_BYTES: u64 = 512;
+pub(in crate::image) const BLOCK: usize = 512;
+const BLOCK_BYTES: u64 = BLOCK as u64;
 
 /// A tar stream, entry after entry.
 ///
@@ -247,7 +248,6 @@ impl Entry {
 
 /// Whether bytes begin as a tar does: with a header whose checksum holds, or with the zeros that end one.
 pub(in crate::image) fn begins_tar(bytes: &[u8]) -> bool {
-    const BLOCK: usize = BLOCK_BYTES as usize;
     let header = bytes.first_chunk::<BLOCK>().map(Header::from_bytes);
     header.is_some_and(|header| header.is_empty() || header.verify_checksum().is_ok())
 }
@@ -258,7 +258,6 @@ pub(in crate::image) fn begins_tar(bytes: &[u8]) -> bool {
 /// On the way it refuses extension headers that claim more than any may have. The parser would do it too, but
 /// adds the sizes of several up first, and an overflow there ends the process.
 fn take_numbers(mut rest: &mut [u8]) -> Result<Option<Numbers>, LayerError> {
-    const BLOCK: usize = 512;
     let mut was_zero = false;
     while let Some((block, after)) = rest.split_first_chunk_mut::<BLOCK>() {
         let header = Header::from_bytes(block);

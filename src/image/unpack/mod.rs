@@ -23,7 +23,7 @@ mod tree;
 #[cfg(test)]
 pub(super) mod testtar;
 
-pub(super) use archive::{Archive, BLOCK_BYTES, Kind, begins_tar};
+pub(super) use archive::{Archive, BLOCK, Kind, begins_tar};
 pub(super) use layer::{Limits, Unpacked, unpack};
 pub(super) use overlay::Below;
 

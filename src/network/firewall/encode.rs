@@ -115,7 +115,7 @@ fn action(action: &Action) -> Vec<Expressions> {
 fn address(network: Subnet, is: bool, offsets: [u32; 2]) -> Vec<Expressions> {
     let octets = octets(network.network());
     let offset = offsets[usize::from(network.is_ipv6())];
-    let load = payload(NETWORK_HEADER, offset, octets.len() as u32);
+    let load = payload(NETWORK_HEADER, offset, length(&octets));
     let mask = mask(octets.len(), network.prefix());
     if mask.iter().all(|byte| *byte == 0xff) {
         return vec![load, compare(is, octets)];
@@ -123,9 +123,14 @@ fn address(network: Subnet, is: bool, offsets: [u32; 2]) -> Vec<Expressions> {
     vec![load, masked(mask), compare(is, octets)]
 }
 
+/// The length of an address or mask: 4 or 16 bytes.
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
 fn mask(len: usize, prefix: u8) -> Vec<u8> {
     let ones = |byte: usize| usize::from(prefix).saturating_sub(byte * 8).min(8);
-    (0..len).map(|byte| !(0xff_u16 >> ones(byte)) as u8).collect()
+    (0..len).map(|byte| (0xff00_u16 >> ones(byte)).to_le_bytes()[0]).collect()
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -164,13 +169,13 @@ fn compare(equal: bool, data: Vec<u8>) -> Expressions {
 }
 
 fn masked(mask: Vec<u8>) -> Expressions {
-    let len = mask.len();
+    let zeros = vec![0; mask.len()];
     Expressions::Bitwise(vec![
         Bitwise::SourceRegister(LOOKED_AT),
         Bitwise::DestinationRegister(LOOKED_AT),
-        Bitwise::Length(len as u32),
+        Bitwise::Length(length(&mask)),
         Bitwise::Mask(DataAttribute::Value(mask)),
-        Bitwise::Xor(DataAttribute::Value(vec![0; len])),
+        Bitwise::Xor(DataAttribute::Value(zeros)),
     ])
 }
 

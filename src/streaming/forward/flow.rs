@@ -74,7 +74,7 @@ async fn upward(
         }
     }
     // It fails only when the program has closed its end before.
-    let _ = to.shutdown().await;
+    let _closed = to.shutdown().await;
     Ok(())
 }
 

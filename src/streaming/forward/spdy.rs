@@ -181,7 +181,7 @@ impl Session {
         let (dial, activity) = (Arc::clone(&self.dial), self.activity.clone());
         let task = self.running.spawn(async move {
             // What fails here is the client's connection, whose end is seen where it is read.
-            let _ = flow::run(pair.port, &dial, up, &streams, &activity).await;
+            let _over = flow::run(pair.port, &dial, up, &streams, &activity).await;
             pair.data
         });
         flow.running = Some((pair, task));
@@ -194,7 +194,7 @@ impl Session {
         if flow.running.is_some() {
             // A program that does not read slows the whole session down, as with every server of this protocol. One
             // that has gone does not: then there is nobody at the other end of the queue.
-            let _ = while_not_reading(up.send(bytes), || self.connection.heartbeat()).await?;
+            let _taken = while_not_reading(up.send(bytes), || self.connection.heartbeat()).await?;
         } else if up.try_send(bytes).is_err() {
             // It sends and sends, and its error stream does not come.
             self.pairs.forget(id);

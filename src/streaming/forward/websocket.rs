@@ -99,7 +99,7 @@ pub(in super::super) async fn over_websocket(
                 Said::Data { channel, bytes } if channel.is_multiple_of(2) => {
                     if let Some(queue) = queues.get(usize::from(channel / 2)) {
                         // One whose connection has ended takes nothing more; the others go on.
-                        let _ = while_not_reading(queue.send(bytes), || heartbeat(&sink)).await?;
+                        let _taken = while_not_reading(queue.send(bytes), || heartbeat(&sink)).await?;
                     }
                 }
                 Said::Data { .. } | Said::Ended { .. } | Said::Nothing => {}
@@ -119,6 +119,7 @@ pub(in super::super) async fn over_websocket(
         }
         () = activity.idle(idle_max) => Ok(()),
     };
-    let _ = sink.lock().await.send(Message::Close(None)).await;
+    // The client may have gone.
+    let _sent = sink.lock().await.send(Message::Close(None)).await;
     ended
 }

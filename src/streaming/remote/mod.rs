@@ -168,7 +168,8 @@ impl Receiver {
                 }
             }
         };
-        let _ = tokio::time::timeout(LINGER_MAX, drain).await;
+        // One that says more than that is closed upon.
+        let _drained = tokio::time::timeout(LINGER_MAX, drain).await;
     }
 
     pub(super) fn activity(&self) -> Activity {

@@ -134,7 +134,7 @@ async fn close(sink: &AsyncMutex<SplitSink<Stream, Message>>, code: CloseCode, m
     reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
     let frame = CloseFrame { code, reason: reason.into() };
     // The client may have gone: then there is nobody to tell.
-    let _ = sink.lock().await.send(Message::Close(Some(frame))).await;
+    let _sent = sink.lock().await.send(Message::Close(Some(frame))).await;
 }
 
 impl Sender {

@@ -169,7 +169,7 @@ impl Incoming {
                 Ok(None) => {}
                 Err(violation) => {
                     // It is being told to go away; that it does not read that is of no interest.
-                    let _ = self.connection.flush().await;
+                    let _flushed = self.connection.flush().await;
                     return Err(io::Error::new(io::ErrorKind::InvalidData, violation));
                 }
             }

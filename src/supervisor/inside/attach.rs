@@ -175,7 +175,7 @@ impl Supervisor {
                             if let Some((_, _, master)) = container.outputs.first().filter(|_| container.tty)
                             {
                                 // Of a terminal that has gone there is no size to set.
-                                let _ = sys::terminal::resize(master, size.columns, size.rows);
+                                let _resized = sys::terminal::resize(master, size.columns, size.rows);
                             }
                         }
                         Some(FromClient::Stdin(_) | FromClient::StdinEnded) | None => {}

@@ -226,10 +226,12 @@ impl Supervisor {
 fn release(step: &mut Step, id: &ContainerId, waiter: Waiter) -> Result<(), Failure> {
     let Step::Created { barrier } = step else { return Ok(()) };
     let no_barrier = || Failure::new(Stage::Internal, id.as_str(), "no start barrier");
-    barrier.as_ref().ok_or_else(no_barrier)?.report.go().map_err(|error| match error.kind() {
+    barrier.as_ref().ok_or_else(no_barrier)?.report.go().map_err(|error| {
         // It is dead, which was not seen yet.
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => never_executed(id),
-        _ => Failure::io(Stage::Launch, id.as_str(), "", &error),
+        if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+            return never_executed(id);
+        }
+        Failure::io(Stage::Launch, id.as_str(), "", &error)
     })?;
     crate::failpoint!("supervisor.released");
     let report = barrier.take().ok_or_else(no_barrier)?;
