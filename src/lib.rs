@@ -24,6 +24,7 @@ mod pod;
 
 mod supervisor;
 
+mod cdi;
 mod cgroup;
 mod event;
 mod image;

@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(
             problem("\nrooot = '/a'"),
             "config.toml:2: rooot: unknown field `rooot`, expected one of \
-             `root`, `state`, `listen`, `log`, `cgroup`, `image`, `network`, `pod`, `metrics`, \
+             `root`, `state`, `listen`, `log`, `cgroup`, `image`, `network`, `pod`, `cdi`, `metrics`, \
              `streaming`"
         );
         assert_eq!(

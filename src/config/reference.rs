@@ -12,8 +12,9 @@ mod tests {
     use super::DEFAULT;
 
     /// (table, the source that holds its struct `Config`)
-    const PARTS: [(&str, &str); 8] = [
+    const PARTS: [(&str, &str); 9] = [
         ("", "config/settings.rs"),
+        ("cdi", "cdi"),
         ("cgroup", "cgroup"),
         ("image", "image"),
         ("log", "telemetry/log.rs"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::Listen;
-use crate::{cgroup, image, metrics, network, pod, streaming, telemetry::log};
+use crate::{cdi, cgroup, image, metrics, network, pod, streaming, telemetry::log};
 
 /// The whole configuration: where pintle lives, then each room's own part.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +22,7 @@ pub struct Config {
     pub image: image::Config,
     pub network: network::Config,
     pub pod: pod::Config,
+    pub cdi: cdi::Config,
     pub metrics: metrics::Config,
     pub streaming: streaming::Config,
 }
@@ -37,6 +38,7 @@ impl Default for Config {
             image: image::Config::default(),
             network: network::Config::default(),
             pod: pod::Config::default(),
+            cdi: cdi::Config::default(),
             metrics: metrics::Config::default(),
             streaming: streaming::Config::default(),
         }

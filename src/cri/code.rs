@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use super::parse::Refusal;
 use crate::{
-    cgroup, event, image,
+    cdi, cgroup, event, image,
     model::{Failure, Stage},
     network, pod, spec, streaming,
     telemetry::log,
@@ -71,7 +71,8 @@ impl Coded for pod::Error {
             | Self::TooManyExecs { .. }
             | Self::TooManyUpdates { .. } => Code::ResourceExhausted,
             // It mends by itself.
-            Self::SeccompLate { .. } => Code::Unavailable,
+            Self::SeccompLate { .. } | Self::CdiLate => Code::Unavailable,
+            Self::Cdi(error) => error.code(),
             // Only an operator can install the parser.
             Self::AppArmor { .. } => Code::FailedPrecondition,
             Self::SeccompFile { source, .. } => shortage(source).unwrap_or(Code::FailedPrecondition),
@@ -130,6 +131,18 @@ impl Coded for network::Error {
             | Self::Settings { source, .. } => of_io(source),
             Self::HostNamespace { .. } => Code::Internal,
             Self::Sweep { first, .. } => first.code(),
+        }
+    }
+}
+
+impl Coded for cdi::Error {
+    fn code(&self) -> Code {
+        match self {
+            // Only an operator, or the device's driver, can mend these.
+            Self::Missing { .. } | Self::Conflict { .. } | Self::Unsupported { .. } => {
+                Code::FailedPrecondition
+            }
+            Self::Host { source, .. } => shortage(source).unwrap_or(Code::FailedPrecondition),
         }
     }
 }

@@ -73,6 +73,7 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
         cgroups,
         network,
         images,
+        cdi: config.cdi.clone(),
         state_dir: config.state.clone(),
         root_dir: config.root.clone(),
         boot_id,

@@ -12,7 +12,7 @@ use rustix::fs::{CWD, FileType, Gid, Mode, Uid};
 
 use super::volume::Tree;
 use crate::{
-    model::{DeviceNode, DeviceRule, Failure, Stage},
+    model::{DeviceForm, DeviceNode, DeviceRule, Failure, ResolvedUser, Stage},
     sys::mount::{Change, PeerGroup, detached},
 };
 
@@ -20,6 +20,8 @@ use crate::{
 const DEVICES_MAX: usize = 2_000;
 /// Directories of devices that are looked into, one in another.
 const DEPTH_MAX: u32 = 4;
+/// Permissions of a device file that is like none of the host and says nothing of its own, as under runc.
+const MODE_DEFAULT: u32 = 0o666;
 /// Devices that every container has.
 const OWN: [&str; 12] =
     ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "pts", "shm", "mqueue", "fd"];
@@ -33,7 +35,12 @@ pub struct Device {
     target: String,
     access: String,
     kind: FileType,
-    metadata: fs::Metadata,
+    major: u32,
+    minor: u32,
+    mode: u32,
+    /// `None`: the container's user.
+    uid: Option<u32>,
+    gid: Option<u32>,
 }
 
 /// Looks at the devices that were asked for, in the host's mount namespace. A directory stands for every device node
@@ -46,16 +53,25 @@ pub fn find_devices(asked: &[DeviceNode]) -> Result<Vec<Device>, Failure> {
     for device in asked {
         let failed =
             |error: &io::Error| Failure::io(Stage::Device, device.target.as_str(), &device.source, error);
+        if device.form.is_whole() {
+            found.push(
+                Device::unseen(device).ok_or_else(|| failed(&io::Error::other("is no kind of device")))?,
+            );
+            continue;
+        }
         let metadata = fs::metadata(&device.source).map_err(|error| failed(&error))?;
         if metadata.is_dir() {
             for (path, metadata) in below(&device.source, DEVICES_MAX + 1) {
                 let below = path.strip_prefix(&device.source).unwrap_or(&path).to_string_lossy().into_owned();
                 let target = format!("{}/{below}", device.target.trim_end_matches('/'));
-                found.extend(Device::new(path, target, &device.access, metadata));
+                found.extend(Device::new(path, target, &device.access, &metadata));
             }
         } else {
-            let one = Device::new(device.source.clone(), device.target.clone(), &device.access, metadata);
-            found.push(one.ok_or_else(|| failed(&io::Error::other("is neither a device nor a directory")))?);
+            let one = Device::new(device.source.clone(), device.target.clone(), &device.access, &metadata);
+            let mut one =
+                one.ok_or_else(|| failed(&io::Error::other("is neither a device nor a directory")))?;
+            one.take_form(&device.form).map_err(|error| failed(&error))?;
+            found.push(one);
         }
         if found.len() > DEVICES_MAX {
             return Err(failed(&io::Error::other(format!("more than {DEVICES_MAX} devices"))));
@@ -66,10 +82,52 @@ pub fn find_devices(asked: &[DeviceNode]) -> Result<Vec<Device>, Failure> {
 
 impl Device {
     /// `None` for what is no device.
-    fn new(source: PathBuf, target: String, access: &str, metadata: fs::Metadata) -> Option<Self> {
+    fn new(source: PathBuf, target: String, access: &str, metadata: &fs::Metadata) -> Option<Self> {
         let kind = FileType::from_raw_mode(metadata.mode());
         let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
-        is_device.then(|| Self { source, target, access: access.into(), kind, metadata })
+        is_device.then(|| Self {
+            source,
+            target,
+            access: access.into(),
+            kind,
+            major: rustix::fs::major(metadata.rdev()),
+            minor: rustix::fs::minor(metadata.rdev()),
+            mode: metadata.mode() & 0o777,
+            uid: Some(metadata.uid()),
+            gid: Some(metadata.gid()),
+        })
+    }
+
+    /// One that says all of itself. `None` for what is no kind of device.
+    fn unseen(asked: &DeviceNode) -> Option<Self> {
+        let form = &asked.form;
+        let ((major, minor), kind) = (form.numbers?, kind_of(form.kind?)?);
+        let owner = |id: Option<u32>| if form.of_user { id } else { Some(id.unwrap_or(0)) };
+        Some(Self {
+            source: asked.source.clone(),
+            target: asked.target.clone(),
+            access: asked.access.clone(),
+            kind,
+            major,
+            minor,
+            mode: form.mode.unwrap_or(MODE_DEFAULT),
+            uid: owner(form.uid),
+            gid: owner(form.gid),
+        })
+    }
+
+    /// Becomes what was asked for, as far as that differs from the host's.
+    fn take_form(&mut self, form: &DeviceForm) -> io::Result<()> {
+        if let Some(kind) = form.kind
+            && kind_of(kind) != Some(self.kind)
+        {
+            return Err(io::Error::other(format!("is no device of the kind {kind:?}")));
+        }
+        (self.major, self.minor) = form.numbers.unwrap_or((self.major, self.minor));
+        self.mode = form.mode.unwrap_or(self.mode);
+        let hosts = |id: Option<u32>| id.filter(|_| !form.of_user);
+        (self.uid, self.gid) = (form.uid.or(hosts(self.uid)), form.gid.or(hosts(self.gid)));
+        Ok(())
     }
 
     /// The cgroup rule that lets the container use it.
@@ -77,28 +135,38 @@ impl Device {
         DeviceRule {
             allow: true,
             kind: if self.kind == FileType::BlockDevice { 'b' } else { 'c' },
-            major: Some(rustix::fs::major(self.metadata.rdev())),
-            minor: Some(rustix::fs::minor(self.metadata.rdev())),
+            major: Some(self.major),
+            minor: Some(self.minor),
             access: self.access.clone(),
         }
     }
 
-    /// Makes a node like it at `path`, as a tree of one file; its cgroup rule says what may be done with it.
+    /// Makes a node like it at `path`, as a tree of one file; its cgroup rule says what may be done with it. `user` is the
+    /// container's.
     ///
     /// # Errors
     /// Stage `Device`, naming the host's path.
-    pub(super) fn make(&self, path: &Path) -> Result<Tree, Failure> {
-        let mode = Mode::from_raw_mode(self.metadata.mode() & 0o777);
+    pub(super) fn make(&self, path: &Path, user: &ResolvedUser) -> Result<Tree, Failure> {
+        let mode = Mode::from_raw_mode(self.mode);
         let make = || -> io::Result<Tree> {
-            rustix::fs::mknodat(CWD, path, self.kind, mode, self.metadata.rdev())?;
-            let owner = (Uid::from_raw(self.metadata.uid()), Gid::from_raw(self.metadata.gid()));
-            rustix::fs::chown(path, Some(owner.0), Some(owner.1))?;
+            rustix::fs::mknodat(CWD, path, self.kind, mode, rustix::fs::makedev(self.major, self.minor))?;
+            let owner = (self.uid.unwrap_or(user.uid), self.gid.unwrap_or(user.gid));
+            rustix::fs::chown(path, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
             // mknod(2) obeys the umask.
             rustix::fs::chmod(path, mode)?;
             let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };
             Tree::new(detached(CWD, path, private)?, &self.target)
         };
         make().map_err(|error| Failure::io(Stage::Device, self.target.as_str(), &self.source, &error))
+    }
+}
+
+/// By its letter; `None` for what is no device.
+fn kind_of(letter: char) -> Option<FileType> {
+    match letter {
+        'b' => Some(FileType::BlockDevice),
+        'c' => Some(FileType::CharacterDevice),
+        _ => None,
     }
 }
 
@@ -161,7 +229,8 @@ mod tests {
     }
 
     fn asked(source: &Path, target: &str) -> DeviceNode {
-        DeviceNode { source: source.into(), target: target.into(), access: "rw".into() }
+        let form = DeviceForm::default();
+        DeviceNode { source: source.into(), target: target.into(), access: "rw".into(), form }
     }
 
     #[test]
@@ -189,6 +258,36 @@ mod tests {
         };
         let expected = [("/dev/snd/by-path/deep/seq", 1), ("/dev/snd/null", 7), ("/dev/snd/timer", 33)];
         assert_eq!(found, expected.map(|(target, minor)| (target, rule(minor))));
+    }
+
+    #[test]
+    fn a_device_is_the_hosts_as_far_as_it_does_not_say_more() {
+        let form = |kind, numbers| DeviceForm { kind, numbers, ..DeviceForm::default() };
+        let null = |form: DeviceForm| DeviceNode { form, ..asked(Path::new("/dev/null"), "/dev/x") };
+        let one = |node: DeviceNode| find_devices(&[node]).map(|mut found| found.remove(0));
+        let host = one(null(form(Some('c'), None))).unwrap();
+        assert_eq!((host.major, host.minor, host.mode, host.uid), (1, 3, 0o666, Some(0)));
+        let other = one(null(DeviceForm {
+            mode: Some(0o640),
+            of_user: true,
+            gid: Some(6),
+            ..form(None, Some((1, 5)))
+        }));
+        let other = other.unwrap();
+        assert_eq!(
+            (other.major, other.minor, other.mode, other.uid, other.gid),
+            (1, 5, 0o640, None, Some(6))
+        );
+        let refused = one(null(form(Some('b'), None))).unwrap_err().to_string();
+        assert!(refused.contains("/dev/null") && refused.contains("'b'"), "{refused}");
+
+        let absent = |form| DeviceNode { form, ..asked(Path::new("/dev/no-such-device"), "/dev/x") };
+        assert!(
+            one(absent(form(Some('c'), None))).is_err() && one(absent(form(None, Some((1, 3))))).is_err()
+        );
+        let made = one(absent(form(Some('b'), Some((7, 9))))).unwrap();
+        assert_eq!((made.rule().kind, made.rule().major, made.rule().minor), ('b', Some(7), Some(9)));
+        assert_eq!((made.mode, made.uid, made.gid), (0o666, Some(0), Some(0)));
     }
 
     #[test]

@@ -125,7 +125,7 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
         trees.push(volume::complete(volume, opened)?);
     }
     for (number, device) in devices.iter().enumerate() {
-        trees.push(device.make(&Path::new(BUNDLE).join(format!("device-{number}")))?);
+        trees.push(device.make(&Path::new(BUNDLE).join(format!("device-{number}")), &identity.user)?);
     }
 
     let spec = complete(plan, namespaces, joined.is_some())?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NamespaceModes, Resources, Security};
+use super::{CdiDeviceName, NamespaceModes, Resources, Security};
 
 /// The request of CreateContainer (CRI `ContainerConfig`), checked.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -27,6 +27,10 @@ pub struct ContainerConfig {
     pub mounts: Vec<Mount>,
     /// `devices`.
     pub devices: Vec<DeviceMapping>,
+    /// Devices by the Container Device Interface, each once. What that changes is looked up when the container is made,
+    /// and is not in this record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cdi_devices: Vec<CdiDeviceName>,
     /// `labels`, given back unchanged.
     pub labels: BTreeMap<String, String>,
     /// `annotations`, given back unchanged.
@@ -134,4 +138,33 @@ pub struct DeviceMapping {
     pub host_path: String,
     /// Any of `r`, `w`, `m`.
     pub permissions: String,
+    #[serde(default, skip_serializing_if = "DeviceForm::is_hosts")]
+    pub form: DeviceForm,
+}
+
+/// The form of a device file in a container; what is not set is as on the host (CDI spec, `deviceNodes`).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DeviceForm {
+    /// `b` or `c`; the host's must be the same.
+    pub kind: Option<char>,
+    /// Major and minor number.
+    pub numbers: Option<(u32, u32)>,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    /// An owner or group that is not set is the container's user, instead of the host's.
+    pub of_user: bool,
+}
+
+impl DeviceForm {
+    /// Whether all is as on the host.
+    pub fn is_hosts(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the file can be made without looking at the host's, which then need not be there.
+    pub fn is_whole(&self) -> bool {
+        self.kind.is_some() && self.numbers.is_some()
+    }
 }

@@ -3,6 +3,7 @@
 //! Invariant: nothing here does I/O, reads a clock or knows a wire format. Values are checked once, at the
 //! door (`cri/parse`), so whatever is held in these types is already known to be well formed.
 
+mod cdi;
 mod container;
 mod exit;
 mod failure;
@@ -16,8 +17,10 @@ pub mod signal;
 mod terminal;
 mod time;
 
+pub use cdi::{CdiDeviceName, check_cdi_kind};
 pub use container::{
-    ContainerConfig, ContainerMetadata, DeviceMapping, ImageVolume, Mount, MountOptions, Propagation,
+    ContainerConfig, ContainerMetadata, DeviceForm, DeviceMapping, ImageVolume, Mount, MountOptions,
+    Propagation,
 };
 pub use exit::{Exit, ExitReason};
 pub use failure::{Failure, Stage};

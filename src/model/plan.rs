@@ -4,7 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerId, IpcMode, MountOptions, NetworkMode, PidMode, Propagation, Resources, UserChoice};
+use super::{
+    ContainerId, DeviceForm, IpcMode, MountOptions, NetworkMode, PidMode, Propagation, Resources, UserChoice,
+};
 
 /// Everything a pod's supervisor needs to make one container. Pure data: decided in the daemon, obeyed in
 /// the supervisor and its helper.
@@ -136,6 +138,7 @@ pub struct DeviceNode {
     pub target: String,
     /// Any of `rwm`, for the cgroup rule that goes with it (the helper reads the numbers from `source`).
     pub access: String,
+    pub form: DeviceForm,
 }
 
 /// One line for cgroup v1's `devices.allow` or `devices.deny` (and v2's program).

@@ -6,7 +6,7 @@ pub(super) use crate::telemetry::log::chain;
 
 use super::names::Lookup;
 use crate::model::IdPrefix;
-use crate::{cgroup, image, model::Failure, network, spec, store::BadRecord};
+use crate::{cdi, cgroup, image, model::Failure, network, spec, store::BadRecord};
 
 /// Why a pod or container could not be had, made, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,10 @@ pub enum Error {
         "load the AppArmor profile pintle-default: {fault}; without it only Unconfined containers can be made"
     )]
     AppArmor { fault: String },
+    #[error(transparent)]
+    Cdi(#[from] cdi::Error),
+    #[error("the folders of CDI specs do not answer")]
+    CdiLate,
     /// The profile says what no filter can do, or is none.
     #[error("seccomp profile {profile}: {fault}")]
     SeccompProfile { profile: String, fault: String },

@@ -37,6 +37,7 @@
 mod admission;
 mod apparmor;
 mod audit;
+mod cdi;
 mod config;
 mod drive;
 mod error;

@@ -20,7 +20,9 @@ use super::{
     reach::Reach,
     view::Board,
 };
-use crate::{cgroup, event::Journal, image::Images, model::UnixNanos, network::Network, supervisor::Zygote};
+use crate::{
+    cdi, cgroup, event::Journal, image::Images, model::UnixNanos, network::Network, supervisor::Zygote,
+};
 
 /// What the pods of a node stand on.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub struct Deps {
     pub cgroups: cgroup::Manager,
     pub network: Network,
     pub images: Images,
+    pub cdi: cdi::Config,
     /// `/run/pintle`: gone after a reboot.
     pub state_dir: PathBuf,
     /// `/var/lib/pintle`: kept.
@@ -44,6 +47,7 @@ pub(super) struct Node {
     pub(super) cgroups: cgroup::Manager,
     pub(super) network: Network,
     pub(super) images: Images,
+    pub(super) cdi: cdi::Config,
     pub(super) places: Places,
     pub(super) boot_id: String,
     pub(super) apparmor: apparmor::Profiles,
@@ -64,9 +68,9 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(deps: Deps) -> (Self, Zygote) {
-        let Deps { zygote, cgroups, network, images, state_dir, root_dir, boot_id, config } = deps;
+        let Deps { zygote, cgroups, network, images, cdi, state_dir, root_dir, boot_id, config } = deps;
         let places = Places { state: state_dir, root: root_dir };
-        (Self::on(cgroups, network, images, places, boot_id, config), zygote)
+        (Self { cdi, ..Self::on(cgroups, network, images, places, boot_id, config) }, zygote)
     }
 
     /// Without the process that new pods come from: recovery needs none.
@@ -82,6 +86,7 @@ impl Node {
             cgroups,
             network,
             images,
+            cdi: cdi::Config::default(),
             places,
             boot_id,
             apparmor: apparmor::Profiles::of_this_node(),

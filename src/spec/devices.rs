@@ -39,6 +39,7 @@ pub(super) fn nodes(container: &ContainerConfig) -> Result<Vec<DeviceNode>, Erro
             source: PathBuf::from(&device.host_path),
             target: mounts::clean(&device.container_path),
             access: permissions.clone(),
+            form: device.form.clone(),
         })
     });
     nodes.collect()
@@ -70,13 +71,14 @@ pub(super) fn rules(privileged: bool) -> Vec<DeviceRule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::DeviceMapping;
+    use crate::model::{DeviceForm, DeviceMapping};
 
     fn asking(host_path: &str, container_path: &str, permissions: &str) -> ContainerConfig {
         let device = DeviceMapping {
             container_path: container_path.into(),
             host_path: host_path.into(),
             permissions: permissions.into(),
+            ..DeviceMapping::default()
         };
         ContainerConfig { devices: vec![device], ..Default::default() }
     }
@@ -98,8 +100,12 @@ mod tests {
 
     #[test]
     fn a_device_is_two_absolute_paths_and_some_of_rwm() {
-        let node = DeviceNode { source: "/dev/sda".into(), target: "/dev/disk".into(), access: "rm".into() };
-        assert_eq!(nodes(&asking("/dev/sda", "/dev//disk", "rm")).unwrap(), [node]);
+        let form = DeviceForm { mode: Some(0o640), of_user: true, ..DeviceForm::default() };
+        let (source, target) = ("/dev/sda".into(), "/dev/disk".into());
+        let node = DeviceNode { source, target, access: "rm".into(), form: form.clone() };
+        let mut config = asking("/dev/sda", "/dev//disk", "rm");
+        config.devices[0].form = form;
+        assert_eq!(nodes(&config).unwrap(), [node]);
         for (host, container, permissions) in [
             ("/dev/a", "/dev/a", ""),
             ("/dev/a", "/dev/a", "rx"),

@@ -8,6 +8,7 @@
 mod apparmor;
 mod attach;
 mod bad_input;
+mod cdi;
 mod cgroup;
 mod check;
 mod churn;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         pod::TESTS,
         container::TESTS,
         volume::TESTS,
+        cdi::TESTS,
         cgroup::TESTS,
         update::TESTS,
         voice::TESTS,

@@ -4,6 +4,7 @@
 //! - `kernel`, `process`, `storage`, `cgroup`, `network`: the attempts. Each does what a pod's start does, where it can
 //!   with the very function.
 //! - `policy`: settings of the host. There is nothing to try about a setting: it is read.
+//! - `cdi`: the files that say what devices need, read as a create reads them.
 //! - `monitoring`: what is configured for metrics, since what a kubelet shows depends on it.
 //! - `leftovers`: what the running daemon could not take away yet, which it is asked.
 //! - `host`: where settings come from; tests put a folder in the place of `/`.
@@ -12,6 +13,7 @@
 //! have none, are made under names of their own and removed.
 //! Invariant: `fail` means that pods will not run; `warn` names what is lost.
 
+mod cdi;
 mod cgroup;
 mod host;
 mod kernel;
@@ -86,6 +88,7 @@ pub(super) fn check(place: Place) -> Result<Exit, Exit> {
             cgroup::questions(&host, &config.cgroup),
             network::questions(&host, &config.network),
             policy::questions(&host),
+            cdi::questions(&config.cdi),
             monitoring::questions(&config.metrics),
             leftovers::questions(config.listen().path()),
         ]

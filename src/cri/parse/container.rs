@@ -1,5 +1,7 @@
 //! CreateContainer → [`ContainerConfig`].
 
+use std::collections::{BTreeMap, HashSet};
+
 use super::{
     At as _, Refusal, Under as _, Why, absent, id,
     image::reference,
@@ -12,13 +14,12 @@ use super::{
 use crate::{
     cri::{signal, wire},
     model::{
-        ContainerConfig, ContainerMetadata, DeviceMapping, IdPrefix, ImageVolume, Mount, MountOptions,
-        NamespaceModes, Propagation, Security,
+        CdiDeviceName, ContainerConfig, ContainerMetadata, DeviceForm, DeviceMapping, IdPrefix, ImageVolume,
+        Mount, MountOptions, NamespaceModes, Propagation, Security,
     },
 };
 
-const NO_CDI: &str = "asks for CDI devices, which are not supported";
-/// How device plugins asked for CDI devices before there was a field for it.
+/// How device plugins ask for CDI devices where there is no field for it: `cdi.k8s.io/PLUGIN_ID: NAME,NAME`.
 const CDI_ANNOTATION: &str = "cdi.k8s.io/";
 
 /// The pod's id (or a prefix) and what to make in it. The request's copy of the pod's configuration is not
@@ -40,13 +41,12 @@ pub(crate) fn create_container(
 
 fn container(wire: wire::ContainerConfig, metadata: ContainerMetadata) -> Result<ContainerConfig, Refusal> {
     absent("windows", wire.windows.is_some(), "is for Windows nodes")?;
-    absent("CDI_devices", !wire.cdi_devices.is_empty(), NO_CDI)?;
-    absent("annotations", wire.annotations.keys().any(|key| key.starts_with(CDI_ANNOTATION)), NO_CDI)?;
     words(wire.command.iter().chain(&wire.args)).at("command and args")?;
     let user_specified_image = wire.image.as_ref().map(|image| image.user_specified_image.clone());
     let user_specified_image = user_specified_image.unwrap_or_default();
     line(REFERENCE_BYTES_MAX, &user_specified_image).at("image.user_specified_image")?;
     let (labels, annotations) = labels(wire.labels, wire.annotations)?;
+    let cdi_devices = cdi_devices(&wire.cdi_devices, &annotations)?;
     let linux = linux(wire.linux.unwrap_or_default()).under("linux")?;
     let stop_signal = known(wire.stop_signal).at("stop_signal")?;
     Ok(ContainerConfig {
@@ -59,6 +59,7 @@ fn container(wire: wire::ContainerConfig, metadata: ContainerMetadata) -> Result
         envs: envs(wire.envs).at("envs")?,
         mounts: mounts(wire.mounts)?,
         devices: devices(wire.devices)?,
+        cdi_devices,
         labels,
         annotations,
         log_path: log_path(wire.log_path).at("log_path")?,
@@ -216,12 +217,36 @@ fn device(wire: wire::Device) -> Result<DeviceMapping, Refusal> {
         container_path: absolute_path(wire.container_path).and_then(no_way_up).at("container_path")?,
         host_path: absolute_path(wire.host_path).and_then(no_way_up).at("host_path")?,
         permissions: wire.permissions,
+        form: DeviceForm::default(),
     })
+}
+
+/// The devices of the field, then those of annotations, each once: a kubelet sends the same devices both ways.
+fn cdi_devices(
+    field: &[wire::CdiDevice],
+    annotations: &BTreeMap<String, String>,
+) -> Result<Vec<CdiDeviceName>, Refusal> {
+    let parse = |name: &str| {
+        CdiDeviceName::parse(name).map_err(|error| Why::from(format!("{}: {error}", quote(name))))
+    };
+    count(DEVICES_MAX, field.len()).at("CDI_devices")?;
+    let named = field.iter().map(|device| parse(&device.name));
+    let mut all = named.collect::<Result<Vec<_>, _>>().at("CDI_devices")?;
+    for (key, value) in annotations.iter().filter(|(key, _)| key.starts_with(CDI_ANNOTATION)) {
+        let of_annotation = format_args!("annotations[{key:?}]").to_string();
+        for name in value.split(',') {
+            all.push(parse(name).at(&of_annotation)?);
+            count(DEVICES_MAX, all.len()).at(&of_annotation)?;
+        }
+    }
+    let mut seen = HashSet::new();
+    all.retain(|name| seen.insert(name.clone()));
+    Ok(all)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::{BTreeMap, HashMap};
+    use std::collections::HashMap;
 
     use super::*;
     use crate::model::{PidMode, Resources, SeccompChoice};
@@ -308,7 +333,9 @@ pub(super) mod tests {
                 container_path: "/dev/fuse".into(),
                 host_path: "/dev/fuse".into(),
                 permissions: "rwm".into(),
+                form: DeviceForm::default(),
             }],
+            cdi_devices: vec![],
             labels: BTreeMap::from([("l".into(), "1".into())]),
             annotations: BTreeMap::from([("a".into(), "2".into())]),
             log_path: "main/3.log".into(),
@@ -326,6 +353,24 @@ pub(super) mod tests {
             stop_signal: Some(10),
         };
         assert_eq!(create_container(request()), Ok((IdPrefix::parse("pod").unwrap(), expected)));
+    }
+
+    fn annotate(config: &mut wire::ContainerConfig, devices: &str) {
+        config.annotations.insert("cdi.k8s.io/x".into(), devices.into());
+    }
+
+    #[test]
+    fn a_cdi_device_is_asked_for_in_a_field_or_an_annotation_and_had_once() {
+        let config = changed(|config| {
+            let device = |name: &str| wire::CdiDevice { name: name.into() };
+            config.cdi_devices = ["v/c=b", "v/c=a", "v/c=b"].map(device).into();
+            annotate(config, "v/c=a,w/c=a");
+        });
+        let config = config.unwrap();
+        let names: Vec<_> = config.cdi_devices.iter().map(CdiDeviceName::as_str).collect();
+        assert_eq!(names, ["v/c=b", "v/c=a", "w/c=a"]);
+        // They are shown as they were asked for.
+        assert_eq!(config.annotations["cdi.k8s.io/x"], "v/c=a,w/c=a");
     }
 
     /// The first mount of a request, made one of an image.
@@ -355,7 +400,7 @@ pub(super) mod tests {
     #[test]
     fn bad_containers_are_refused_by_field_and_name() {
         type Change = fn(&mut wire::ContainerConfig);
-        let bad: [(&str, Change); 45] = [
+        let bad: [(&str, Change); 49] = [
             ("metadata.name", |c| c.metadata.as_mut().unwrap().name = "a/b".into()),
             ("image", |c| c.image = None),
             ("image.image", |c| c.image.as_mut().unwrap().image = String::new()),
@@ -402,7 +447,13 @@ pub(super) mod tests {
             ("devices[0].permissions", |c| c.devices[0].permissions = "rwx".into()),
             ("devices[0].permissions", |c| c.devices[0].permissions = String::new()),
             ("CDI_devices", |c| c.cdi_devices = vec![Default::default()]),
-            ("annotations", |c| c.annotations = HashMap::from([("cdi.k8s.io/x".into(), "v/c=d".into())])),
+            ("CDI_devices", |c| c.cdi_devices = vec![wire::CdiDevice { name: "v/c".into() }]),
+            ("CDI_devices", |c| {
+                c.cdi_devices = vec![wire::CdiDevice { name: "v/c=d".into() }; DEVICES_MAX + 1];
+            }),
+            ("annotations[\"cdi.k8s.io/x\"]", |c| annotate(c, "v/c=d,")),
+            ("annotations[\"cdi.k8s.io/x\"]", |c| annotate(c, "")),
+            ("annotations[\"cdi.k8s.io/x\"]", |c| annotate(c, &vec!["v/c=d"; DEVICES_MAX + 1].join(","))),
             ("windows", |c| c.windows = Some(Default::default())),
             ("log_path", |c| c.log_path = "/etc/passwd".into()),
             ("log_path", |c| c.log_path = "a/../../b".into()),

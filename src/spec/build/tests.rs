@@ -426,7 +426,7 @@ prop_compose! {
         host_ipc in any::<bool>(),
     ) -> ContainerConfig {
         let devices = devices.into_iter().map(|(path, permissions)| DeviceMapping {
-            container_path: path.clone(), host_path: path, permissions,
+            container_path: path.clone(), host_path: path, permissions, ..DeviceMapping::default()
         });
         let mut container = ContainerConfig {
             command, args, working_dir, envs, mounts, security, tty,

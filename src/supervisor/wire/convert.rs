@@ -10,9 +10,9 @@ use super::{limits, v1};
 use crate::{
     cgroup,
     model::{
-        ContainerId, ContainerPlan, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IdPrefix, IpcMode,
-        LogPath, MountOptions, NetworkMode, PidMode, PodId, PodPlan, ProcessPlan, Propagation, ResolvedUser,
-        Stage, UnixNanos, UserChoice, Volume, VolumeSource,
+        ContainerId, ContainerPlan, DeviceForm, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy,
+        IdPrefix, IpcMode, LogPath, MountOptions, NetworkMode, PidMode, PodId, PodPlan, ProcessPlan,
+        Propagation, ResolvedUser, Stage, UnixNanos, UserChoice, Volume, VolumeSource,
     },
     supervisor::ContainerFacts,
 };
@@ -237,7 +237,27 @@ fn device_message(device: &DeviceNode) -> v1::Device {
         source: to_bytes(&device.source),
         target: device.target.clone(),
         access: device.access.clone(),
+        kind: device.form.kind.map(String::from).unwrap_or_default(),
+        numbered: device.form.numbers.is_some(),
+        major: device.form.numbers.map_or(0, |(major, _)| major),
+        minor: device.form.numbers.map_or(0, |(_, minor)| minor),
+        mode: device.form.mode,
+        uid: device.form.uid,
+        gid: device.form.gid,
+        of_user: device.form.of_user,
     }
+}
+
+fn device(message: v1::Device) -> DeviceNode {
+    let form = DeviceForm {
+        kind: message.kind.chars().next(),
+        numbers: message.numbered.then_some((message.major, message.minor)),
+        mode: message.mode,
+        uid: message.uid,
+        gid: message.gid,
+        of_user: message.of_user,
+    };
+    DeviceNode { source: to_path(message.source), target: message.target, access: message.access, form }
 }
 
 /// The container whose pid namespace another joins.
@@ -268,11 +288,6 @@ pub(crate) fn container_plan(mut message: v1::Create) -> Result<ContainerPlan, F
         readonly: volume.readonly,
         recursive_read_only: volume.recursive_read_only,
         options: MountOptions { nodev: volume.nodev, noexec: volume.noexec, nosuid: volume.nosuid },
-    };
-    let device = |device: v1::Device| DeviceNode {
-        source: to_path(device.source),
-        target: device.target,
-        access: device.access,
     };
     Ok(ContainerPlan {
         id: ContainerId::parse(&message.container_id).map_err(|error| bad("container id", error))?,
@@ -397,11 +412,24 @@ pub(in crate::supervisor) mod tests {
                 options: MountOptions { nodev: true, noexec: false, nosuid: true },
             })
             .into(),
-            devices: vec![DeviceNode {
+            devices: [
+                DeviceForm::default(),
+                DeviceForm {
+                    kind: Some('b'),
+                    numbers: Some((7, 0)),
+                    mode: Some(0o640),
+                    uid: Some(0),
+                    gid: Some(6),
+                    of_user: true,
+                },
+            ]
+            .map(|form| DeviceNode {
                 source: "/dev/x".into(),
                 target: "/dev/y".into(),
                 access: "rw".into(),
-            }],
+                form,
+            })
+            .into(),
             device_rules: vec![DeviceRule {
                 allow: true,
                 kind: 'c',

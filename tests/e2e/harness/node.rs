@@ -363,7 +363,7 @@ fn start_registry(folders: &Folders, namespaces: &Namespaces) -> Child {
 fn write_config(folders: &Folders, more: &str) {
     let text = format!(
         "root = {:?}\nstate = {:?}\nlisten = \"unix://{}\"\n\n[image]\nregistry_config_dir = {:?}\n\n[cgroup]\ndriver = {:?}\nparent = {:?}\n\n\
-         [network]\ncni_conf_dir = {:?}\ncni_bin_dirs = [{:?}, \"/usr/lib/cni\"]\ncni_cache_dir = {:?}\nnetns_dir = {:?}\n",
+         [network]\ncni_conf_dir = {:?}\ncni_bin_dirs = [{:?}, \"/usr/lib/cni\"]\ncni_cache_dir = {:?}\nnetns_dir = {:?}\n\n[cdi]\nspec_dirs = [{:?}, {:?}]\n",
         folders.path("root"),
         folders.path("state"),
         folders.path("pintle.sock").display(),
@@ -374,6 +374,8 @@ fn write_config(folders: &Folders, more: &str) {
         folders.path("cni/bin"),
         folders.path("cni/cache"),
         folders.path("netns"),
+        folders.path("cdi/etc"),
+        folders.path("cdi/run"),
     );
     fs::write(folders.path("config.toml"), text).unwrap();
     if !more.is_empty() {

@@ -10,6 +10,7 @@ use crate::{
     image::Image,
     model::{ContainerConfig, ContainerId, ContainerPlan, Failure, ImageVolume, PodConfig, Stage},
     pod::{
+        cdi,
         error::{Error, chain},
         keep::{
             self, ContainerRecord, Made, blocking,
@@ -168,7 +169,8 @@ impl ContainerCreation<'_> {
     }
 
     async fn plan(&self, record: &ContainerRecord, writable: PathBuf) -> Result<ContainerPlan, Error> {
-        let config = ContainerConfig { resources: record.resources.clone(), ..(*record.config).clone() };
+        let mut config = ContainerConfig { resources: record.resources.clone(), ..(*record.config).clone() };
+        cdi::inject(&self.pod.node.cdi, &mut config).await?;
         // `build` knows no host, so the name is settled here.
         let pod = PodConfig { hostname: files::hostname(&self.pod.config), ..(*self.pod.config).clone() };
         let volume_layers: Vec<_> = self.volume_images.iter().map(|image| image.layers.clone()).collect();
