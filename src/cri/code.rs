@@ -104,9 +104,11 @@ fn of_io(error: &io::Error) -> Code {
 impl Coded for network::Error {
     fn code(&self) -> Code {
         match self {
-            Self::HostPortTwice { .. } | Self::Sysctl { .. } | Self::Pod(_) | Self::BadPodRange { .. } => {
-                Code::InvalidArgument
-            }
+            Self::HostPortTwice { .. }
+            | Self::Sysctl { .. }
+            | Self::Pod(_)
+            | Self::Bandwidth(_)
+            | Self::BadPodRange { .. } => Code::InvalidArgument,
             // Free again once the other pod is gone.
             Self::HostPortTaken { .. }
             | Self::GatewayTaken { .. }

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Attachment, Config, Error, INTERFACE, Request, Subnet,
+    bandwidth::{Bandwidth, Bucket},
     config::Range,
     firewall::{self, BridgeRules, Firewall},
     forwarding::{HostSettings, route_loopback},
@@ -45,11 +46,13 @@ pub struct Bridge {
     mtu: OnceCell<u32>,
 }
 
-/// What the two ends of a pod's link pair have: the bridge a gateway of each range, the pod an address, in their order.
+/// What the two ends of a pod's link pair have: the bridge a gateway of each range, the pod an address, in their order; and
+/// how much goes from one to the other.
 #[derive(Debug)]
 struct Ends {
     ranges: Arc<[Range]>,
     addresses: Vec<IpAddr>,
+    bandwidth: Bandwidth,
 }
 
 impl Bridge {
@@ -92,14 +95,15 @@ impl Bridge {
     }
 
     pub(super) async fn attach(&self, request: Request<'_>) -> Result<Attachment, Error> {
-        let Request { pod, config: _, netns, sysctls } = request;
+        let Request { pod, config, netns, sysctls } = request;
+        let bandwidth = Bandwidth::of(&config.annotations).map_err(Error::Bandwidth)?;
         let ranges = self.ranges();
         let addresses = self.with_leases({
             let (pod, ranges) = (pod.clone(), Arc::clone(&ranges));
             move |leases| leases.reserve(&pod, &ranges)
         });
         let addresses = addresses.await?;
-        let ends = Ends { ranges, addresses: addresses.clone() };
+        let ends = Ends { ranges, addresses: addresses.clone(), bandwidth };
         if let Err(error) = self.link(pod, netns, &ends, sysctls).await {
             let undone = self.with_leases({
                 let addresses = addresses.clone();
@@ -133,6 +137,7 @@ impl Bridge {
         failpoint!("network.veth-made");
         let set_up = async {
             host.mark_port(&name, &veth::alias(pod)).await?;
+            limit(&host, pod, ends.bandwidth, mtu).await?;
             set_sysctls(pod, copy()?, sysctls).await?;
             set_up_inside(&inside, ends).await
         };
@@ -342,12 +347,35 @@ async fn set_up_inside(inside: &Netlink, ends: &Ends) -> Result<(), Error> {
     Ok(())
 }
 
-/// Deletes a pod's link pair by its end on the host. Absent, or another pod's by an odd chance: false.
-async fn unlink(host: &Netlink, pod: &PodId) -> Result<bool, Error> {
-    match host.link(&veth::host_name(pod)).await? {
-        Some(link) if veth::may_be_of(&link, pod) => host.delete(&link).await,
-        _ => Ok(false),
+/// Limits what goes to and from the pod, on the host, where the pod cannot undo it: what goes to it at the host's end of its
+/// pair, and what comes from it in an intermediate device.
+async fn limit(host: &Netlink, pod: &PodId, bandwidth: Bandwidth, mtu: u32) -> Result<(), Error> {
+    if bandwidth == Bandwidth::default() {
+        return Ok(());
     }
+    let end = host.new_link(&veth::host_name(pod)).await?;
+    if let Some(rate) = bandwidth.ingress {
+        host.limit(&end, Bucket::of(rate)).await?;
+    }
+    if let Some(rate) = bandwidth.egress {
+        let by = host.add_ifb(&veth::intermediate_name(pod), &veth::alias(pod), mtu).await?;
+        failpoint!("network.intermediate-made");
+        host.limit(&by, Bucket::of(rate)).await?;
+        host.lead(&end, &by).await?;
+    }
+    Ok(())
+}
+
+/// Deletes a pod's link pair by its end on the host, and its intermediate device. Absent, or another pod's by an odd
+/// chance: false.
+async fn unlink(host: &Netlink, pod: &PodId) -> Result<bool, Error> {
+    let mut deleted = false;
+    for name in [veth::host_name(pod), veth::intermediate_name(pod)] {
+        if let Some(link) = host.link(&name).await?.filter(|link| veth::may_be_of(link, pod)) {
+            deleted |= host.delete(&link).await?;
+        }
+    }
+    Ok(deleted)
 }
 
 fn namespace(pod: &PodId, source: std::io::Error) -> Error {

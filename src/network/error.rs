@@ -2,7 +2,7 @@
 
 use std::{io, net::IpAddr, path::PathBuf};
 
-use super::{BadPod, Fault, HostPort, Subnet};
+use super::{BadPod, BadRate, Fault, HostPort, Subnet};
 use crate::model::PodId;
 
 /// Why a pod could not be put on the network, or taken off it.
@@ -21,6 +21,9 @@ pub enum Error {
     /// A pod that cannot be described to plugins.
     #[error("cannot describe the pod to CNI plugins")]
     Pod(#[source] BadPod),
+    /// An annotation that is to limit the pod's traffic.
+    #[error("cannot limit the pod's bandwidth")]
+    Bandwidth(#[source] BadRate),
     #[error("CNI plugin {program} failed ({verb})")]
     Plugin {
         program: String,

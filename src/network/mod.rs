@@ -7,7 +7,8 @@
 //! - `firewall/`: masquerade, host ports and isolation, in one nftables table.
 //! - `ports.rs`: which pod has which port of the host. Pure.
 //! - `forwarding.rs`: what settings of the host pods need, and what they were before.
-//! - `netlink.rs`: the requests to the kernel, each with a deadline.
+//! - `bandwidth.rs`: how much a pod may receive and send. Pure.
+//! - `netlink/`: the requests to the kernel, each with a deadline.
 //! - `lease.rs`: who has which address, in files as the CNI plugin host-local has them.
 //! - `traffic.rs`: what has gone through a pod's interfaces.
 //! - `subnet.rs`, `veth.rs`: which address is next, whose a link is. Pure.
@@ -28,6 +29,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod bandwidth;
 mod bridge;
 mod cni;
 mod config;
@@ -41,6 +43,8 @@ mod subnet;
 mod traffic;
 mod veth;
 
+pub use bandwidth::BadRate;
+use bandwidth::Bandwidth;
 use bridge::Bridge;
 use cni::Cni;
 pub use cni::{BadPod, Fault, inspect as inspect_cni};
@@ -170,10 +174,12 @@ impl Network {
     /// Whether a pod of this configuration can be put on the network at all, before anything is made for it.
     ///
     /// # Errors
-    /// [`Error::NotConfigured`], [`Error::HostPortTwice`] and [`Error::Pod`]: another try changes nothing.
+    /// [`Error::NotConfigured`], [`Error::HostPortTwice`], [`Error::Bandwidth`] and [`Error::Pod`]: another try changes
+    /// nothing.
     /// [`Error::NotReady`], [`Error::HostPortTaken`]: it would end there.
     pub async fn admit(&self, pod: &PodConfig) -> Result<(), Error> {
         self.look().await;
+        Bandwidth::of(&pod.annotations).map_err(Error::Bandwidth)?;
         if self.kind()? == NetworkKind::Cni {
             self.cni.admit(pod)?;
         }

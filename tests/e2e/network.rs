@@ -16,6 +16,8 @@ tests![
     pods_reach_the_outside_as_the_node_in_both_families,
     pods_of_two_families_reach_each_other_by_both,
     the_kubelets_pod_cidrs_are_the_bridges_ranges_from_then_on,
+    what_a_pod_receives_and_sends_is_limited_on_the_host,
+    a_limit_that_is_none_is_refused_and_a_death_leaves_no_device,
     a_reset_leaves_the_host_as_it_was,
     a_policy_of_others_that_drops_is_found_and_one_rule_mends_it,
     every_pod_has_an_address_of_its_own_and_gives_it_back,
@@ -314,6 +316,81 @@ fn a_host_port_has_one_owner_and_outlives_the_daemon() {
     node.remove_pods();
     node.restart_daemon();
     assert!(!node.run("nft", ["list", "ruleset"]).contains("dnat"), "no rule of a pod that is gone");
+    node.assert_clean();
+}
+
+const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
+const EGRESS: &str = "kubernetes.io/egress-bandwidth";
+
+fn limited(config: &mut v1::PodSandboxConfig, limits: &[(&str, &str)]) {
+    config.annotations = limits.iter().map(|(name, rate)| ((*name).into(), (*rate).into())).collect();
+}
+
+/// How often a link's token bucket kept a packet waiting, by the JSON of tc(8).
+fn overlimits(node: &Node, link: &str) -> u64 {
+    let shown = node.run("tc", ["-s", "-j", "qdisc", "show", "dev", link, "root"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown[0]["kind"], "tbf", "{shown}");
+    shown[0]["overlimits"].as_u64().unwrap()
+}
+
+fn intermediate_devices(node: &Node) -> String {
+    node.run("ip", ["-o", "link", "show", "type", "ifb"])
+}
+
+fn what_a_pod_receives_and_sends_is_limited_on_the_host() {
+    let node = Node::start();
+    let pod = node.run_pod_with("limited", |config| limited(config, &[(INGRESS, "8M"), (EGRESS, "1.5G")]));
+    let client = node.run_pod_with("client", |config| limited(config, &[(INGRESS, "16M")]));
+    let sender = node.run_pod_with("sender", |config| limited(config, &[(EGRESS, "16M")]));
+    let end = |pod: &Pod<'_>| (format!("pt{}", &pod.id[..11]), format!("pi{}", &pod.id[..11]));
+    for (link, expected) in [
+        (end(&pod).0, "rate 8Mbit burst 128Kb"),
+        (end(&pod).1, "rate 1500Mbit"),
+        (end(&client).0, "rate 16Mbit"),
+        (end(&sender).1, "rate 16Mbit"),
+    ] {
+        let shown = node.run("tc", ["qdisc", "show", "dev", &link]);
+        assert!(shown.contains("tbf") && shown.contains(expected), "{link}: {shown}");
+    }
+    let filter = node.run("tc", ["filter", "show", "dev", &end(&sender).0, "ingress"]);
+    assert!(filter.contains(&format!("Egress Redirect to device {}", end(&sender).1)), "{filter}");
+    assert!(!intermediate_devices(&node).contains(&end(&client).1), "nothing limits what it sends");
+    // A megabyte goes through both limits, whole, and has to wait.
+    let serve = "mkdir /www && head -c 1000000 /dev/zero > /www/file && exec busybox httpd -f -p 80 -h /www";
+    sender.create("server", BUSYBOX, ["sh", "-c", serve]).start();
+    let client_container = client.run_in("main", ["sleep", "1000"]);
+    let fetched =
+        || client_container.shell(&format!("busybox wget -q -O - http://{}/file | wc -c", sender.ip()));
+    wait_until("the file is fetched", || fetched().trim() == "1000000");
+    assert!(overlimits(&node, &end(&client).0) > 0 && overlimits(&node, &end(&sender).1) > 0);
+    // They are the kernel's: no daemon is needed, and the next one leaves them alone.
+    node.restart_daemon();
+    assert!(overlimits(&node, &end(&client).0) > 0);
+    sender.stop();
+    assert!(!intermediate_devices(&node).contains(&end(&sender).1));
+    node.assert_clean();
+    assert_eq!(intermediate_devices(&node), "");
+}
+
+fn a_limit_that_is_none_is_refused_and_a_death_leaves_no_device() {
+    let node = Node::start();
+    for (annotation, text, reason) in [
+        (INGRESS, "10MB", "\"10MB\" is not a quantity such as 10M"),
+        (EGRESS, "10", "\"10\" is not between 1k and 1P bits per second"),
+    ] {
+        let refusal = node.try_run_pod("web", |config| limited(config, &[(annotation, text)])).unwrap_err();
+        let expected = format!("cannot limit the pod's bandwidth: annotation {annotation}: {reason}");
+        assert_eq!((refusal.code(), refusal.message()), (tonic::Code::InvalidArgument, &*expected));
+    }
+    let setup = Setup { failpoints: "network.intermediate-made=1*kill".into(), ..Setup::default() };
+    node.restart_daemon_with(&setup);
+    node.try_run_pod("web", |config| limited(config, &[(EGRESS, "1M")])).unwrap_err();
+    wait_until("the daemon dies", || !node.daemon_lives());
+    assert_ne!(intermediate_devices(&node), "");
+    node.start_daemon();
+    node.remove_pods();
+    wait_until("the device is gone", || intermediate_devices(&node).is_empty());
     node.assert_clean();
 }
 

@@ -1,21 +1,16 @@
 //! What plugins are told of a pod: `CNI_ARGS` as Calico, Cilium, Flannel and Multus read them, and arguments by capability
 //! as containerd and CRI-O give them. Pure.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value, json};
 
 use super::invocation::is_argument;
-use crate::model::{Dns, PodConfig, PodId, PortMapping, PortProtocol};
+use crate::{
+    model::{Dns, PodConfig, PodId, PortMapping, PortProtocol},
+    network::bandwidth::{BadRate, Bandwidth},
+};
 
-/// The annotations of a pod that limit its traffic, each with a quantity of bits per second.
-const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
-const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 /// The burst that goes with a rate, bits: as much as the plugin takes, for it limits rates and not bursts.
 const BURST_BITS: u64 = i32::MAX as u64;
-/// The limits of the kubelet for those annotations, bits per second.
-const RATE_BITS_MIN: u64 = 1_000;
-const RATE_BITS_MAX: u64 = 1_000_000_000_000_000;
 
 /// Why a pod cannot be described to plugins.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -51,14 +46,14 @@ pub(super) fn args(pod: &PodId, config: &PodConfig) -> Result<Vec<(String, Strin
 /// The arguments by capability. `ranges`: the node's pod CIDRs, if the kubelet has named any.
 ///
 /// # Errors
-/// [`BadPod`] for a bandwidth that is none.
-pub(super) fn capabilities(config: &PodConfig, ranges: &[String]) -> Result<Map<String, Value>, BadPod> {
+/// [`BadRate`] for a limit that is none.
+pub(super) fn capabilities(config: &PodConfig, ranges: &[String]) -> Result<Map<String, Value>, BadRate> {
     let mut all = Map::new();
     let ports: Vec<Value> = config.port_mappings.iter().filter(|port| port.host_port > 0).map(port).collect();
     if !ports.is_empty() {
         all.insert("portMappings".into(), ports.into());
     }
-    if let Some(bandwidth) = bandwidth(&config.annotations)? {
+    if let Some(bandwidth) = bandwidth(Bandwidth::of(&config.annotations)?) {
         all.insert("bandwidth".into(), bandwidth);
     }
     if let Some(Dns { servers, searches, options }) = &config.dns {
@@ -91,46 +86,17 @@ fn port(mapping: &PortMapping) -> Value {
     })
 }
 
-fn bandwidth(annotations: &BTreeMap<String, String>) -> Result<Option<Value>, BadPod> {
-    let mut limits = Map::new();
-    for (annotation, rate, burst) in
-        [(INGRESS, "ingressRate", "ingressBurst"), (EGRESS, "egressRate", "egressBurst")]
-    {
-        if let Some(text) = annotations.get(annotation) {
-            limits.insert(rate.into(), bits(annotation, text)?.into());
-            limits.insert(burst.into(), BURST_BITS.into());
-        }
-    }
-    Ok((!limits.is_empty()).then_some(Value::Object(limits)))
-}
-
-/// A quantity of Kubernetes, as far as one makes sense for a rate: `10M`, `1.5Gi`, `800000`, `1e9`.
-fn bits(annotation: &str, text: &str) -> Result<u64, BadPod> {
-    let bad = |reason: String| BadPod { what: format!("annotation {annotation}"), reason };
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let scale = match text.get(number.len()..).unwrap_or_default() {
-        "" => 1.0,
-        "m" => 1e-3,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "P" => 1e15,
-        "Ki" => 1024.0,
-        "Mi" => 1024f64.powi(2),
-        "Gi" => 1024f64.powi(3),
-        "Ti" => 1024f64.powi(4),
-        _ => return Err(bad(format!("{text:?} is not a quantity such as 10M"))),
-    };
-    let plain =
-        number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
-    let rate = number.parse::<f64>().ok().filter(|rate| plain && rate.is_finite());
-    let rate = rate.ok_or_else(|| bad(format!("{text:?} is not a quantity such as 10M")))? * scale;
-    if !(RATE_BITS_MIN as f64..=RATE_BITS_MAX as f64).contains(&rate) {
-        return Err(bad(format!("{text:?} is not between 1k and 1P bits per second")));
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "its range was just checked")]
-    Ok(rate.ceil() as u64)
+/// `None` where nothing is limited.
+fn bandwidth(limits: Bandwidth) -> Option<Value> {
+    let limits =
+        [(limits.ingress, "ingressRate", "ingressBurst"), (limits.egress, "egressRate", "egressBurst")];
+    let set = limits.into_iter().filter_map(|(rate, name, burst)| Some((rate?, name, burst)));
+    let set: Map<String, Value> = set
+        .flat_map(|(rate, name, burst)| {
+            [(name.to_owned(), rate.into()), (burst.to_owned(), BURST_BITS.into())]
+        })
+        .collect();
+    (!set.is_empty()).then_some(Value::Object(set))
 }
 
 #[cfg(test)]
@@ -142,10 +108,6 @@ mod tests {
         let metadata =
             PodMetadata { name: "web".into(), uid: "u-1".into(), namespace: "default".into(), attempt: 2 };
         PodConfig { metadata, ..PodConfig::default() }
-    }
-
-    fn with(annotation: &str, value: &str) -> PodConfig {
-        PodConfig { annotations: [(annotation.to_owned(), value.to_owned())].into(), ..pod() }
     }
 
     #[test]
@@ -187,7 +149,8 @@ mod tests {
             ],
             dns: Some(Dns { servers: vec!["1.1.1.1".into()], searches: vec!["a.b".into()], options: vec![] }),
             cgroup_parent: "/kubepods/pod1".into(),
-            ..with(INGRESS, "10M")
+            annotations: [("kubernetes.io/ingress-bandwidth".to_owned(), "10M".to_owned())].into(),
+            ..pod()
         };
         let expected = json!({
             "portMappings": [
@@ -203,25 +166,5 @@ mod tests {
         let ranges = ["10.1.0.0/24".to_owned(), "fd00::/64".to_owned()];
         assert_eq!(Value::Object(capabilities(&config, &ranges).unwrap()), expected);
         assert_eq!(capabilities(&pod(), &[]).unwrap(), Map::new());
-    }
-
-    #[test]
-    fn a_bandwidth_is_a_quantity_of_bits() {
-        for (text, expected) in [
-            ("1k", 1_000),
-            ("1000000", 1_000_000),
-            ("10M", 10_000_000),
-            ("1.5G", 1_500_000_000),
-            ("1Mi", 1_048_576),
-            ("2e6", 2_000_000),
-            ("1500000m", 1_500),
-            ("1P", 1_000_000_000_000_000),
-        ] {
-            assert_eq!(bits(EGRESS, text).unwrap(), expected, "{text}");
-        }
-        for text in ["", "M", "999", "2P", "-1M", "10MB", "1 M", "inf", "NaN", "0x10", "1e999"] {
-            let error = capabilities(&with(EGRESS, text), &[]).unwrap_err().to_string();
-            assert!(error.starts_with("annotation kubernetes.io/egress-bandwidth: "), "{text:?}: {error}");
-        }
     }
 }

@@ -128,8 +128,7 @@ impl Cni {
     pub(super) fn admit(&self, pod: &PodConfig) -> Result<(), Error> {
         self.usable(self.folder.last_seen())?;
         let nobody = PodId::from_bytes([0; 32]);
-        let described = capability::args(&nobody, pod).and_then(|_| capability::capabilities(pod, &[]));
-        described.map(drop).map_err(Error::Pod)
+        capability::args(&nobody, pod).map(drop).map_err(Error::Pod)
     }
 
     /// Whether a plugin forwards host ports, as of the last look.
@@ -143,9 +142,8 @@ impl Cni {
         let loaded = self.usable(self.look().await)?;
         let path = netns::path(&self.netns, pod);
         let ranges = self.ranges.get();
-        let described = capability::args(pod, config)
-            .and_then(|args| Ok((args, capability::capabilities(config, &ranges)?)));
-        let (args, capabilities) = described.map_err(Error::Pod)?;
+        let args = capability::args(pod, config).map_err(Error::Pod)?;
+        let capabilities = capability::capabilities(config, &ranges).map_err(Error::Bandwidth)?;
         let identity = netns::identity(netns.as_fd());
         let mut attached = Attached {
             list: loaded.list.clone(),

@@ -1,5 +1,5 @@
 //! The few requests to the kernel that the bridge is made of. Each has a deadline, and an error that names
-//! what was asked and of which link.
+//! what was asked and of which link. `shaping.rs` has those that limit what a link carries.
 
 use std::{
     fs, io,
@@ -26,6 +26,8 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use tokio::{sync::oneshot, time::timeout};
+
+mod shaping;
 
 use super::{Error, INTERFACE, Subnet};
 use crate::{model::PodId, sys::sysctl, telemetry::task};
@@ -54,6 +56,8 @@ pub(super) struct Link {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Kind {
     Bridge,
+    /// An intermediate device (ifb).
+    Intermediate,
     #[default]
     Other,
     Veth,
@@ -281,6 +285,7 @@ impl From<LinkMessage> for Link {
                     for info in infos {
                         match info {
                             LinkInfo::Kind(InfoKind::Bridge) => link.kind = Kind::Bridge,
+                            LinkInfo::Kind(InfoKind::Ifb) => link.kind = Kind::Intermediate,
                             LinkInfo::Kind(InfoKind::Veth) => link.kind = Kind::Veth,
                             _ => {}
                         }
