@@ -18,6 +18,9 @@ tests![
     the_kubelets_pod_cidrs_are_the_bridges_ranges_from_then_on,
     what_a_pod_receives_and_sends_is_limited_on_the_host,
     a_limit_that_is_none_is_refused_and_a_death_leaves_no_device,
+    an_isolated_bridge_exchanges_nothing_with_another,
+    udp_flows_of_a_host_port_follow_it_to_the_next_pod,
+    neighbours_hear_of_a_new_pod_at_once,
     a_reset_leaves_the_host_as_it_was,
     a_policy_of_others_that_drops_is_found_and_one_rule_mends_it,
     every_pod_has_an_address_of_its_own_and_gives_it_back,
@@ -279,9 +282,18 @@ fn a_host_port_is_reached_from_everywhere_in_both_families() {
     assert!(node.http_get("127.0.0.1:8081").contains("I am web."));
     assert_eq!(node.http_get("192.0.2.1:8081"), "");
     assert_eq!(outside.http_get(&node, "192.0.2.1:8081"), "");
-    // What listens on the node's loopback stays its own (CVE-2020-8558).
-    other.shell("ip route add 127.0.0.0/8 via 10.88.0.1 2>/dev/null || true");
-    assert_eq!(fetch(&other, "127.0.0.1 5000"), "");
+    // What listens on the node's loopback stays its own (CVE-2020-8558), whatever a pod makes of 127.0.0.1.
+    let netns = format!("--net=/proc/{}/ns/net", seen_from_here(&node, other.pid()));
+    let in_other = |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new("nsenter");
+        String::from_utf8(command.args([&netns, program]).args(arguments).output().unwrap().stdout).unwrap()
+    };
+    let lead_out = "ip address delete 127.0.0.1/8 dev lo && sysctl -qw net.ipv4.conf.eth0.route_localnet=1 \
+        && ip route add 127.0.0.1 via 10.88.0.1 && ip route get 127.0.0.1";
+    assert!(in_other("sh", &["-c", lead_out]).contains("via 10.88.0.1"));
+    assert_ne!(node.http_get("127.0.0.1:5000"), "");
+    let program = std::env::current_exe().unwrap();
+    assert_eq!(in_other(&program.to_string_lossy(), &["node-get", "127.0.0.1:5000"]), "");
     drop(outside);
     node.assert_clean();
 }
@@ -391,6 +403,151 @@ fn a_limit_that_is_none_is_refused_and_a_death_leaves_no_device() {
     node.start_daemon();
     node.remove_pods();
     wait_until("the device is gone", || intermediate_devices(&node).is_empty());
+    node.assert_clean();
+}
+
+fn an_isolated_bridge_exchanges_nothing_with_another() {
+    let config = "[network]\nisolate = true\n";
+    let node = Node::start_with(&Setup { config: config.into(), ..Setup::default() });
+    let outside = Outside::of(&node);
+    // The host beyond is on another bridge of the node, and knows a way to pods.
+    let other_bridge = "ip address flush dev up0 && ip link add other0 type bridge && ip link set up0 master other0 \
+        && ip address add 192.0.2.1/24 dev other0 && ip link set other0 up";
+    node.run("sh", ["-c", other_bridge]);
+    node.run(
+        "nsenter",
+        ["--target", &outside.pid, "--net", "ip", "route", "add", "10.88.0.0/16", "via", "192.0.2.1"],
+    );
+    let (web, server) = name_server(&node, "web", vec![]);
+    let client = node.run_pod("client").run_in("main", ["sleep", "1000"]);
+    wait_until("the other bridge forwards", || node.http_get("192.0.2.2:8000").contains("You are"));
+    let web_address = format!("{}:80", web.ip());
+    assert_eq!(fetch(&client, "192.0.2.2 8000"), "", "from a pod to the other bridge");
+    assert_eq!(outside.http_get(&node, &web_address), "", "from the other bridge to a pod");
+    assert!(fetch(&client, &format!("{} 80", web.ip())).contains("I am web."), "pods are not kept from pods");
+    // Without it, the same packets arrive.
+    std::fs::write(node.path("conf.d/test.toml"), "[network]\nisolate = false\n").unwrap();
+    node.restart_daemon();
+    assert!(fetch(&client, "192.0.2.2 8000").contains("You are"));
+    assert!(outside.http_get(&node, &web_address).contains("I am web."));
+    drop((outside, server));
+    node.run("ip", ["link", "delete", "other0"]);
+    node.assert_clean();
+}
+
+/// A program in python that runs until it is dropped, in the network namespace of a process as the test sees it.
+struct Inside(Child);
+
+impl Inside {
+    fn of(pid: u32, program: &str) -> Self {
+        let mut command = std::process::Command::new("nsenter");
+        command.args([&format!("--net=/proc/{pid}/ns/net"), "python3", "-c", program]);
+        Self(command.stdin(Stdio::null()).spawn().unwrap()) // nsenter becomes the program
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The pid of a node's process in the eyes of the test.
+fn seen_from_here(node: &Node, pid: u32) -> u32 {
+    let root = node.namespaces().root();
+    let ours = std::fs::read_link(root.join(format!("proc/{pid}/ns/net"))).unwrap();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs == ours))
+        .unwrap()
+}
+
+const UDP_SERVER: &str = r"
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('0.0.0.0', 53))
+while True:
+    asked, by = server.recvfrom(100)
+    server.sendto(b'I am NAME.', by)
+";
+
+/// Always from the same port: one flow, as resolvers and tunnels have it.
+const UDP_CLIENT: &str = r"
+import socket
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.bind(('0.0.0.0', 4444))
+client.settimeout(1)
+client.sendto(b'who', ('192.0.2.1', 5353))
+try:
+    print(client.recv(100).decode())
+except OSError:
+    pass
+";
+
+/// A UDP server in the pod of a container, which answers with the pod's name.
+fn udp_server(node: &Node, container: &Container<'_>, name: &str) -> Inside {
+    Inside::of(seen_from_here(node, container.pid()), &UDP_SERVER.replace("NAME", name))
+}
+
+fn udp_flows_of_a_host_port_follow_it_to_the_next_pod() {
+    let node = Node::start();
+    let outside = Outside::of(&node);
+    let who = || node.run("nsenter", ["--target", &outside.pid, "--net", "python3", "-c", UDP_CLIENT]);
+    let ports = || vec![mapping(v1::Protocol::Udp, 5353, 53)];
+    let pod = |name: &str| node.run_pod_with(name, |config| config.port_mappings = ports());
+    let first = pod("first");
+    let container = first.run_in("main", ["sleep", "1000"]);
+    let server = udp_server(&node, &container, "first");
+    wait_until("the first pod answers", || who().contains("I am first."));
+    drop(server);
+    first.remove();
+    assert_eq!(who(), "", "now the flow leads to nobody");
+    let second = pod("second");
+    let container = second.run_in("main", ["sleep", "1000"]);
+    let server = udp_server(&node, &container, "second");
+    wait_until("the second pod answers", || who().contains("I am second."));
+    drop((server, outside));
+    node.assert_clean();
+}
+
+/// Writes down what is announced on the bridge: gratuitous ARP, which is of the sender's own address, unsolicited neighbour
+/// advertisements, which go to all, and duplicate address detection, which has no address yet.
+const LISTEN: &str = r"
+import socket
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+wire.bind(('pintle0', 0))
+heard = open('HEARD', 'w', buffering=1)
+print('listening', file=heard)
+while True:
+    frame = wire.recv(2000)
+    kind, packet = frame[12:14], frame[14:]
+    if kind == b'\x08\x06' and packet[14:18] == packet[24:28]:
+        print('arp', socket.inet_ntoa(packet[14:18]), file=heard)
+    if kind == b'\x86\xdd' and packet[6] == 58:
+        target = socket.inet_ntop(socket.AF_INET6, packet[48:64].ljust(16))
+        if packet[40] == 136 and packet[24] == 255:
+            print('advertisement', target, file=heard)
+        if packet[40] == 135 and packet[8:24] == bytes(16):
+            print('detection', target, file=heard)
+";
+
+fn neighbours_hear_of_a_new_pod_at_once() {
+    let node = dual_stack_node();
+    node.run_pod("first"); // with which the bridge comes
+    let heard = node.path("heard");
+    let listen = LISTEN.replace("HEARD", &heard.to_string_lossy());
+    let listener = Inside::of(node.daemon_pid(), &listen);
+    let text = || std::fs::read_to_string(&heard).unwrap_or_default();
+    wait_until("it listens", || text().contains("listening"));
+    let pod = node.run_pod("second");
+    let [ipv4, ipv6] = &addresses(&pod)[..] else { panic!("two addresses") };
+    wait_until("the pod's addresses are announced", || {
+        text().contains(&format!("arp {ipv4}\n")) && text().contains(&format!("advertisement {ipv6}\n"))
+    });
+    // It could be used at once: nobody was asked whether it is free.
+    assert!(!text().contains(&format!("detection {ipv6}\n")), "{}", text());
+    drop(listener);
     node.assert_clean();
 }
 
