@@ -172,7 +172,10 @@ impl Server {
             Err(Refusal { status, text, headers }) => {
                 let mut response = Response::new(format!("{text}\n"));
                 *response.status_mut() = status;
-                response.headers_mut().extend(headers.into_iter().map(|(name, value)| (Some(name), value)));
+                for (name, value) in headers {
+                    // Not extend, which keeps only the last value of a name.
+                    response.headers_mut().append(name, value);
+                }
                 let text_type = header::HeaderValue::from_static("text/plain; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, text_type);
                 // One request on a connection. hyper would say so of an upgrade too, which clients take for a refusal.
