@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{TRANSPORTS, crictl, forward, kill, sleeper};
+use super::{Screen, TRANSPORTS, crictl, forward, in_terminal, kill, sleeper, terminal};
 use crate::harness::{Container, Node, Setup, WebSocket, runner::tests, v1, wait_until};
 
 tests![
@@ -19,6 +19,9 @@ tests![
     a_container_that_does_not_read_is_left_by_a_client_that_goes,
     a_port_that_does_not_read_is_left_by_a_client_that_goes,
     a_port_that_does_not_read_is_left_by_an_old_websocket_client_that_goes,
+    an_exec_without_a_terminal_outlives_its_client,
+    an_exec_with_a_terminal_is_hung_up_and_ends_after_ten_seconds,
+    the_process_tree_of_an_exec_ends_after_the_grace,
 ];
 
 /// What no program reads.
@@ -81,23 +84,35 @@ fn a_container_that_does_not_read_is_left_by_a_client_that_goes() {
     let pod = node.run_pod("web");
     let container = pod.create_with("main", crate::harness::BUSYBOX, SLEEP, |config| config.stdin = true);
     container.start();
+    let sessions = Sessions::of(&node);
     for transport in TRANSPORTS {
         let attach = ["attach", "--transport", transport, "-i", &container.id];
         let mut client = start(crictl(&node, attach));
         fill(client.stdin.take().unwrap());
-        assert_eq!(sessions(&node), 1, "{transport}");
+        assert_eq!(sessions.count(), 1, "{transport}");
         kill(&mut client);
-        wait_until("the session has ended", || sessions(&node) == 0);
+        wait_until("the session has ended", || sessions.count() == 0);
     }
     node.assert_clean();
 }
 
-/// Connections with a client, as the daemon has them: what has one and the same port at this end, but the registry's.
-fn sessions(node: &Node) -> usize {
-    let request = v1::PortForwardRequest { pod_sandbox_id: node.pods().remove(0), port: vec![] };
-    let url = node.cri().port_forward(request).unwrap().url;
-    let port: u16 = url.split(['/', ':']).nth(4).unwrap().parse().unwrap();
-    established(&node.namespaces().read_proc("net/tcp"), 1, port)
+/// Connections with clients, as the daemon has them.
+pub(super) struct Sessions<'n> {
+    node: &'n Node,
+    port: u16,
+}
+
+impl<'n> Sessions<'n> {
+    /// Of a node with a pod.
+    pub(super) fn of(node: &'n Node) -> Self {
+        let request = v1::PortForwardRequest { pod_sandbox_id: node.pods().remove(0), port: vec![] };
+        let url = node.cri().port_forward(request).unwrap().url;
+        Self { node, port: url.split(['/', ':']).nth(4).unwrap().parse().unwrap() }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        established(&self.node.namespaces().read_proc("net/tcp"), 1, self.port)
+    }
 }
 
 /// Lines of `/proc/net/tcp` that are connections and have `port` in that column: 1 is the own side, 2 the other.
@@ -150,5 +165,68 @@ fn a_port_that_does_not_read_is_left_by_an_old_websocket_client_that_goes() {
     // Both directions at once, and what was not sent stays on its way.
     socket.shutdown(std::net::Shutdown::Both).unwrap();
     wait_until("its connection was closed", || daemons_connections(&server) == 0);
+    node.assert_clean();
+}
+
+/// As under containerd and CRI-O: what is left of it ends with its container.
+fn an_exec_without_a_terminal_outlives_its_client() {
+    let node = Node::start();
+    let container = sleeper(&node);
+    let sessions = Sessions::of(&node);
+    for transport in TRANSPORTS {
+        let exec = ["exec", "--transport", transport, "-i", &container.id, SLEEP[0], SLEEP[1]];
+        let mut client = start(crictl(&node, exec));
+        wait_until("it runs", || sessions.count() == 1 && runs(&container, "sleep 4321"));
+        kill(&mut client);
+        wait_until("the session has ended", || sessions.count() == 0);
+    }
+    assert_eq!(container.shell("ps").matches("sleep 4321").count(), 2);
+    node.assert_clean();
+}
+
+/// A client in a terminal that runs `script` there, once that has written `begun`.
+fn in_a_terminal(node: &Node, container: &Container<'_>, script: &str) -> (Child, Screen) {
+    let (master, slave) = terminal(80, 24);
+    let exec = crictl(node, ["exec", "-i", "-t", &container.id, "sh", "-c", script]);
+    let client = in_terminal(exec, &slave);
+    drop(slave);
+    let mut screen = Screen::of(master);
+    screen.wait_for("begun");
+    (client, screen)
+}
+
+fn an_exec_with_a_terminal_is_hung_up_and_ends_after_ten_seconds() {
+    let node = Node::start();
+    let container = sleeper(&node);
+    let willing = "trap 'echo hung up > /tmp/end; exit' HUP; echo begun; while :; do sleep 0.1; done";
+    let (mut client, _screen) = in_a_terminal(&node, &container, willing);
+    kill(&mut client);
+    wait_until("it was hung up", || container.shell("cat /tmp/end || true") == "hung up\n");
+    // One that goes on is killed; nothing else would end it.
+    let stubborn = "trap 'echo hung up > /tmp/go-on' HUP; echo begun; while :; do sleep 0.1; : 4321; done";
+    let (mut client, _screen) = in_a_terminal(&node, &container, stubborn);
+    kill(&mut client);
+    wait_until("it was hung up", || container.shell("cat /tmp/go-on || true") == "hung up\n");
+    assert!(runs(&container, ": 4321"), "it was killed at once");
+    wait_until("it was killed", || !runs(&container, ": 4321"));
+    node.assert_clean();
+}
+
+fn the_process_tree_of_an_exec_ends_after_the_grace() {
+    let node = with_grace(1);
+    let container = sleeper(&node);
+    let tree = "trap '' HUP TERM; sleep 4321 & setsid sleep 4322 & echo begun; wait; wait";
+    let left = || ["sleep 4321", "sleep 4322"].map(|program| runs(&container, program));
+    let (mut client, _screen) = in_a_terminal(&node, &container, tree);
+    assert_eq!(left(), [true; 2]);
+    kill(&mut client);
+    wait_until("the whole tree was killed", || left() == [false; 2]);
+    for transport in TRANSPORTS {
+        let exec = ["exec", "--transport", transport, "-i", &container.id, "sh", "-c", tree];
+        let mut client = start(crictl(&node, exec));
+        wait_until("it runs", || left() == [true; 2]);
+        kill(&mut client);
+        wait_until("the whole tree was killed", || left() == [false; 2]);
+    }
     node.assert_clean();
 }
