@@ -47,7 +47,10 @@ mod volume;
 
 use std::{env, process::ExitCode};
 
-use harness::{NODE_GET, NODE_INIT, node_get, node_init, runner};
+use harness::{
+    NODE_GET, NODE_INIT, node_get, node_init,
+    runner::{self, Test},
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -57,6 +60,11 @@ fn main() -> ExitCode {
         _ => {}
     }
     runner::name_panics();
+    runner::run(stories())
+}
+
+/// All stories, in the order in which they begin.
+fn stories() -> impl Iterator<Item = Test> {
     let files = [
         restart::TESTS,
         faults::TESTS,
@@ -90,6 +98,10 @@ fn main() -> ExitCode {
         stream::TESTS,
         streaming::TESTS,
         streaming::gone::TESTS,
+        streaming::ports::TESTS,
+        streaming::protocol::TESTS,
+        streaming::many::TESTS,
+        streaming::rows::TESTS,
         attach::TESTS,
         bad_input::TESTS,
         check::TESTS,
@@ -98,5 +110,5 @@ fn main() -> ExitCode {
         clients::TESTS,
         stats::TESTS,
     ];
-    runner::run(files.iter().chain(&cli::TESTS).copied().flatten().copied())
+    files.into_iter().chain(cli::TESTS).flatten().copied()
 }

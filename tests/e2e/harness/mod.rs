@@ -17,6 +17,7 @@ mod node;
 mod pod;
 mod programs;
 pub(crate) mod runner;
+pub(crate) mod spdy;
 mod upgrade;
 mod wait;
 
@@ -31,8 +32,9 @@ pub(crate) use init::{ROLE as NODE_INIT, node_init, pid_of_program};
 pub(crate) use node::{Node, Setup};
 pub(crate) use pod::{Container, Output, Pod, pod_config};
 pub(crate) use programs::{client, new_plugins, other_clients, patched_critest, pintle, streams};
-pub(crate) use upgrade::{Idlers, WebSocket};
-pub(crate) use wait::wait_until;
+pub(crate) use spdy::Spdy;
+pub(crate) use upgrade::{Idlers, WebSocket, request, request_websocket};
+pub(crate) use wait::{wait_for, wait_until};
 
 /// The small image that most tests run.
 pub(crate) const BUSYBOX: &str = "docker.io/library/busybox:latest";

@@ -54,7 +54,7 @@ pub(crate) use tests;
 
 impl Test {
     /// The name without the crate's.
-    fn short_name(&self) -> &'static str {
+    pub(crate) fn short_name(&self) -> &'static str {
         self.name.split_once("::").map_or(self.name, |(_, rest)| rest)
     }
 }

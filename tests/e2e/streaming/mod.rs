@@ -1,6 +1,10 @@
 //! Exec and port-forward, as real clients ask for them.
 
 pub(crate) mod gone;
+pub(crate) mod many;
+pub(crate) mod ports;
+pub(crate) mod protocol;
+pub(crate) mod rows;
 
 use std::{
     fs::File,
@@ -325,7 +329,11 @@ fn forward<const N: usize>(node: &Node, transport: &str, pod: &str, ports: [&str
 }
 
 fn serve<'n>(pod: &Pod<'n>) -> Container<'n> {
-    let server = pod.create("server", NGINX, []);
+    serve_with(pod, [])
+}
+
+fn serve_with<'n, const N: usize>(pod: &Pod<'n>, command: [&str; N]) -> Container<'n> {
+    let server = pod.create("server", NGINX, command);
     server.start();
     wait_until("the server listens", || server.shell("ps").contains("worker"));
     server

@@ -20,7 +20,7 @@ enum How {
     NotBuilt,
 }
 
-const PROOFS: [Proof; 13] = [
+const PROOFS: [Proof; 14] = [
     Proof {
         name: "conformance",
         promise: "critest passes",
@@ -50,6 +50,11 @@ const PROOFS: [Proof; 13] = [
         name: "cni",
         promise: "of 500 pods whose plugins fail, hang and fork at random nothing is left, and nothing is freed too early",
         how: How::Reported("cni::plugins_that_fail_and_hang"),
+    },
+    Proof {
+        name: "streams",
+        promise: "10,000 sessions of clients that come and go leave nothing, 1,000 idle ones cost next to nothing, and what a client does not read is not kept",
+        how: How::Reported("streaming::many"),
     },
     Proof {
         name: "speed",

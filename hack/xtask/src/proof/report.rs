@@ -17,12 +17,13 @@ use super::{
 const PAGES: &str = "docs/proof";
 
 /// How much the proofs ask for, unless the caller says otherwise: deaths of `kills`, ends that `oom` judges,
-/// pods of `events` and of `cni`.
-const AMOUNTS: [(&str, &str); 4] = [
+/// pods of `events` and of `cni`, sessions of `streams`.
+const AMOUNTS: [(&str, &str); 5] = [
     ("PINTLE_E2E_KILLS", "200"),
     ("PINTLE_E2E_OOM_KILLS", "200"),
     ("PINTLE_E2E_EVENT_PODS", "1000"),
     ("PINTLE_E2E_CNI_PODS", "500"),
+    ("PINTLE_E2E_STREAMS", "10000"),
 ];
 
 /// Runs a story, which is told where to write its figures, and writes the page whatever comes of it.
