@@ -107,6 +107,15 @@ pub struct Attachment {
     pub netns: Option<PathBuf>,
 }
 
+/// Everything of the network's that bears a pod's id, each with its name for an operator.
+#[derive(Debug, Default)]
+pub struct Traces {
+    /// Links, addresses and attachments, which nobody but this daemon makes.
+    pub owned: Vec<(PodId, String)>,
+    /// Mounted namespaces, in a folder that other runtimes use too.
+    pub pinned: Vec<(PodId, String)>,
+}
+
 /// A pod that is to be put on the network.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -294,12 +303,14 @@ impl Network {
         self.cni.released().await;
     }
 
-    /// Every link and address that bears a pod's id, with what it is.
+    /// Everything of the network's that bears a pod's id, with what it is.
     ///
     /// # Errors
-    /// Links or leases that cannot be listed.
-    pub async fn traces(&self) -> Result<Vec<(PodId, String)>, Error> {
-        self.bridge.traces().await
+    /// Links, leases, attachments or namespaces that cannot be listed.
+    pub async fn traces(&self) -> Result<Traces, Error> {
+        let (links, mut traces) = tokio::try_join!(self.bridge.traces(), self.cni.traces())?;
+        traces.owned.extend(links);
+        Ok(traces)
     }
 
     /// Releases what belongs to no pod of `live`, which must name every pod that is being attached too. `held`: the

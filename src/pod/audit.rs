@@ -24,7 +24,7 @@ use super::{
 use crate::{
     cgroup,
     model::{PodId, UnixNanos},
-    network::NetworkKind,
+    network::{self, NetworkKind},
 };
 
 /// The longest that one audit may take: the kernel and the disk answer in milliseconds or are in trouble.
@@ -82,8 +82,10 @@ impl Findings {
 /// What there may be of a pod.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Kind {
-    /// A link or an address.
+    /// A link, an address or an attachment.
     Network,
+    /// A mounted network namespace.
+    Namespace,
     Cgroup,
     Folder,
     Mount,
@@ -129,7 +131,9 @@ fn compare(traces: &BTreeSet<Trace>, known: &BTreeSet<PodId>, ready: &[ReadyPod]
             // Another runtime may use the same parent, and its names look like ours.
             Kind::Cgroup => report(trace.object.clone(), "it belongs to no pod that is known here"),
             Kind::Folder => report(trace.object.clone(), "it belongs to no pod; the next start looks at it"),
-            Kind::Mount => report(trace.object.clone(), "it belongs to no pod that is known here"),
+            Kind::Mount | Kind::Namespace => {
+                report(trace.object.clone(), "it belongs to no pod that is known here")
+            }
         }
     }
     let has = |pod: &PodId, kind| traces.iter().any(|trace| trace.pod == *pod && trace.kind == kind);
@@ -191,8 +195,10 @@ async fn audit(node: &Arc<Node>) {
         Err(error) => return warn!(%error, "could not audit"),
     };
     match node.network.traces().await {
-        Ok(found) => {
-            traces.extend(found.into_iter().map(|(pod, object)| Trace { pod, kind: Kind::Network, object }))
+        Ok(network::Traces { owned, pinned }) => {
+            let trace = |kind| move |(pod, object)| Trace { pod, kind, object };
+            traces.extend(owned.into_iter().map(trace(Kind::Network)));
+            traces.extend(pinned.into_iter().map(trace(Kind::Namespace)));
         }
         Err(error) => return warn!(error = %chain(&error), "could not audit the network"),
     }
@@ -299,11 +305,11 @@ mod tests {
 
     #[test]
     fn what_belongs_to_no_pod_is_released_if_it_is_ours_and_reported() {
-        let all = [Kind::Network, Kind::Cgroup, Kind::Folder, Kind::Mount];
+        let all = [Kind::Network, Kind::Namespace, Kind::Cgroup, Kind::Folder, Kind::Mount];
         let traces = all.iter().flat_map(|kind| [trace(1, *kind), trace(2, *kind)]).collect();
         let verdict = compare(&traces, &[id(1)].into(), &[]);
         let objects: Vec<_> = verdict.findings.iter().map(|finding| finding.object.as_str()).collect();
-        assert_eq!(objects, ["Cgroup 2", "Folder 2", "Mount 2", "Network 2"]);
+        assert_eq!(objects, ["Cgroup 2", "Folder 2", "Mount 2", "Namespace 2", "Network 2"]);
         let network = Debt { network: true, ..Debt::default() };
         assert_eq!(verdict.debts, BTreeMap::from([(id(2), network)]));
     }

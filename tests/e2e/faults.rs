@@ -302,15 +302,19 @@ fn what_belongs_to_no_pod_is_released_or_reported() {
     fs::write(&lost, format!("{stray}\r\neth0")).unwrap();
     let folder = node.path("root/pods").join(&stray);
     fs::create_dir(&folder).unwrap();
+    let netns = node.path("netns").join(format!("pintle-{stray}"));
+    fs::write(&netns, "").unwrap();
     wait_until("the lease is released", || !lost.exists());
-    let reported = || info(&node)["findings"].to_string().contains(&stray);
-    wait_until("the folder is reported", reported);
+    let reported = |object: &str| info(&node)["findings"].to_string().contains(object);
+    wait_until("the folder is reported", || reported(&folder.to_string_lossy()));
+    wait_until("the namespace is reported", || reported(&netns.to_string_lossy()));
     let check = node.command(pintle()).arg("check").arg("--config").arg(node.path("config.toml")).output();
     let check = String::from_utf8(check.unwrap().stdout).unwrap();
     assert!(check.lines().any(|line| line.starts_with("warn  audit") && line.contains(&stray)), "{check}");
-    assert!(own.exists() && folder.exists(), "what is a pod's, or may be, stays");
+    assert!(own.exists() && folder.exists() && netns.exists(), "what is a pod's, or may be, stays");
     fs::remove_dir(&folder).unwrap();
-    wait_until("the finding is gone", || !reported());
+    fs::remove_file(&netns).unwrap();
+    wait_until("the findings are gone", || !reported(&stray));
     assert_eq!(debts(&node).len(), 0);
     node.assert_clean();
 }

@@ -30,7 +30,7 @@ use self::{
     probe::Probe,
     ranges::Ranges,
 };
-use super::{Attachment, Config, Error, INTERFACE, NetworkKind, Request, netlink};
+use super::{Attachment, Config, Error, INTERFACE, NetworkKind, Request, Traces, netlink};
 use crate::{
     failpoint,
     model::{PodConfig, PodId},
@@ -232,6 +232,26 @@ impl Cni {
     /// Whether an attachment of the pod is recorded. Blocking, for a moment.
     pub(super) fn has(&self, pod: &PodId) -> bool {
         self.cache.has(pod)
+    }
+
+    /// The pods of which an attachment is recorded, and those whose namespace is mounted for plugins.
+    pub(super) async fn traces(&self) -> Result<Traces, Error> {
+        let folder = self.netns.clone();
+        let list = move |cache: &Cache| {
+            let failed = |source| Error::File {
+                operation: "list network namespaces in",
+                path: folder.clone(),
+                source,
+            };
+            let owned = cache.pods()?.into_iter().map(|pod| (pod, "CNI attachment".into())).collect();
+            let pinned = netns::pinned(&folder).map_err(failed)?.into_iter();
+            let pinned = pinned.map(|pod| {
+                let object = format!("network namespace {}", netns::path(&folder, &pod).display());
+                (pod, object)
+            });
+            Ok(Traces { owned, pinned: pinned.collect() })
+        };
+        self.blocking(list).await
     }
 
     /// The recorded pods that are not among `live`: DEL is due for them. The others are checked.

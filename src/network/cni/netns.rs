@@ -30,6 +30,16 @@ pub(super) fn path(folder: &Path, pod: &PodId) -> PathBuf {
     folder.join(format!("pintle-{pod}"))
 }
 
+/// The pods whose namespaces are mounted in `folder`, by the names of the places. Blocking.
+pub(super) fn pinned(folder: &Path) -> io::Result<Vec<PodId>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let pod = |name: String| PodId::parse(name.strip_prefix("pintle-")?).ok();
+    Ok(entries.filter_map(|entry| pod(entry.ok()?.file_name().into_string().ok()?)).collect())
+}
+
 /// Which namespace a descriptor is of.
 pub(super) fn identity(netns: BorrowedFd<'_>) -> io::Result<Identity> {
     let stat = rustix::fs::fstat(netns)?;
