@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::{attach, check, config, detach::DetachKeys, exec, exit::Exit, image, logs, network, run, serve};
 use crate::{
     config::{Flags, Listen, Loaded, load},
-    supervisor, telemetry,
+    launcher, supervisor, telemetry,
 };
 
 /// Runs the command that `argv` names.
@@ -17,6 +17,7 @@ pub fn main() -> ExitCode {
     match env::args_os().nth(1) {
         Some(name) if name == "zygote" => return supervisor::zygote_main(),
         Some(name) if name == "anchor" => return supervisor::anchor_main(),
+        Some(name) if name == "probe-users" => return launcher::probe_users_main(),
         _ => {}
     }
     match Line::try_parse() {

@@ -62,6 +62,7 @@ impl Coded for pod::Error {
             | Self::UnknownHandler(_)
             | Self::EmptyCommand
             | Self::PrivilegedContainer
+            | Self::OtherUsers(_)
             | Self::Dns { .. }
             | Self::TooManySettings { .. }
             | Self::SeccompProfile { .. } => Code::InvalidArgument,
@@ -73,8 +74,8 @@ impl Coded for pod::Error {
             // It mends by itself.
             Self::SeccompLate { .. } | Self::CdiLate => Code::Unavailable,
             Self::Cdi(error) => error.code(),
-            // Only an operator can install the parser.
-            Self::AppArmor { .. } => Code::FailedPrecondition,
+            // Only an operator can install the parser, or another kernel.
+            Self::AppArmor { .. } | Self::NoUserNamespaces(_) => Code::FailedPrecondition,
             Self::SeccompFile { source, .. } => shortage(source).unwrap_or(Code::FailedPrecondition),
             Self::Shared(error) => error.code(),
             Self::ExecTimeout(_) => Code::DeadlineExceeded,

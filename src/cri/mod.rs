@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) cgroup_driver: cgroup::Driver,
     /// Names of the RuntimeClass handlers that are configured, without the empty one.
     pub(crate) runtime_handlers: Vec<String>,
+    /// Pods can have user namespaces of their own.
+    pub(crate) user_namespaces: bool,
 }
 
 /// Writes a service's trait from its table of RPCs: each is handed to the method of the same name, its answer

@@ -68,6 +68,8 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     let listening = listening.map_err(|source| Error::Streaming { address, source })?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;
     let boot_id = fs::read_to_string(BOOT_ID).map_err(Error::BootId)?.trim().to_owned();
+    let users = pod::UserNamespaces::probe(&config.root).await;
+    let user_namespaces = users.are_possible();
     let deps = pod::Deps {
         zygote,
         cgroups,
@@ -78,6 +80,7 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
         root_dir: config.root.clone(),
         boot_id,
         config: config.pod.clone(),
+        users,
     };
     let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
     let meter = Meter::start(pods.images().clone(), pods.board());
@@ -86,6 +89,7 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
         runtime_version: env!("CARGO_PKG_VERSION").into(),
         cgroup_driver,
         runtime_handlers: config.pod.runtime_handlers.clone(),
+        user_namespaces,
     };
     Ok(Rooms { pods, meter, streams, node })
 }

@@ -10,6 +10,7 @@ use super::{
     report::Reporter,
     stdio::ExecStdio,
     user::Identity,
+    users::{self, Users},
 };
 use crate::{
     model::{ContainerId, Failure, ProcessPlan, Stage},
@@ -29,6 +30,8 @@ pub struct Exec<'a> {
     pub init: OwnedFd,
     /// Of the kinds that the container does not share with the host.
     pub namespaces: Namespaces,
+    /// Of the pod; among `namespaces`.
+    pub users: Option<&'a Users>,
     /// Give it a cgroup namespace, so that it sees its own leaf as the root and so the container's limits.
     pub own_cgroup_namespace: bool,
     pub stdio: ExecStdio,
@@ -61,10 +64,14 @@ pub fn exec(exec: &Exec<'_>, one_thread: OneThread) -> Failure {
 /// The container's namespaces, the pid namespace for what is forked from now on; and the standard streams.
 fn enter(exec: &Exec<'_>) -> Result<(), Failure> {
     let failed = |what: &str, error: &std::io::Error| Failure::io(Stage::Namespace, what, "", error);
-    exec.stdio.give_to(exec.identity.user.uid);
+    exec.stdio.give_to(users::host_uid(exec.users, exec.identity.user.uid));
+    process::enter(exec.init.as_fd(), exec.namespaces).map_err(|error| failed("setns", &error))?;
+    if exec.users.is_some() {
+        users::become_root().map_err(|error| failed("user", &error))?;
+    }
+    // The user namespace's own, if the pod has one.
     if exec.own_cgroup_namespace {
         process::unshare(Namespaces::CGROUP).map_err(|error| failed("cgroup", &error))?;
     }
-    process::enter(exec.init.as_fd(), exec.namespaces).map_err(|error| failed("setns", &error))?;
     exec.stdio.take_up(exec.identity.user.uid).map_err(|error| failed("standard streams", &error))
 }

@@ -22,7 +22,7 @@ use crate::{
     sys::{
         mount::{Change, PeerGroup, attach, detached},
         path::is_in_proc,
-        process::{self, Namespaces},
+        process::{self, Ended, Fork, Namespaces, OneThread},
     },
 };
 
@@ -95,6 +95,36 @@ pub fn mount_pod_proc(template: &OwnedFd) -> io::Result<()> {
     process::enter(template.as_fd(), Namespaces::MOUNT)?;
     mount_over()?;
     process::enter(own.as_fd(), Namespaces::MOUNT)
+}
+
+/// Mounts proc(5) of the pid namespace of a pod with a user namespace, in which nobody is but the anchor: that may not
+/// mount in the template, which is the host's. Two processes do, the second of them in the pid namespace for a moment.
+///
+/// # Errors
+/// As fork(2), setns(2), mount(2).
+pub fn mount_pod_proc_from_outside(template: &OwnedFd, pid_namespace: &OwnedFd) -> io::Result<()> {
+    let ended = in_child(|| {
+        process::enter(pid_namespace.as_fd(), Namespaces::PID)?;
+        let ended = in_child(|| {
+            process::enter(template.as_fd(), Namespaces::MOUNT)?;
+            mount_over()
+        })?;
+        if ended == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(ended)) }
+    })?;
+    if ended == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(ended)) }
+}
+
+/// Runs `work` in a process of its own; its errno, or 0.
+fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<i32> {
+    /// errno(3): for an error that has no number, and a process that was killed.
+    const EIO: i32 = 5;
+    match process::fork(OneThread::prove()?)? {
+        Fork::Child => process::exit_now(work().err().map_or(0, |error| error.raw_os_error().unwrap_or(EIO))),
+        Fork::Parent(pid) => Ok(match process::wait(pid)? {
+            Ended::Code(code) => code,
+            Ended::Signal(_) => EIO,
+        }),
+    }
 }
 
 fn mount_over() -> io::Result<()> {

@@ -36,10 +36,11 @@ use super::{
     stdio::{open_terminal, speak_through},
     template::{self, BUNDLE, PodNamespaces, ROOTFS, SHM},
     user::{self, Identity},
+    users,
     volume::{self, Tree},
 };
 use crate::{
-    model::{ContainerPlan, Failure, PidMode, ProcessPlan, Stage},
+    model::{ContainerPlan, Failure, IdMap, PidMode, ProcessPlan, Stage},
     sys::{
         mount::{Change, PeerGroup, attach, detached},
         path::{Make, make_in_root, open_in_root},
@@ -90,15 +91,22 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
     let proc = NodeProc::open(&plan.process)?;
     let mut trees = Vec::with_capacity(plan.volumes.len() + devices.len() + 12);
     trees.extend(cgroups(&cgroup_views, plan.privileged)?);
-    let root = rootfs::overlay(&plan.lower, &plan.writable)?;
-    rootfs::guard(&root)?;
-    let volumes = plan.volumes.iter().map(|volume| volume::open(volume, &root));
+    let root = match &namespaces.users {
+        Some(users) => rootfs::overlay_for(users, &namespaces.template, &plan.lower, &plan.writable)?,
+        None => rootfs::overlay(&plan.lower, &plan.writable)?,
+    };
+    rootfs::guard(&root, namespaces.users.as_ref())?;
+    let volumes = plan.volumes.iter().map(|volume| volume::open(volume, &root, namespaces));
     let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
     let identity = user::resolve(&root, &plan.process.user, &plan.process.image_user)?;
+    if let Some(users) = &namespaces.users {
+        users.check(&identity)?;
+    }
     report.send(&Report::Identity(identity.clone()));
     if let Some(stdio) = &stdio {
         // Pipes of this container alone. So that the process may open /dev/stdout again, whoever it is.
-        let owner = rustix::fs::Uid::from_raw(identity.user.uid);
+        let owner = users::host_uid(namespaces.users.as_ref(), identity.user.uid);
+        let owner = rustix::fs::Uid::from_raw(owner);
         for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
             rustix::fs::fchown(fd, Some(owner), None)
                 .map_err(|error| Failure::io(Stage::Launch, "standard streams", "", &error.into()))?;
@@ -124,8 +132,9 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
     for (volume, opened) in plan.volumes.iter().zip(volumes) {
         trees.push(volume::complete(volume, opened)?);
     }
+    let owner = users::on_host(namespaces.users.as_ref(), &identity.user);
     for (number, device) in devices.iter().enumerate() {
-        trees.push(device.make(&Path::new(BUNDLE).join(format!("device-{number}")), &identity.user)?);
+        trees.push(device.make(&Path::new(BUNDLE).join(format!("device-{number}")), &owner)?);
     }
 
     let spec = complete(plan, namespaces, joined.is_some())?;
@@ -184,7 +193,7 @@ fn build(plan: &ContainerPlan, spec: &Spec, stdio: Option<Stdio>, executor: Init
 fn complete(plan: &ContainerPlan, namespaces: &PodNamespaces, joins: bool) -> Result<Spec, Failure> {
     let bad = |text: String| Failure::new(Stage::Request, plan.id.as_str(), text);
     let mut spec: Spec = serde_json::from_slice(&plan.oci).map_err(|error| bad(error.to_string()))?;
-    let one = |kind: LinuxNamespaceType, path: Option<&OwnedFd>| -> Result<LinuxNamespace, Failure> {
+    let one = |kind: LinuxNamespaceType, path: Option<BorrowedFd<'_>>| -> Result<LinuxNamespace, Failure> {
         let builder = LinuxNamespaceBuilder::default().typ(kind);
         match path {
             Some(fd) => builder.path(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).build(),
@@ -193,13 +202,16 @@ fn complete(plan: &ContainerPlan, namespaces: &PodNamespaces, joins: bool) -> Re
         .map_err(|error| bad(error.to_string()))
     };
     let mut list = vec![one(LinuxNamespaceType::Mount, None)?];
+    if let Some(users) = &namespaces.users {
+        list.push(one(LinuxNamespaceType::User, Some(users.namespace()))?);
+    }
     for (kind, path) in [
         (LinuxNamespaceType::Network, &namespaces.network),
         (LinuxNamespaceType::Ipc, &namespaces.ipc),
         (LinuxNamespaceType::Uts, &namespaces.uts),
     ] {
         if path.is_some() {
-            list.push(one(kind, path.as_ref())?);
+            list.push(one(kind, path.as_ref().map(AsFd::as_fd))?);
         }
     }
     match plan.pid {
@@ -227,9 +239,34 @@ fn complete(plan: &ContainerPlan, namespaces: &PodNamespaces, joins: bool) -> Re
     if joins {
         joined::use_joined_proc(&mut spec);
     }
+    if let Some(users) = &namespaces.users {
+        fit_mounts(&mut spec, users.map(), namespaces.network.is_some());
+    }
     let root = RootBuilder::default().path(ROOTFS).readonly(false).build();
     spec.set_root(Some(root.map_err(|error| bad(error.to_string()))?));
     Ok(spec)
+}
+
+/// Leaves out of the spec what a user namespace cannot mount: a sysfs of a network that is not its own, and a devpts
+/// that belongs to a group which it does not have.
+fn fit_mounts(spec: &mut Spec, map: &IdMap, own_network: bool) {
+    /// Of the terminals, everywhere in the field.
+    const TTY: (u32, &str) = (5, "gid=5");
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for mount in &mut mounts {
+        let mut options = mount.options().clone().unwrap_or_default();
+        match mount.typ().as_deref() {
+            Some("devpts") if map.host_gid(TTY.0).is_none() => options.retain(|option| option != TTY.1),
+            // With what is mounted in it: the kernel shows no mount without what another one hides of it.
+            Some("sysfs") if !own_network => {
+                options.push("rbind".into());
+                mount.set_typ(Some("bind".into())).set_source(Some("/sys".into()));
+            }
+            _ => {}
+        }
+        mount.set_options(Some(options));
+    }
+    spec.set_mounts(Some(mounts));
 }
 
 /// The container's view of its own cgroups, read-only unless it is privileged.

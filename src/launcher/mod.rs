@@ -7,11 +7,13 @@
 //! | `volume.rs` | mounts as detached trees: opened on the host, moved in by the container's init |
 //! | `copy_up.rs` | the image's content of a volume that the image asks for |
 //! | `device.rs` | the host's devices, those asked for and those of privileged containers |
+//! | `users.rs` | the user namespace of a pod, and whose its files are |
 //! | `user.rs` | who the process runs as, from the image's passwd and group |
 //! | `libcontainer.rs` | the call of libcontainer: spec, `build()`, our `Executor` |
 //! | `joined.rs` | a container in the pid namespace of others |
 //! | `finish.rs` | the last steps before execve, the same for a container's init and for an exec |
 //! | `program.rs` | the program: looked for in PATH, explained when the kernel does not take it |
+//! | `probe.rs` | whether this node can give pods users of their own |
 //! | `exec.rs` | a process in a container that runs already |
 //! | `stdio.rs` | the standard streams of a process, pipes or a terminal |
 //! | `report.rs` | what these processes tell the supervisor |
@@ -33,20 +35,24 @@ mod finish;
 mod joined;
 mod libcontainer;
 mod lsm;
+mod probe;
 mod program;
 mod report;
 mod rootfs;
 mod stdio;
 mod template;
 mod user;
+mod users;
 mod volume;
 
 pub use device::{Device, find_devices};
 pub use exec::{Exec, exec};
-pub use joined::{Joined, mount_pod_proc};
+pub use joined::{Joined, mount_pod_proc, mount_pod_proc_from_outside};
 pub use libcontainer::{Launch, Stdio, create};
+pub use probe::{probe_users_main, try_user_namespace};
 pub use report::{Report, Reporter};
 pub use rootfs::try_overlay;
 pub use stdio::ExecStdio;
 pub use template::{PodNamespaces, build as build_namespaces};
 pub use user::Identity;
+pub use users::Users;

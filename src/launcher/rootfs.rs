@@ -10,12 +10,20 @@ use std::{
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
-    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags},
 };
 
 use crate::{
     model::{Failure, Stage},
-    sys::mount::{Change, PeerGroup, change, detached},
+    sys::{
+        mount::{Change, PeerGroup, attach, change, detached},
+        process::{self, Namespaces},
+    },
+};
+
+use super::{
+    template::{BUNDLE, enter_copy},
+    users::Users,
 };
 
 /// Overlays `lower` (top first) with `writable/upper`; gives a detached mount.
@@ -42,6 +50,103 @@ pub(super) fn overlay(lower: &[PathBuf], writable: &Path) -> Result<OwnedFd, Fai
         halves.push(layer_directory(&path)?);
     }
     mount(&open, &halves).map_err(|error| Failure::io(Stage::Rootfs, "overlay on", writable, &error))
+}
+
+/// As [`overlay`], for a pod with a user namespace: the layers stay as they are on the disk and are mapped, what is
+/// written belongs to the ids of the host that the container's are.
+///
+/// # Errors
+/// As [`overlay`].
+pub(super) fn overlay_for(
+    users: &Users,
+    template: &OwnedFd,
+    lower: &[PathBuf],
+    writable: &Path,
+) -> Result<OwnedFd, Failure> {
+    let failed = |what: &str, error: &io::Error| Failure::io(Stage::Rootfs, what, writable, error);
+    let mut trees = mapped_layers(users, lower)?;
+    // One mount holds both: overlayfs wants that.
+    let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };
+    let writes = detached(CWD, writable, private).map_err(|error| failed("", &error))?;
+    let halves = || -> io::Result<[OwnedFd; 2]> {
+        let half = |name: &str, mode: u32| -> io::Result<OwnedFd> {
+            match rustix::fs::mkdirat(&writes, name, Mode::from_raw_mode(mode)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            Ok(rustix::fs::openat(&writes, name, flags, Mode::empty())?)
+        };
+        let (upper, work) = (half("upper", 0o755)?, half("work", 0o700)?);
+        // It is the root of the container, and the kernel does not write to an upper layer that is mapped.
+        users.give_to_root(&upper)?;
+        Ok([upper, work])
+    };
+    let halves = halves().map_err(|error| failed("", &error))?;
+    trees.push(writes);
+    let mounted = in_copy_of(template, || {
+        attach_all(&trees)?;
+        let layers = trees.get(..lower.len()).unwrap_or_default();
+        mount(layers, &halves)
+    });
+    mounted.map_err(|error| failed("overlay on", &error))
+}
+
+/// As [`image`], for a pod with a user namespace.
+///
+/// # Errors
+/// As [`image`].
+pub(super) fn image_for(users: &Users, template: &OwnedFd, lower: &[PathBuf]) -> Result<OwnedFd, Failure> {
+    let first = lower.first().map_or(Path::new(""), PathBuf::as_path);
+    let failed = |error: &io::Error| Failure::io(Stage::Rootfs, "overlay of", first, error);
+    let mut trees = mapped_layers(users, lower)?;
+    if trees.len() == 1
+        && let Some(only) = trees.pop()
+    {
+        return Ok(only);
+    }
+    let mounted = in_copy_of(template, || {
+        attach_all(&trees)?;
+        let mounted = mount(&trees, &[])?;
+        change(mounted.as_fd(), Change { read_only: true, ..Change::default() })?;
+        Ok(mounted)
+    });
+    mounted.map_err(|error| failed(&error))
+}
+
+/// The layers as detached mounts with mapped ids, read-only.
+fn mapped_layers(users: &Users, lower: &[PathBuf]) -> Result<Vec<OwnedFd>, Failure> {
+    let read_only = Change { read_only: true, peers: Some(PeerGroup::Private), ..Change::default() };
+    let mapped = |layer: &PathBuf| {
+        let map = || -> io::Result<OwnedFd> {
+            let tree = detached(CWD, layer, read_only)?;
+            users.map_mount(tree.as_fd(), false)?;
+            Ok(tree)
+        };
+        map().map_err(|error| Failure::io(Stage::Rootfs, "layer", layer, &error))
+    };
+    lower.iter().map(mapped).collect()
+}
+
+/// Runs `work` in a copy of the template's mount namespace, which is gone afterwards with all that was mounted there.
+fn in_copy_of<T>(template: &OwnedFd, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    enter_copy(template)?;
+    let done = work();
+    process::enter(own.as_fd(), Namespaces::MOUNT)?;
+    done
+}
+
+/// Attaches detached mounts below [`BUNDLE`]: before Linux 6.15 overlayfs takes no layer that is mounted nowhere.
+fn attach_all(trees: &[OwnedFd]) -> io::Result<()> {
+    rustix::mount::mount("layers", BUNDLE, "tmpfs", MountFlags::empty(), c"mode=0700,size=1m")?;
+    for (number, tree) in trees.iter().enumerate() {
+        let place = Path::new(BUNDLE).join(number.to_string());
+        std::fs::create_dir(&place)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        attach(tree.as_fd(), rustix::fs::open(&place, flags, Mode::empty())?.as_fd())?;
+    }
+    Ok(())
 }
 
 /// The content of an image without a writable layer: `lower`, top first; gives a detached read-only mount.
@@ -87,7 +192,7 @@ pub fn try_overlay(folder: &Path, layers: usize) -> Result<(), Failure> {
         std::fs::create_dir(made).map_err(|error| failed("make layers in", error))?;
     }
     let root = overlay(&lower, &writable)?;
-    guard(&root)?;
+    guard(&root, None)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&root, "file", flags, Mode::RUSR);
     let written = file.and_then(|file| rustix::io::write(&file, b"x"));
@@ -158,7 +263,7 @@ fn kernel_log(fs: &OwnedFd) -> String {
 ///
 /// # Errors
 /// Stage `RootfsGuard`, naming the path and what it is.
-pub(super) fn guard(root: &OwnedFd) -> Result<(), Failure> {
+pub(super) fn guard(root: &OwnedFd, users: Option<&Users>) -> Result<(), Failure> {
     for name in ["dev", "proc", "sys"] {
         let refused = |error: Errno| Failure::io(Stage::RootfsGuard, "", format!("/{name}"), &error.into());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -167,6 +272,10 @@ pub(super) fn guard(root: &OwnedFd) -> Result<(), Failure> {
             Ok(_) => {}
             Err(Errno::NOENT) => {
                 rustix::fs::mkdirat(root, name, Mode::from_raw_mode(0o755)).map_err(refused)?;
+                if let Some(users) = users {
+                    let given = users.give_entry_to_root(root, name);
+                    given.map_err(|error| Failure::io(Stage::RootfsGuard, "", format!("/{name}"), &error))?;
+                }
             }
             Err(Errno::LOOP | Errno::NOTDIR) => {
                 let found = rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)?;

@@ -13,7 +13,7 @@ use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags},
 };
 
-use super::joined::PROC;
+use super::{joined::PROC, users::Users};
 use crate::{
     model::{Failure, IpcMode, NetworkMode, PodPlan, Stage, Volume, VolumeSource},
     sys::{
@@ -30,17 +30,22 @@ pub struct PodNamespaces {
     pub template: OwnedFd,
     /// The template's `/files`.
     files: OwnedFd,
+    pub users: Option<Users>,
     pub network: Option<OwnedFd>,
     pub ipc: Option<OwnedFd>,
     pub uts: Option<OwnedFd>,
 }
 
 impl PodNamespaces {
-    /// Enters those that the pod does not share with the host, but for the template.
+    /// Enters those that the pod does not share with the host, but for the template. In a user namespace of the pod's
+    /// this process is root from then on.
     ///
     /// # Errors
     /// As setns(2).
     pub fn enter_shared(&self) -> io::Result<()> {
+        if let Some(users) = &self.users {
+            users.enter()?;
+        }
         let kinds = [
             (&self.network, Namespaces::NETWORK),
             (&self.ipc, Namespaces::IPC),
@@ -80,6 +85,7 @@ const STAGE: &str = "/tmp";
 /// A [`Failure`] of stage `Namespace` or `Sysctl`; then nothing is left.
 pub fn build(plan: &PodPlan) -> Result<PodNamespaces, Failure> {
     let failed = |what: &str, error: &io::Error| Failure::io(Stage::Namespace, what, "", error);
+    let users = plan.users.as_ref().map(Users::make).transpose()?;
     let (ours, theirs) = rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::SEQPACKET,
@@ -92,7 +98,7 @@ pub fn build(plan: &PodPlan) -> Result<PodNamespaces, Failure> {
         Fork::Child => {
             drop(ours);
             let mut theirs = File::from(theirs);
-            let result = make(plan);
+            let result = make(plan, users.as_ref());
             let bytes = serde_json::to_vec(&result).unwrap_or_default();
             // A supervisor that reads nothing knows that this process has failed; one that is gone needs nothing.
             let written = io::Write::write_all(&mut theirs, &bytes);
@@ -122,6 +128,7 @@ pub fn build(plan: &PodPlan) -> Result<PodNamespaces, Failure> {
                     network: own_network.then(|| open("net")).transpose()?,
                     uts: own_network.then(|| open("uts")).transpose()?,
                     ipc: (plan.ipc == IpcMode::Pod).then(|| open("ipc")).transpose()?,
+                    users,
                 })
             });
             drop(ours);
@@ -132,10 +139,16 @@ pub fn build(plan: &PodPlan) -> Result<PodNamespaces, Failure> {
     }
 }
 
-fn make(plan: &PodPlan) -> Result<(), Failure> {
+fn make(plan: &PodPlan, users: Option<&Users>) -> Result<(), Failure> {
     let failed = |what: &str, error: &io::Error| Failure::io(Stage::Namespace, what, "", error);
+    // The template is the host's, so that helpers can work in it; all else is the user namespace's.
+    process::unshare(Namespaces::MOUNT).map_err(|error| failed("unshare", &error))?;
+    template(plan, users).map_err(|error| failed("template", &error))?;
+    if let Some(users) = users {
+        users.enter().map_err(|error| failed("user", &error))?;
+    }
     let own_network = plan.network == NetworkMode::Pod;
-    let kinds = Namespaces::MOUNT
+    let kinds = Namespaces::NONE
         .and_if(own_network, Namespaces::NETWORK)
         .and_if(own_network, Namespaces::UTS)
         .and_if(plan.ipc == IpcMode::Pod, Namespaces::IPC);
@@ -147,11 +160,11 @@ fn make(plan: &PodPlan) -> Result<(), Failure> {
         sysctl::set(key, value)
             .map_err(|error| Failure::io(Stage::Sysctl, key.clone(), sysctl::path(key), &error))?;
     }
-    template(plan).map_err(|error| failed("template", &error))
+    Ok(())
 }
 
 /// Replaces this process's root by a tmpfs with little in it.
-fn template(plan: &PodPlan) -> io::Result<()> {
+fn template(plan: &PodPlan, users: Option<&Users>) -> io::Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private)?;
     // The flags are those of the pod's files in its containers.
@@ -172,7 +185,8 @@ fn template(plan: &PodPlan) -> io::Result<()> {
     rustix::mount::mount("none", cgroup, "tmpfs", MountFlags::empty(), c"mode=0755,size=0")?;
     if plan.ipc == IpcMode::Pod {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let options = std::ffi::CString::new(format!("mode=1777,size={}", plan.shm_bytes))?;
+        let owner = users.map(Users::tmpfs_options).unwrap_or_default();
+        let options = std::ffi::CString::new(format!("mode=1777,size={}{owner}", plan.shm_bytes))?;
         rustix::mount::mount("shm", Path::new(STAGE).join("shm"), "tmpfs", flags, options.as_c_str())?;
     } else {
         rustix::mount::mount_bind("/dev/shm", Path::new(STAGE).join("shm"))?;
@@ -209,6 +223,9 @@ impl PodNamespaces {
         };
         let copy = || -> io::Result<()> {
             let mut source = io::Read::take(File::open(source)?, FILE_BYTES_MAX);
+            if let Some(users) = &self.users {
+                users.give_to_root(&kept)?;
+            }
             io::copy(&mut source, &mut File::from(kept)).map(drop)
         };
         let copied = copy();

@@ -22,10 +22,11 @@ use rustix::{
 use super::{
     copy_up::{NotCopied, copy_up},
     rootfs,
-    template::{FILES, VOLUME_IMAGE},
+    template::{FILES, PodNamespaces, VOLUME_IMAGE},
+    users::Users,
 };
 use crate::{
-    model::{Failure, MountOptions, Propagation, Stage, Volume, VolumeSource},
+    model::{Failure, IdMap, MountOptions, Propagation, Stage, Volume, VolumeSource},
     sys::{
         mount::{self, Change, PeerGroup},
         path::{self, Make},
@@ -65,15 +66,47 @@ pub(super) enum Opened<'a> {
 ///
 /// # Errors
 /// Stage `MountSource`, `Propagation` or `ImageVolume`, naming the source.
-pub(super) fn open<'a>(volume: &'a Volume, root: &OwnedFd) -> Result<Opened<'a>, Failure> {
+pub(super) fn open<'a>(
+    volume: &'a Volume,
+    root: &OwnedFd,
+    namespaces: &PodNamespaces,
+) -> Result<Opened<'a>, Failure> {
+    let pods = namespaces.users.as_ref();
+    let mapping = volume.id_map.as_ref().map(|map| Mapping::of(map, pods)).transpose()?;
     match &volume.source {
-        VolumeSource::Host(path) => open_host(volume, path).map(Opened::Tree),
-        VolumeSource::Image(folder) => open_image(volume, folder, root).map(Opened::Tree),
+        VolumeSource::Host(path) => open_host(volume, path, mapping.as_ref()).map(Opened::Tree),
+        VolumeSource::Image(folder) => open_image(volume, folder, root, pods).map(Opened::Tree),
         VolumeSource::PodFile(file) => Ok(Opened::PodFile(file)),
         VolumeSource::Layers { lower, sub_path } => {
-            let image =
-                rootfs::image(lower).map_err(|failure| Failure { stage: Stage::ImageVolume, ..failure })?;
+            let image = match mapping.as_ref().map(Mapping::users).or(pods) {
+                Some(users) => rootfs::image_for(users, &namespaces.template, lower),
+                None => rootfs::image(lower),
+            };
+            let image = image.map_err(|failure| Failure { stage: Stage::ImageVolume, ..failure })?;
             Ok(Opened::Image(image, sub_path))
+        }
+    }
+}
+
+/// The user namespace that says how the ids on a volume are mapped.
+enum Mapping<'a> {
+    Pods(&'a Users),
+    /// One for this volume alone: a mount keeps the map of a namespace that is gone.
+    Own(Users),
+}
+
+impl<'a> Mapping<'a> {
+    fn of(map: &IdMap, pods: Option<&'a Users>) -> Result<Self, Failure> {
+        match pods.filter(|users| users.map() == map) {
+            Some(users) => Ok(Self::Pods(users)),
+            None => Users::make(map).map(Self::Own),
+        }
+    }
+
+    fn users(&self) -> &Users {
+        match self {
+            Self::Pods(users) => users,
+            Self::Own(users) => users,
         }
     }
 }
@@ -96,7 +129,7 @@ fn own_change(volume: &Volume) -> Change {
     Change { read_only: volume.readonly, nodev, noexec, nosuid, ..Change::default() }
 }
 
-fn open_host(volume: &Volume, source: &Path) -> Result<Tree, Failure> {
+fn open_host(volume: &Volume, source: &Path, mapping: Option<&Mapping<'_>>) -> Result<Tree, Failure> {
     let failed = |error: &io::Error| source_failed(volume, source, error);
     if !source.exists() {
         fs::create_dir_all(source).map_err(|error| failed(&error))?;
@@ -114,11 +147,19 @@ fn open_host(volume: &Volume, source: &Path) -> Result<Tree, Failure> {
     let tree = mount::detached(CWD, source, recursive).map_err(|error| failed(&error))?;
     // Only the top: what is mounted below it keeps its own flags, as bind mounts always did.
     mount::change(tree.as_fd(), own_change(volume)).map_err(|error| failed(&error))?;
+    if let Some(mapping) = mapping {
+        mapping.users().map_mount(tree.as_fd(), true).map_err(|error| failed(&error))?;
+    }
     Tree::new(tree, &volume.target).map_err(|error| failed(&error))
 }
 
 /// Makes `folder` with what the image has at the target, root's and 0755 if that is nothing.
-fn open_image(volume: &Volume, folder: &Path, root: &OwnedFd) -> Result<Tree, Failure> {
+fn open_image(
+    volume: &Volume,
+    folder: &Path,
+    root: &OwnedFd,
+    users: Option<&Users>,
+) -> Result<Tree, Failure> {
     let failed = |error: &io::Error| source_failed(volume, folder, error);
     let of_image =
         |error: &io::Error| Failure::io(Stage::MountSource, "volume of the image", &volume.target, error);
@@ -136,7 +177,11 @@ fn open_image(volume: &Volume, folder: &Path, root: &OwnedFd) -> Result<Tree, Fa
             let path = Path::new(&volume.target).join(path);
             Failure::io(Stage::MountSource, "copy of the image's", &path, &error)
         })?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(users) = users {
+                users.give_to_root(&made).map_err(|error| failed(&error))?;
+            }
+        }
         Err(error) => return Err(of_image(&error)),
     }
     let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };

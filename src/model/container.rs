@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CdiDeviceName, NamespaceModes, Resources, Security};
+use super::{CdiDeviceName, IdMap, NamespaceModes, Resources, Security};
 
 /// The request of CreateContainer (CRI `ContainerConfig`), checked.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -45,7 +45,7 @@ pub struct ContainerConfig {
     pub tty: bool,
     /// `linux.resources`.
     pub resources: Resources,
-    /// Namespaces that this container shares; only `pid` may differ from the pod's.
+    /// Namespaces that this container shares; only `pid` may differ from the pod's, and `users` may be unsaid.
     pub namespaces: NamespaceModes,
     /// `linux.security_context`.
     pub security: Security,
@@ -82,6 +82,9 @@ pub struct Mount {
     pub image: Option<ImageVolume>,
     #[serde(default, skip_serializing_if = "MountOptions::is_empty")]
     pub options: MountOptions,
+    /// How the ids of the files on it are mapped; `None`: they are not (CRI `Mount.uidMappings`, `Mount.gidMappings`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<IdMap>,
 }
 
 /// An image as the content of a volume (CRI `Mount.image`): always read-only.

@@ -8,6 +8,7 @@ mod container;
 mod exit;
 mod failure;
 mod id;
+mod idmap;
 mod image;
 mod plan;
 mod pod;
@@ -25,6 +26,7 @@ pub use container::{
 pub use exit::{Exit, ExitReason};
 pub use failure::{Failure, Stage};
 pub use id::{BadId, BadIdPrefix, ContainerId, ID_PREFIX_BYTES_MAX, IdPrefix, PodId};
+pub use idmap::{IdMap, IdRange, UserMode};
 pub use image::{Digest, ImageConfig, RootfsLayers};
 pub use plan::{ContainerPlan, DeviceNode, DeviceRule, LogPath, PodPlan, ProcessPlan, Volume, VolumeSource};
 pub use pod::{

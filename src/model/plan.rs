@@ -5,7 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ContainerId, DeviceForm, IpcMode, MountOptions, NetworkMode, PidMode, Propagation, Resources, UserChoice,
+    ContainerId, DeviceForm, IdMap, IpcMode, MountOptions, NetworkMode, PidMode, Propagation, Resources,
+    UserChoice,
 };
 
 /// Everything a pod's supervisor needs to make one container. Pure data: decided in the daemon, obeyed in
@@ -127,6 +128,9 @@ pub struct Volume {
     pub propagation: Propagation,
     /// Of the volume itself; mounts below it keep their own.
     pub options: MountOptions,
+    /// How the ids on it, and on the mounts below it, are mapped. `None`: a host path is not; an image is as the root
+    /// file system.
+    pub id_map: Option<IdMap>,
 }
 
 /// A device file in the container's `/dev` or elsewhere in it, or a directory of such.
@@ -171,4 +175,6 @@ pub struct PodPlan {
     pub sysctls: Vec<(String, String)>,
     /// Size of the pod's `/dev/shm`; bytes.
     pub shm_bytes: u64,
+    /// The map of the pod's user namespace; `None`: its users are the host's.
+    pub users: Option<IdMap>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{IdPrefix, PodLimits, Resources, Security};
+use super::{IdPrefix, PodLimits, Resources, Security, UserMode};
 
 /// The request of RunPodSandbox (CRI `PodSandboxConfig`), checked. Labels and annotations are kept byte for
 /// byte: the kubelet has no other copy.
@@ -121,6 +121,9 @@ pub struct NamespaceModes {
     pub pid: PidMode,
     /// `ipc`.
     pub ipc: IpcMode,
+    /// `userns_options`.
+    #[serde(default, skip_serializing_if = "UserMode::is_unsaid")]
+    pub users: UserMode,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

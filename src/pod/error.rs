@@ -25,6 +25,12 @@ pub enum Error {
     UnknownHandler(String),
     #[error("the command is empty")]
     EmptyCommand,
+    /// The node cannot make what the pod asks for.
+    #[error("no pod can have a user namespace of its own on this node: {0}")]
+    NoUserNamespaces(String),
+    /// What the container asks for is not its pod's.
+    #[error("{0}")]
+    OtherUsers(&'static str),
     #[error("a privileged container needs a privileged pod")]
     PrivilegedContainer,
     /// What the pod's resolv.conf(5) was to say.

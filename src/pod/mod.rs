@@ -56,6 +56,7 @@ mod signal;
 mod sim;
 mod storage;
 mod stream;
+mod users;
 mod view;
 
 #[cfg(test)]
@@ -70,4 +71,5 @@ pub use pods::Pods;
 pub use recover::decide::Finding;
 pub use storage::StorageFault;
 pub use stream::{ExecEnds, RunningExec, Wanted};
+pub use users::UserNamespaces;
 pub use view::{Board, ContainerState, ContainerView, PodView, View};

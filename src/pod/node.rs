@@ -18,6 +18,7 @@ use super::{
     life::Event,
     names::Names,
     reach::Reach,
+    users::UserNamespaces,
     view::Board,
 };
 use crate::{
@@ -39,6 +40,7 @@ pub struct Deps {
     /// `/proc/sys/kernel/random/boot_id`
     pub boot_id: String,
     pub config: Config,
+    pub users: UserNamespaces,
 }
 
 /// What all drivers share.
@@ -54,6 +56,8 @@ pub(super) struct Node {
     /// What this node can give to a container at most.
     pub(super) held_capabilities: u64,
     pub(super) config: Config,
+    /// Whether pods can have users of their own.
+    pub(super) users: UserNamespaces,
     pub(super) creates: Admission,
     pub(super) execs: Execs,
     /// What is to be taken away and could not be yet.
@@ -68,9 +72,10 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(deps: Deps) -> (Self, Zygote) {
-        let Deps { zygote, cgroups, network, images, cdi, state_dir, root_dir, boot_id, config } = deps;
+        let Deps { zygote, cgroups, network, images, cdi, state_dir, root_dir, boot_id, config, users } =
+            deps;
         let places = Places { state: state_dir, root: root_dir };
-        (Self { cdi, ..Self::on(cgroups, network, images, places, boot_id, config) }, zygote)
+        (Self { cdi, users, ..Self::on(cgroups, network, images, places, boot_id, config) }, zygote)
     }
 
     /// Without the process that new pods come from: recovery needs none.
@@ -93,6 +98,7 @@ impl Node {
             held_capabilities: crate::sys::privilege::held_capabilities().unwrap_or(u64::MAX),
             creates: Admission::new(config.creates_running(), config.creates_waiting_max),
             config,
+            users: UserNamespaces::untried(),
             execs: Execs::default(),
             debts: Debts::default(),
             findings: Findings::default(),

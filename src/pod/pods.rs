@@ -15,6 +15,7 @@ use super::{
     reach::{Mail, Reach, SupervisorAccess},
     reconcile, recover,
     storage::{self, StorageFault},
+    users,
     view::{Board, ContainerView, PodView, View},
 };
 use crate::{
@@ -76,6 +77,9 @@ impl Pods {
         if !self.node.config.accepts_handler(&config.runtime_handler) {
             return Err(Error::UnknownHandler(config.runtime_handler));
         }
+        if config.namespaces.users.map().is_some() {
+            self.node.users.check().map_err(Error::NoUserNamespaces)?;
+        }
         if config.namespaces.network == NetworkMode::Pod {
             self.node.network.admit(&config).await?;
         }
@@ -86,6 +90,9 @@ impl Pods {
         let mut mail = Some(Mail { call: Call::Run { config: Arc::clone(&config) }, reply });
         let begin = || self.begin_run(id, Arc::clone(&config), mail.take());
         let (id, reach) = self.node.names().reserve(&config.metadata, begin);
+        if let (None, Some(map)) = (&mail, config.namespaces.users.map()) {
+            users::tell_shared_ids(&id, map, &self.view());
+        }
         if let Some(mail) = mail {
             // One that is gone drops the mail, and with it the reply.
             let _sent = reach.calls.send(mail).await;

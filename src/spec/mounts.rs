@@ -66,8 +66,11 @@ pub(super) fn volumes(inputs: &Inputs<'_>) -> Result<Vec<Volume>, Error> {
         return Err(Error::Limit { what: "mounts", given, max: MOUNTS_MAX });
     }
     let mut layers = inputs.volume_layers.iter();
-    let asked =
-        container.mounts.iter().map(|mount| volume(mount, container.security.privileged, &mut layers));
+    let own_users = inputs.pod.namespaces.users.map().is_some();
+    let asked = container
+        .mounts
+        .iter()
+        .map(|mount| volume(mount, container.security.privileged, own_users, &mut layers));
     let asked = asked.collect::<Result<Vec<_>, _>>()?;
     let mut targets = HashSet::new();
     if let Some(twice) = asked.iter().find(|volume| !targets.insert(volume.target.clone())) {
@@ -81,6 +84,7 @@ pub(super) fn volumes(inputs: &Inputs<'_>) -> Result<Vec<Volume>, Error> {
         recursive_read_only: false,
         propagation: Propagation::Private,
         options: MountOptions::default(),
+        id_map: None,
     });
     let mut volumes: Vec<Volume> = own.collect();
     for (number, path) in image.volumes.iter().enumerate() {
@@ -113,6 +117,7 @@ fn image_volume(target: String, folder: PathBuf) -> Volume {
         recursive_read_only: false,
         propagation: Propagation::Private,
         options: MountOptions::default(),
+        id_map: None,
     }
 }
 
@@ -120,6 +125,7 @@ fn image_volume(target: String, folder: PathBuf) -> Volume {
 fn volume<'a>(
     mount: &Mount,
     privileged: bool,
+    own_users: bool,
     layers: &mut impl Iterator<Item = &'a RootfsLayers>,
 ) -> Result<Volume, Error> {
     let source = match &mount.image {
@@ -136,6 +142,8 @@ fn volume<'a>(
     let target = clean(&mount.container_path);
     let problem = if let Some(problem) = target_problem(&target, privileged) {
         problem
+    } else if own_users && mount.propagation == Propagation::Bidirectional {
+        "propagation BIDIRECTIONAL would have mounts of the pod's user namespace appear on the host"
     } else if mount.recursive_read_only && !mount.readonly {
         "recursive_read_only needs readonly"
     } else if mount.recursive_read_only && mount.propagation != Propagation::Private {
@@ -148,6 +156,7 @@ fn volume<'a>(
             recursive_read_only: mount.recursive_read_only,
             propagation: mount.propagation,
             options: mount.options,
+            id_map: mount.id_map.clone(),
         });
     };
     Err(Error::Mount { path: mount.container_path.clone(), problem })

@@ -52,7 +52,7 @@ use crate::{
 
 pub use crate::launcher::ExecStdio;
 pub use child::anchor_main;
-pub use daemon::{Attachment, Client, Shown, Zygote};
+pub use daemon::{Attachment, Client, Shown, Zygote, probe_users};
 pub use zygote::zygote_main;
 
 /// What the supervisor of a new pod has made.

@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod descriptors;
 pub mod fdpass;
 pub mod heap;
+pub mod idmap;
 pub mod memfd;
 pub mod mount;
 pub mod passage;

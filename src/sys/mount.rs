@@ -69,7 +69,16 @@ pub fn change(mount: BorrowedFd<'_>, change: Change) -> io::Result<()> {
         propagation: change.peers.map_or(0, PeerGroup::flag),
         userns_fd: 0,
     };
-    let recursive = if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    set_attributes(mount, &attributes, change.recursive)
+}
+
+/// mount_setattr(2) on the mount that `mount` is on, and with `recursive` on all below it.
+pub(super) fn set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: &libc::mount_attr,
+    recursive: bool,
+) -> io::Result<()> {
+    let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: an empty C string and a live, initialised structure of the size that is given.
     let result = unsafe {
         libc::syscall(
@@ -77,7 +86,7 @@ pub fn change(mount: BorrowedFd<'_>, change: Change) -> io::Result<()> {
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | recursive,
-            &raw const attributes,
+            &raw const *attributes,
             size_of::<libc::mount_attr>(),
         )
     };

@@ -217,19 +217,21 @@ bitflags_lite! {
         IPC = libc::CLONE_NEWIPC,
         UTS = libc::CLONE_NEWUTS,
         CGROUP = libc::CLONE_NEWCGROUP,
+        USER = libc::CLONE_NEWUSER,
     }
 }
 
 impl Namespaces {
     /// The names of these kinds below `/proc/PID/ns` (namespaces(7)).
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const ALL: [(Namespaces, &str); 6] = [
+        const ALL: [(Namespaces, &str); 7] = [
             (Namespaces::MOUNT, "mnt"),
             (Namespaces::PID, "pid"),
             (Namespaces::NETWORK, "net"),
             (Namespaces::IPC, "ipc"),
             (Namespaces::UTS, "uts"),
             (Namespaces::CGROUP, "cgroup"),
+            (Namespaces::USER, "user"),
         ];
         ALL.into_iter().filter(move |(kind, _)| self.0 & kind.0 != 0).map(|(_, name)| name)
     }

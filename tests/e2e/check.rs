@@ -7,7 +7,7 @@ use crate::harness::{Driver, Node, is_unified, pintle, runner::tests};
 tests![what_works_is_tried_and_leaves_nothing, what_does_not_work_is_found_by_trying];
 
 /// What every pod needs.
-const NEEDED: [&str; 13] = [
+const NEEDED: [&str; 14] = [
     "openat2",
     "pidfd",
     "privileges",
@@ -16,6 +16,7 @@ const NEEDED: [&str; 13] = [
     "overlayfs",
     "layers",
     "storage",
+    "user namespaces",
     "cgroup of a pod",
     "limits",
     "device rules",

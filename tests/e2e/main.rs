@@ -42,6 +42,7 @@ mod streaming;
 mod swap;
 mod takeover;
 mod update;
+mod userns;
 mod voice;
 mod volume;
 
@@ -75,6 +76,7 @@ fn stories() -> impl Iterator<Item = Test> {
         container::TESTS,
         volume::TESTS,
         cdi::TESTS,
+        userns::TESTS,
         cgroup::TESTS,
         update::TESTS,
         voice::TESTS,

@@ -67,6 +67,7 @@ fn oom_score() -> Finding {
 /// As every pod's supervisor makes them.
 fn namespaces() -> Finding {
     let plan = PodPlan {
+        users: None,
         name: "pintle/check".into(),
         network: NetworkMode::Pod,
         ipc: IpcMode::Pod,

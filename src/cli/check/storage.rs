@@ -19,7 +19,7 @@ use crate::{launcher, model::PodId, sys::process::Namespaces};
 const LAYERS_MANY: usize = 127;
 
 pub(super) fn questions(root: &Path) -> Vec<Finding> {
-    vec![overlayfs(), layers(), storage(root), pending(root)]
+    vec![overlayfs(), layers(), storage(root), users(root), pending(root)]
 }
 
 /// What the daemon could not take away of pods yet (docs/formats/state.md, `owed`).
@@ -86,6 +86,24 @@ fn storage(root: &Path) -> Finding {
             topic,
             format!("{} cannot hold writable layers; choose another `root`: {error}", above.display()),
         ),
+    }
+}
+
+/// As the daemon asks when it starts.
+fn users(root: &Path) -> Finding {
+    let topic = "user namespaces";
+    let Some(above) = root.ancestors().find(|folder| folder.is_dir()) else {
+        return warn(topic, format!("{} cannot be reached", root.display()));
+    };
+    let tried = Scratch::new(above).map_err(|error| error.to_string()).and_then(|folder| {
+        attempt(Namespaces::NONE, || {
+            launcher::try_user_namespace(&folder.0).map_err(|failure| failure.to_string())?;
+            Ok(String::new())
+        })
+    });
+    match tried {
+        Ok(_) => ok(topic, "pods can have users of their own (hostUsers: false)"),
+        Err(error) => warn(topic, format!("{error}: pods with hostUsers: false are refused")),
     }
 }
 

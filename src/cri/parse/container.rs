@@ -10,6 +10,7 @@ use super::{
     resources::resources,
     security::{self, Asker},
     text::{absolute_path, count, known, labels, line, name, no_way_up, path, quote, words},
+    users,
 };
 use crate::{
     cri::{signal, wire},
@@ -134,8 +135,7 @@ fn mounts(wire: Vec<wire::Mount>) -> Result<Vec<Mount>, Refusal> {
 }
 
 fn mount(wire: wire::Mount) -> Result<Mount, Refusal> {
-    let mapped = !wire.uid_mappings.is_empty() || !wire.gid_mappings.is_empty();
-    absent("uidMappings", mapped, "asks for an id-mapped mount, which is not supported")?;
+    let id_map = users::of_mount(&wire.uid_mappings, &wire.gid_mappings)?;
     let propagation = match known(wire.propagation).at("propagation")? {
         wire::MountPropagation::PropagationPrivate => Propagation::Private,
         wire::MountPropagation::PropagationHostToContainer => Propagation::HostToContainer,
@@ -173,6 +173,7 @@ fn mount(wire: wire::Mount) -> Result<Mount, Refusal> {
         selinux_relabel: wire.selinux_relabel,
         image,
         options: mount_options(&wire.mount_options).at("mount_options")?,
+        id_map,
     })
 }
 
@@ -249,7 +250,7 @@ pub(super) mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::model::{PidMode, Resources, SeccompChoice};
+    use crate::model::{IdMap, IdRange, PidMode, Resources, SeccompChoice};
 
     pub(in crate::cri::parse) fn request() -> wire::CreateContainerRequest {
         let config = wire::ContainerConfig {
@@ -273,6 +274,8 @@ pub(super) mod tests {
                 recursive_read_only: true,
                 selinux_relabel: true,
                 mount_options: vec!["noexec".into(), "nodev".into()],
+                uid_mappings: vec![wire::IdMapping { host_id: 9, container_id: 5, length: 2 }],
+                gid_mappings: vec![wire::IdMapping { host_id: 8, container_id: 6, length: 3 }],
                 ..Default::default()
             }],
             devices: vec![wire::Device {
@@ -328,6 +331,10 @@ pub(super) mod tests {
                 selinux_relabel: true,
                 image: None,
                 options: MountOptions { nodev: true, noexec: true, nosuid: false },
+                id_map: Some(IdMap {
+                    uids: vec![IdRange { container: 5, host: 9, length: 2 }],
+                    gids: vec![IdRange { container: 6, host: 8, length: 3 }],
+                }),
             }],
             devices: vec![DeviceMapping {
                 container_path: "/dev/fuse".into(),
@@ -439,7 +446,7 @@ pub(super) mod tests {
             ("mounts[0].image_sub_path", |c| image_mount(c).image_sub_path = "/etc".into()),
             ("mounts[0].image_sub_path", |c| image_mount(c).image_sub_path = "a/../..".into()),
             ("mounts[0].uidMappings", |c| c.mounts[0].uid_mappings = vec![Default::default()]),
-            ("mounts[0].uidMappings", |c| c.mounts[0].gid_mappings = vec![Default::default()]),
+            ("mounts[0].gidMappings", |c| c.mounts[0].gid_mappings = vec![Default::default()]),
             ("mounts[0].mount_options", |c| c.mounts[0].mount_options = vec!["exec".into()]),
             ("devices", |c| c.devices = vec![c.devices[0].clone(); DEVICES_MAX + 1]),
             ("devices[0].host_path", |c| c.devices[0].host_path = "/dev/../etc".into()),

@@ -39,6 +39,8 @@ pub(crate) const FORWARDED_PORTS_MAX: usize = 127;
 pub(crate) const DNS_ENTRIES_MAX: usize = 64;
 /// Bytes of one of them; a domain name has 253.
 pub(crate) const DNS_ENTRY_BYTES_MAX: usize = 255;
+/// Ranges of ids in one map: as many as the kernel takes (user_namespaces(7)).
+pub(crate) const ID_RANGES_MAX: usize = 340;
 /// Additional groups of a process (the kernel's `NGROUPS_MAX`).
 pub(crate) const GROUPS_MAX: usize = 65_536;
 /// Names in one list of capabilities; the kernel has fewer than half as many.

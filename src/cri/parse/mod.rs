@@ -16,6 +16,7 @@ mod pod;
 mod resources;
 mod security;
 mod text;
+mod users;
 
 use std::{borrow::Cow, fmt};
 

@@ -376,7 +376,8 @@ pub(super) mod tests {
     #[test]
     fn a_sysctl_stays_in_the_pods_own_namespaces() {
         let own = NamespaceModes::default();
-        let host = NamespaceModes { network: NetworkMode::Node, ipc: IpcMode::Node, pid: PidMode::Pod };
+        let host =
+            NamespaceModes { network: NetworkMode::Node, ipc: IpcMode::Node, ..NamespaceModes::default() };
         let good = [
             ("kernel.shm_rmid_forced", "1"),
             ("kernel.sem", "250 32000 100 128"),

@@ -6,18 +6,21 @@ use super::{
     At as _, Refusal, Under as _, Why, absent, id,
     limits::*,
     text::{absolute_path, count, known, line, no_way_up, quote},
+    users,
 };
 use crate::{
     cri::wire,
     model::{
         AppArmorChoice, Capabilities, GroupsPolicy, IpcMode, NamespaceModes, NetworkMode, PidMode,
-        SeccompChoice, Security, UserChoice,
+        SeccompChoice, Security, UserChoice, UserMode,
     },
     spec::is_capability,
 };
 
 /// The highest user or group id; the one above it means "leave as it is" to the kernel.
 const USER_ID_MAX: u32 = u32::MAX - 1;
+
+const NOT_WITH_USERS: &str = "is NODE, which a pod with a user namespace of its own cannot have";
 
 /// The pod's own rights.
 #[expect(deprecated, reason = "seccomp_profile_path is still honoured")]
@@ -91,13 +94,10 @@ pub(super) fn namespaces(
     use wire::NamespaceMode::{Container, Node, Pod, Target};
     let Some(wire) = wire else { return Ok(NamespaceModes::default()) };
     let only = |modes: &'static str| Why::from(modes);
-    if let Some(userns) = wire.userns_options {
-        match known(userns.mode).at("userns_options.mode")? {
-            Node => {}
-            Pod => Err(only("is POD, but user namespaces are not supported")).at("userns_options.mode")?,
-            Container | Target => Err(only("may only be POD or NODE")).at("userns_options.mode")?,
-        }
-    }
+    let users = match wire.userns_options {
+        Some(users) => users::mode(users).under("userns_options")?,
+        None => UserMode::Unsaid,
+    };
     let network = match known(wire.network).at("network")? {
         Pod => NetworkMode::Pod,
         Node => NetworkMode::Node,
@@ -115,7 +115,11 @@ pub(super) fn namespaces(
         (Target, Asker::Container) => PidMode::Target(id("target_id", &wire.target_id)?),
         (Target, Asker::Pod) => return Err(only("may be TARGET for a container only")).at("pid"),
     };
-    Ok(NamespaceModes { network, pid, ipc })
+    // The kernel gives no proc(5) and no message queues of the host's namespaces to another user namespace.
+    let shared = |shared: bool| users.map().is_some() && shared;
+    absent("ipc", shared(ipc == IpcMode::Node), NOT_WITH_USERS)?;
+    absent("pid", shared(pid == PidMode::Node), NOT_WITH_USERS)?;
+    Ok(NamespaceModes { network, pid, ipc, users })
 }
 
 fn user_id(wire: Option<wire::Int64Value>) -> Result<Option<u32>, Why> {
@@ -263,6 +267,7 @@ mod tests {
     use wire::{NamespaceMode, security_profile::ProfileType};
 
     use super::*;
+    use crate::model::{IdMap, IdRange};
 
     fn context() -> wire::LinuxContainerSecurityContext {
         wire::LinuxContainerSecurityContext::default()
@@ -430,16 +435,34 @@ mod tests {
 
     #[test]
     fn namespace_modes_are_what_they_may_be() {
+        let range = wire::IdMapping { host_id: 65_536, container_id: 0, length: 65_536 };
         let parse = |network: i32, pid: i32, ipc: i32, userns: Option<i32>, asker| {
-            let userns_options = userns.map(|mode| wire::UserNamespace { mode, ..Default::default() });
+            let (uids, gids) = (vec![range], vec![range]);
+            let userns_options = userns.map(|mode| wire::UserNamespace { mode, uids, gids });
             let wire = wire::NamespaceOption { network, pid, ipc, target_id: "abc".into(), userns_options };
             namespaces(Some(wire), asker).map_err(|refusal| refusal.field)
         };
-        let modes = |network, pid, ipc| Ok(NamespaceModes { network, pid, ipc });
+        let modes = |network, pid, ipc| Ok(NamespaceModes { network, pid, ipc, users: UserMode::Unsaid });
+        let range = vec![IdRange { container: 0, host: 65_536, length: 65_536 }];
+        let users = |users| Ok(NamespaceModes { users, ..Default::default() });
+        let own = UserMode::Pod(IdMap { uids: range.clone(), gids: range });
         let target = PidMode::Target(id("target_id", "abc").unwrap());
         let cases = [
             (parse(0, 0, 0, None, Asker::Pod), modes(NetworkMode::Pod, PidMode::Pod, IpcMode::Pod)),
-            (parse(2, 2, 2, Some(2), Asker::Pod), modes(NetworkMode::Node, PidMode::Node, IpcMode::Node)),
+            (parse(2, 2, 2, None, Asker::Pod), modes(NetworkMode::Node, PidMode::Node, IpcMode::Node)),
+            (parse(0, 0, 0, Some(2), Asker::Pod), users(UserMode::Node)),
+            (parse(0, 0, 0, Some(0), Asker::Container), users(own.clone())),
+            (
+                parse(2, 1, 0, Some(0), Asker::Pod),
+                Ok(NamespaceModes {
+                    network: NetworkMode::Node,
+                    pid: PidMode::Container,
+                    ipc: IpcMode::Pod,
+                    users: own,
+                }),
+            ),
+            (parse(0, 2, 0, Some(0), Asker::Pod), Err("pid".into())),
+            (parse(0, 0, 2, Some(0), Asker::Pod), Err("ipc".into())),
             (parse(0, 1, 0, None, Asker::Pod), modes(NetworkMode::Pod, PidMode::Container, IpcMode::Pod)),
             (parse(0, 3, 0, None, Asker::Container), modes(NetworkMode::Pod, target, IpcMode::Pod)),
             (parse(0, 3, 0, None, Asker::Pod), Err("pid".into())),
@@ -451,7 +474,7 @@ mod tests {
         for (parsed, expected) in cases {
             assert_eq!(parsed, expected);
         }
-        for mode in [NamespaceMode::Pod, NamespaceMode::Container, NamespaceMode::Target] {
+        for mode in [NamespaceMode::Container, NamespaceMode::Target] {
             let refused = parse(0, 0, 0, Some(mode.into()), Asker::Container);
             assert_eq!(refused, Err("userns_options.mode".into()));
         }

@@ -1,5 +1,6 @@
 //! Containers, model → wire.
 
+use super::ranges;
 use crate::{
     cri::{signal, wire},
     model::{ContainerConfig, ContainerMetadata, Digest, Mount, Propagation, ResolvedUser, Resources},
@@ -102,7 +103,8 @@ fn mount(mount: &Mount, volume_image: Option<&Digest>) -> wire::Mount {
         }),
         image_sub_path: mount.image.as_ref().map(|image| image.sub_path.clone()).unwrap_or_default(),
         mount_options: mount.options.names().map(str::to_owned).collect(),
-        ..wire::Mount::default()
+        uid_mappings: mount.id_map.as_ref().map(|map| ranges(&map.uids)).unwrap_or_default(),
+        gid_mappings: mount.id_map.as_ref().map(|map| ranges(&map.gids)).unwrap_or_default(),
     }
 }
 
@@ -197,6 +199,8 @@ mod tests {
                 selinux_relabel: true,
                 propagation: wire::MountPropagation::PropagationBidirectional.into(),
                 recursive_read_only: true,
+                uid_mappings: vec![wire::IdMapping { host_id: 9, container_id: 5, length: 2 }],
+                gid_mappings: vec![wire::IdMapping { host_id: 8, container_id: 6, length: 3 }],
                 ..Default::default()
             }],
             log_path: "/var/log/pods/x/main/3.log".into(),

@@ -18,14 +18,26 @@ pub(crate) use metrics::{metric_descriptors, pod_metrics};
 pub(crate) use pod::{container_statuses, pod, pod_status};
 pub(crate) use stats::{container_stats, pod_stats};
 
+use super::wire;
+use crate::model::IdRange;
+
+/// One half of a map of ids.
+fn ranges(ranges: &[IdRange]) -> Vec<wire::IdMapping> {
+    let range = |range: &IdRange| {
+        let IdRange { container, host, length } = *range;
+        wire::IdMapping { host_id: host, container_id: container, length }
+    };
+    ranges.iter().map(range).collect()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::sync::Arc;
 
     use crate::{
         model::{
-            ContainerConfig, ContainerId, ContainerMetadata, Digest, Exit, ExitReason, Mount, PodConfig,
-            PodId, PodLimits, PodMetadata, Propagation, ResolvedUser, Resources, UnixNanos,
+            ContainerConfig, ContainerId, ContainerMetadata, Digest, Exit, ExitReason, IdMap, IdRange, Mount,
+            PodConfig, PodId, PodLimits, PodMetadata, Propagation, ResolvedUser, Resources, UnixNanos,
         },
         network::Attachment,
         pod::{ContainerState, ContainerView, PodView},
@@ -76,6 +88,10 @@ pub(crate) mod tests {
                 recursive_read_only: true,
                 propagation: Propagation::Bidirectional,
                 selinux_relabel: true,
+                id_map: Some(IdMap {
+                    uids: vec![IdRange { container: 5, host: 9, length: 2 }],
+                    gids: vec![IdRange { container: 6, host: 8, length: 3 }],
+                }),
                 ..Mount::default()
             }],
             labels: [("role".into(), "main".into())].into(),

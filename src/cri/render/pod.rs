@@ -1,9 +1,9 @@
 //! Pods, model → wire.
 
-use super::container_status;
+use super::{container_status, ranges};
 use crate::{
     cri::wire,
-    model::{IpcMode, NamespaceModes, NetworkMode, PidMode, PodConfig},
+    model::{IpcMode, NamespaceModes, NetworkMode, PidMode, PodConfig, UserMode},
     pod::PodView,
 };
 
@@ -92,7 +92,21 @@ fn namespaces(modes: &NamespaceModes) -> wire::NamespaceOption {
         pid: pid.into(),
         ipc: ipc.into(),
         target_id,
-        userns_options: None,
+        userns_options: users(&modes.users),
+    }
+}
+
+fn users(mode: &UserMode) -> Option<wire::UserNamespace> {
+    match mode {
+        UserMode::Unsaid => None,
+        UserMode::Node => {
+            Some(wire::UserNamespace { mode: wire::NamespaceMode::Node.into(), ..Default::default() })
+        }
+        UserMode::Pod(map) => Some(wire::UserNamespace {
+            mode: wire::NamespaceMode::Pod.into(),
+            uids: ranges(&map.uids),
+            gids: ranges(&map.gids),
+        }),
     }
 }
 
@@ -157,8 +171,12 @@ mod tests {
     fn a_stopped_pod_in_the_hosts_network_shows_just_that() {
         let mut view = tests::pod();
         let mut config = PodConfig::clone(&view.config);
-        config.namespaces =
-            NamespaceModes { network: NetworkMode::Node, pid: PidMode::Node, ipc: IpcMode::Node };
+        config.namespaces = NamespaceModes {
+            network: NetworkMode::Node,
+            pid: PidMode::Node,
+            ipc: IpcMode::Node,
+            users: UserMode::Unsaid,
+        };
         view.config = Arc::new(config);
         view.ready = false;
         let status = pod_status(&view);

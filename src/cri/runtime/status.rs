@@ -85,10 +85,10 @@ fn status(
     wire::StatusResponse {
         status: Some(wire::RuntimeStatus { conditions: vec![runtime, network] }),
         info,
-        runtime_handlers: handlers(&node.runtime_handlers),
+        runtime_handlers: handlers(&node.runtime_handlers, node.user_namespaces),
         features: Some(wire::RuntimeFeatures {
             supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
+            user_namespaces_host_network: node.user_namespaces,
             mount_options: true,
         }),
     }
@@ -96,14 +96,14 @@ fn status(
 
 /// The default handler, which goes by the empty name, and each that is configured. The kubelet refuses what needs a
 /// feature to pods of a handler that is not listed with it.
-fn handlers(configured: &[String]) -> Vec<wire::RuntimeHandler> {
+fn handlers(configured: &[String], user_namespaces: bool) -> Vec<wire::RuntimeHandler> {
     let mut names = vec![""];
     for name in configured {
         if !names.contains(&name.as_str()) {
             names.push(name);
         }
     }
-    let features = wire::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+    let features = wire::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces };
     names.iter().map(|&name| wire::RuntimeHandler { name: name.into(), features: Some(features) }).collect()
 }
 
@@ -151,7 +151,7 @@ mod tests {
 
     fn node(cgroup_driver: Driver) -> Node {
         let runtime_handlers = ["pintle", "fast", "", "fast"].map(Into::into).into();
-        Node { runtime_version: "1.2.3".into(), cgroup_driver, runtime_handlers }
+        Node { runtime_version: "1.2.3".into(), cgroup_driver, runtime_handlers, user_namespaces: true }
     }
 
     fn nothing() -> Report {
@@ -218,18 +218,21 @@ mod tests {
 
     #[test]
     fn each_handler_is_listed_once_with_what_the_door_lets_in() {
-        let status = status(&node(Driver::Cgroupfs), Ok(()), Ok(()), HashMap::new());
-        let features =
-            Some(wire::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false });
-        let expected =
-            ["", "pintle", "fast"].map(|name| wire::RuntimeHandler { name: name.into(), features });
-        assert_eq!(status.runtime_handlers, expected);
-        let features = wire::RuntimeFeatures {
-            supplemental_groups_policy: true,
-            mount_options: true,
-            ..Default::default()
-        };
-        assert_eq!(status.features, Some(features));
+        for user_namespaces in [true, false] {
+            let node = Node { user_namespaces, ..node(Driver::Cgroupfs) };
+            let status = status(&node, Ok(()), Ok(()), HashMap::new());
+            let features =
+                Some(wire::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces });
+            let expected =
+                ["", "pintle", "fast"].map(|name| wire::RuntimeHandler { name: name.into(), features });
+            assert_eq!(status.runtime_handlers, expected);
+            let features = wire::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                mount_options: true,
+                user_namespaces_host_network: user_namespaces,
+            };
+            assert_eq!(status.features, Some(features));
+        }
     }
 
     #[test]

@@ -85,6 +85,8 @@ impl Ledger {
         if config.security.privileged && !self.pod.config.security.privileged {
             return Err(Error::PrivilegedContainer);
         }
+        let users = &self.pod.config.namespaces.users;
+        users.admits(&config.namespaces).map_err(Error::OtherUsers)?;
         let PidMode::Target(target) = &config.namespaces.pid else { return Ok(()) };
         let found = self.containers.iter().find(|container| container.id().as_str() == target.as_str());
         match found.map(|container| &container.shown().state) {

@@ -26,11 +26,13 @@ const PAUSE: &str = "/pause";
 /// The folder over which its empty root is mounted; it exists on every Linux.
 const STAGE: &str = "/tmp";
 
-/// In the new process: mounts a proc(5) of its pid namespace in the pod's template and becomes `pintle anchor`. The
+/// In the new process: mounts a proc(5) of its pid namespace in the pod's `template`, if it may, and becomes `pintle anchor`. The
 /// report's socket stays open across that, as standard input.
-pub(super) fn execute(pod: &PodId, template: &OwnedFd, report: &Reporter) -> ! {
+pub(super) fn execute(pod: &PodId, template: Option<&OwnedFd>, report: &Reporter) -> ! {
     let run = || -> io::Result<()> {
-        launcher::mount_pod_proc(template)?;
+        if let Some(template) = template {
+            launcher::mount_pod_proc(template)?;
+        }
         rustix::stdio::dup2_stdin(report)?;
         signal::reset_all()?;
         let args = [CString::new(title::room(PAUSE))?, c"anchor".into(), CString::new(pod.as_str())?];

@@ -2,6 +2,7 @@
 //! of a shared pid namespace.
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
 };
@@ -10,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::{
     cgroup,
-    launcher::{self, Device, Exec, Joined, Launch, PodNamespaces, Report, Reporter, Stdio},
+    launcher::{self, Device, Exec, Joined, Launch, PodNamespaces, Report, Reporter, Stdio, Users},
     model::{ContainerPlan, Failure, PodId, Stage},
     sys::{
         pids::Slot,
@@ -61,6 +62,7 @@ pub(in crate::supervisor) fn create(create: Create<'_>) -> Result<Pid, Failure> 
     keep.extend(
         [&namespaces.network, &namespaces.ipc, &namespaces.uts].into_iter().flatten().map(AsFd::as_fd),
     );
+    keep.extend(namespaces.users.as_ref().map(Users::namespace));
     if let Some(joined) = &joined {
         keep.push(joined.pid_namespace.as_fd());
         keep.extend(joined.target_mounts.as_ref().map(AsFd::as_fd));
@@ -188,7 +190,11 @@ pub(in crate::supervisor) fn anchor(
                 })
                 .and_then(|()| process::fork_sibling(one_thread));
             match made {
-                Ok(Fork::Child) => super::anchor::execute(pod, &namespaces.template, &theirs),
+                Ok(Fork::Child) => {
+                    // In a user namespace it may not mount there; we do.
+                    let template = namespaces.users.is_none().then_some(&namespaces.template);
+                    super::anchor::execute(pod, template, &theirs)
+                }
                 Ok(Fork::Parent(pid)) => slot.store(&Ok(pid)),
                 Err(error) => theirs.send(&Report::Failed(failed("unshare", &error))),
             }
@@ -204,7 +210,23 @@ pub(in crate::supervisor) fn anchor(
     let said = ours.receive().map_err(|error| failed("report", &error))?;
     match (said, slot.pid()) {
         (Some((Report::Failed(failure), _)), _) => Err(failure),
+        (None, Ok(Some(pid))) if namespaces.users.is_some() => {
+            show_processes(namespaces, pid).inspect_err(|_| {
+                // Nobody can use it. One that has ended by itself is what was wanted.
+                let _ended: io::Result<()> = process::kill(pid);
+            })?;
+            Ok(pid)
+        }
         (None, Ok(Some(pid))) => Ok(pid),
         _ => Err(Failure::new(Stage::Namespace, "pid", "the anchor or its maker died")),
     }
+}
+
+/// Mounts proc(5) for the containers that will share the anchor's pid namespace.
+fn show_processes(namespaces: &PodNamespaces, anchor: Pid) -> Result<(), Failure> {
+    let mount = || -> io::Result<()> {
+        let pid_namespace = File::open(format!("/proc/{anchor}/ns/pid"))?.into();
+        launcher::mount_pod_proc_from_outside(&namespaces.template, &pid_namespace)
+    };
+    mount().map_err(|error| Failure::io(Stage::Namespace, "pid", "/proc", &error))
 }

@@ -4,9 +4,11 @@ mod attachment;
 mod client;
 #[cfg(test)]
 mod fake;
+mod probe;
 mod transport;
 mod zygote;
 
 pub use attachment::{Attachment, Shown};
 pub use client::Client;
+pub use probe::probe_users;
 pub use zygote::Zygote;

@@ -11,7 +11,7 @@ use super::{
     attach::{Attached, Input},
     connection::Waiter,
     exit::{End, Killed},
-    inspection::Bounds,
+    inspection::{Bounds, PlannedUsers},
 };
 use crate::{
     cgroup::{self, OomCounts, OomWatch},
@@ -227,6 +227,7 @@ impl Container {
     pub(super) fn new(
         plan: &ContainerPlan,
         shared: Namespaces,
+        users: Option<PlannedUsers>,
         cgroup: cgroup::Container,
         phase: Phase,
     ) -> Self {
@@ -238,7 +239,11 @@ impl Container {
             phase,
             namespaces,
             own_cgroup_namespace,
-            bounds: Bounds::new(&plan.process, namespaces.and_if(own_cgroup_namespace, Namespaces::CGROUP)),
+            bounds: Bounds::new(
+                &plan.process,
+                namespaces.and_if(own_cgroup_namespace, Namespaces::CGROUP),
+                users,
+            ),
             oom_score_adj: plan.process.oom_score_adj,
             cgroup,
             identity: Identity::default(),

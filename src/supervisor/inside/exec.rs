@@ -85,7 +85,7 @@ impl Supervisor {
         let leaf = container.cgroup.exec_leaf(number);
         let identity = container.identity.clone();
         let (namespaces, own_cgroup_namespace) = (container.namespaces, container.own_cgroup_namespace);
-        let bounds = Bounds::new(&plan, container.bounds.namespaces);
+        let bounds = container.bounds.of_another(&plan);
         self.next_exec += 1;
         // Before the fork: a process that nobody listens to would be nobody's.
         let token = self.watch(report.as_fd(), Source::ExecReport(number)).map_err(failed)?;
@@ -101,6 +101,7 @@ impl Supervisor {
                 identity: &identity,
                 init,
                 namespaces,
+                users: pod.namespaces.users.as_ref(),
                 own_cgroup_namespace,
                 stdio,
                 pid: slot,

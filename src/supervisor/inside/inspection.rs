@@ -7,15 +7,33 @@
 use std::{fs, io};
 
 use crate::{
-    model::{ProcessPlan, ResolvedUser},
-    sys::process::{self, Namespaces},
+    launcher::Users,
+    model::{IdMap, ProcessPlan, ResolvedUser},
+    sys::{
+        idmap,
+        process::{self, Namespaces},
+    },
 };
 
+/// The user namespace in which a process is to be, if that is not ours.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct PlannedUsers {
+    namespace: idmap::Identity,
+    map: IdMap,
+}
+
+impl PlannedUsers {
+    pub(super) fn of(users: &Users) -> Self {
+        Self { namespace: users.identity(), map: users.map().clone() }
+    }
+}
+
 /// What holds for a process from its execve to its end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Bounds {
     /// Those that are not the host's.
-    pub(super) namespaces: Namespaces,
+    namespaces: Namespaces,
+    users: Option<PlannedUsers>,
     /// The largest bounding set, as a mask of capabilities(7).
     capabilities: u64,
     /// Kept by a user other than root.
@@ -28,10 +46,21 @@ pub(super) struct Bounds {
 const SETGID: u64 = 1 << 6;
 const SETUID: u64 = 1 << 7;
 
+/// Where the user namespace of a process is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// It is the planned one.
+    Planned,
+    /// It was made in the planned one, or below that.
+    Below,
+    Elsewhere,
+}
+
 impl Bounds {
-    pub(super) fn new(process: &ProcessPlan, namespaces: Namespaces) -> Self {
+    pub(super) fn new(process: &ProcessPlan, namespaces: Namespaces, users: Option<PlannedUsers>) -> Self {
         Self {
             namespaces,
+            users,
             capabilities: process.capabilities,
             ambient: process.ambient,
             no_new_privs: process.no_new_privs,
@@ -39,22 +68,65 @@ impl Bounds {
         }
     }
 
+    /// The bounds of another process in the same container.
+    pub(super) fn of_another(&self, process: &ProcessPlan) -> Self {
+        Self::new(process, self.namespaces, self.users.clone())
+    }
+
     /// Looks at an init that waits for its start, and is to be `user`; `Err` says in words what it has too much.
     pub(super) fn inspect_waiting(&self, pid: u32, user: &ResolvedUser) -> Result<(), String> {
+        let user = &self.on_host(user)?;
         self.look(pid, |status| {
             self.check(status, || false)?;
             check_ids(status, user, true, true)
-        })
+        })?;
+        match self.place(pid)? {
+            Place::Planned => Ok(()),
+            Place::Below | Place::Elsewhere => Err("it is in another user namespace".into()),
+        }
     }
 
     /// Looks at process `pid`, which was started as `user`. A process that has ended is within bounds.
     pub(super) fn inspect(&self, pid: u32, user: &ResolvedUser) -> Result<(), String> {
+        let kept = |capability| !self.may_gain(user, capability);
+        let (users, groups) = (kept(SETUID), kept(SETGID));
+        let user = &self.on_host(user)?;
+        // In a namespace that it has made since, below its own: it has given up for good what it had outside.
+        let has_own_users = || matches!(self.place(pid), Ok(Place::Below));
         self.look(pid, |status| {
-            self.check(status, || has_own_users(pid))?;
-            let kept = |capability| !self.may_gain(user, capability);
-            let checked = check_ids(status, user, kept(SETUID), kept(SETGID));
-            checked.or_else(|excess| if has_own_users(pid) { Ok(()) } else { Err(excess) })
-        })
+            self.check(status, has_own_users)?;
+            let checked = check_ids(status, user, users, groups);
+            checked.or_else(|excess| if has_own_users() { Ok(()) } else { Err(excess) })
+        })?;
+        match self.place(pid)? {
+            Place::Planned | Place::Below => Ok(()),
+            Place::Elsewhere => Err("it is in another user namespace".into()),
+        }
+    }
+
+    /// Who a user of the container is to us.
+    fn on_host(&self, user: &ResolvedUser) -> Result<ResolvedUser, String> {
+        let Some(PlannedUsers { map, .. }) = &self.users else { return Ok(user.clone()) };
+        let mapped = || {
+            let groups = user.groups.iter().map(|gid| map.host_gid(*gid)).collect::<Option<_>>()?;
+            Some(ResolvedUser { uid: map.host_uid(user.uid)?, gid: map.host_gid(user.gid)?, groups })
+        };
+        mapped().ok_or_else(|| "its user namespace has not all of its ids".into())
+    }
+
+    /// Where the user namespace of process `pid` is. One that has ended is where it was to be.
+    fn place(&self, pid: u32) -> Result<Place, String> {
+        let look = || -> io::Result<Place> {
+            let planned = match &self.users {
+                Some(users) => users.namespace,
+                None => idmap::identity_of("self")?,
+            };
+            if idmap::identity_of(&pid.to_string())? == planned {
+                return Ok(Place::Planned);
+            }
+            Ok(if idmap::is_below(pid, planned)? { Place::Below } else { Place::Elsewhere })
+        };
+        look().or_else(|error| unless_ended(&error, "user namespace").map(|()| Place::Planned))
     }
 
     /// Whether the program can have come by `capability`, or by what a setuid program has, since its execve.
@@ -129,16 +201,6 @@ fn check_ids(status: &str, user: &ResolvedUser, users: bool, groups: bool) -> Re
     Ok(())
 }
 
-/// Whether process `pid` is in another user namespace than we; one that has ended is taken to be.
-fn has_own_users(pid: u32) -> bool {
-    let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/user"));
-    match (of(&pid.to_string()), of("self")) {
-        (Ok(its), Ok(ours)) => its != ours,
-        (Err(error), _) => unless_ended(&error, "user namespace").is_ok(),
-        (Ok(_), Err(_)) => false,
-    }
-}
-
 fn unless_ended(error: &io::Error, what: &str) -> Result<(), String> {
     /// errno(3).
     const ESRCH: i32 = 3;
@@ -155,13 +217,16 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds {
-        namespaces: Namespaces::NONE,
-        capabilities: 0xff,
-        ambient: 0,
-        no_new_privs: true,
-        filtered: true,
-    };
+    fn bounds() -> Bounds {
+        Bounds {
+            namespaces: Namespaces::NONE,
+            users: None,
+            capabilities: 0xff,
+            ambient: 0,
+            no_new_privs: true,
+            filtered: true,
+        }
+    }
 
     const HOSTS_USERS: fn() -> bool = || false;
     const OWN_USERS: fn() -> bool = || true;
@@ -174,9 +239,9 @@ mod tests {
 
     #[test]
     fn a_process_with_what_was_planned_or_less_is_within_bounds() {
-        assert_eq!(BOUNDS.check(&status("2", "1", "00000000000000ff"), HOSTS_USERS), Ok(()));
-        assert_eq!(BOUNDS.check(&status("2", "1", "0000000000000001"), HOSTS_USERS), Ok(()));
-        let loose = Bounds { no_new_privs: false, filtered: false, ..BOUNDS };
+        assert_eq!(bounds().check(&status("2", "1", "00000000000000ff"), HOSTS_USERS), Ok(()));
+        assert_eq!(bounds().check(&status("2", "1", "0000000000000001"), HOSTS_USERS), Ok(()));
+        let loose = Bounds { no_new_privs: false, filtered: false, ..bounds() };
         assert_eq!(loose.check(&status("0", "0", "0000000000000000"), HOSTS_USERS), Ok(()));
         assert!(has_ended("Name:\tx\nState:\tZ (zombie)\n") && !has_ended("State:\tS (sleeping)\n"));
     }
@@ -189,15 +254,15 @@ mod tests {
             (status("2", "1", "1ff"), "its capabilities are \"1ff\", more than 00000000000000ff"),
             (String::new(), "its seccomp mode is \"\", not 2"),
         ] {
-            assert_eq!(BOUNDS.check(&status, HOSTS_USERS), Err(said.into()));
+            assert_eq!(bounds().check(&status, HOSTS_USERS), Err(said.into()));
         }
-        let loose = Bounds { no_new_privs: false, filtered: false, ..BOUNDS };
+        let loose = Bounds { no_new_privs: false, filtered: false, ..bounds() };
         assert!(loose.check("", OWN_USERS).is_err(), "a file without capabilities");
     }
 
     #[test]
     fn a_namespace_of_the_hosts_is_too_much_and_a_process_that_has_ended_is_not() {
-        let loose = Bounds { no_new_privs: false, filtered: false, capabilities: u64::MAX, ..BOUNDS };
+        let loose = Bounds { no_new_privs: false, filtered: false, capabilities: u64::MAX, ..bounds() };
         let me = std::process::id();
         let nobody = ResolvedUser { uid: 65_534, gid: 65_534, groups: vec![] };
         assert_eq!(loose.inspect(me, &nobody), Ok(()), "it may have changed its user");
@@ -208,9 +273,9 @@ mod tests {
 
     #[test]
     fn what_a_process_may_in_a_user_namespace_of_its_own_is_no_excess_and_the_rest_is() {
-        assert_eq!(BOUNDS.check(&status("2", "1", "1ff"), OWN_USERS), Ok(()));
-        assert!(BOUNDS.check(&status("0", "1", "ff"), OWN_USERS).is_err());
-        let powerless = Bounds { no_new_privs: false, filtered: false, capabilities: 0, ..BOUNDS };
+        assert_eq!(bounds().check(&status("2", "1", "1ff"), OWN_USERS), Ok(()));
+        assert!(bounds().check(&status("0", "1", "ff"), OWN_USERS).is_err());
+        let powerless = Bounds { no_new_privs: false, filtered: false, capabilities: 0, ..bounds() };
         let root = ResolvedUser::default();
         assert!(powerless.inspect(std::process::id(), &root).is_err());
         let mut child = Command::new("unshare").args(["--user", "sleep", "100"]).spawn().unwrap();
@@ -222,6 +287,79 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(inspected, Ok(()));
+    }
+
+    /// A process that says in which user namespace it began, and then is in the one that `script` leads to.
+    struct Settled {
+        child: std::process::Child,
+        began_in: PlannedUsers,
+    }
+
+    impl Settled {
+        fn new(script: &str) -> Self {
+            let script = format!("readlink /proc/self/ns/user; {script}");
+            let mut command = Command::new("unshare");
+            command.args(["--map-root-user", "sh", "-c", &script]).stdout(std::process::Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            let mut line = String::new();
+            let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+            std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+            let inode = line.trim().trim_start_matches("user:[").trim_end_matches(']');
+            let namespace = idmap::identity_of("self").unwrap().of_inode(inode.parse().unwrap());
+            let range = vec![crate::model::IdRange { container: 0, host: 0, length: 65_536 }];
+            let began_in = PlannedUsers { namespace, map: IdMap { uids: range.clone(), gids: range } };
+            Self { child, began_in }
+        }
+
+        /// Looked at until it has executed its last program.
+        fn inspect(&self, bounds: &Bounds) -> Result<(), String> {
+            let pid = self.child.id();
+            let until = Instant::now() + Duration::from_secs(10);
+            while fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() != "sleep\n"
+                && Instant::now() < until
+            {}
+            bounds.inspect(pid, &ResolvedUser::default())
+        }
+    }
+
+    impl Drop for Settled {
+        fn drop(&mut self) {
+            let _ended = (self.child.kill(), self.child.wait());
+        }
+    }
+
+    #[test]
+    fn only_the_planned_user_namespace_and_those_below_it_are_within_bounds() {
+        let (one, other) = (Settled::new("exec sleep 100"), Settled::new("exec sleep 100"));
+        let below = Settled::new("exec unshare --user sleep 100");
+        let planned = |users: &Settled, capabilities| Bounds {
+            no_new_privs: false,
+            filtered: false,
+            capabilities,
+            users: Some(users.began_in.clone()),
+            ..bounds()
+        };
+        assert_eq!(one.inspect(&planned(&one, u64::MAX)), Ok(()));
+        assert!(one.inspect(&planned(&one, 0)).unwrap_err().contains("its capabilities"));
+        assert_eq!(below.inspect(&planned(&below, 0)), Ok(()));
+        for capabilities in [u64::MAX, 0] {
+            assert!(other.inspect(&planned(&one, capabilities)).is_err(), "it is in that of another pod");
+            assert!(below.inspect(&planned(&one, capabilities)).is_err(), "it is below that of another pod");
+        }
+        let waiting = planned(&below, u64::MAX).inspect_waiting(below.child.id(), &ResolvedUser::default());
+        assert!(waiting.is_err(), "nothing of the container's has run yet: {waiting:?}");
+    }
+
+    #[test]
+    fn a_process_in_a_user_namespace_is_who_its_ids_are_on_the_host() {
+        let range = |host| vec![crate::model::IdRange { container: 0, host, length: 10 }];
+        let namespace = idmap::identity_of("self").unwrap();
+        let map = IdMap { uids: range(100), gids: range(200) };
+        let mapped = Bounds { users: Some(PlannedUsers { namespace, map }), ..bounds() };
+        let user = |uid, gid, groups: &[u32]| ResolvedUser { uid, gid, groups: groups.to_vec() };
+        assert_eq!(mapped.on_host(&user(1, 2, &[3, 9])), Ok(user(101, 202, &[203, 209])));
+        assert!(mapped.on_host(&user(1, 2, &[10])).is_err());
+        assert_eq!(bounds().on_host(&user(1, 2, &[10])), Ok(user(1, 2, &[10])));
     }
 
     #[test]
@@ -247,10 +385,10 @@ mod tests {
     #[test]
     fn who_cannot_gain_anything_cannot_have_changed_its_user() {
         let (root, user) = (ResolvedUser::default(), ResolvedUser { uid: 7, ..ResolvedUser::default() });
-        assert!(BOUNDS.may_gain(&root, SETUID) && !BOUNDS.may_gain(&user, SETUID));
-        assert!(Bounds { no_new_privs: false, ..BOUNDS }.may_gain(&user, SETUID), "by a setuid program");
-        assert!(Bounds { ambient: SETUID, ..BOUNDS }.may_gain(&user, SETUID));
-        assert!(!Bounds { ambient: SETUID, capabilities: 0, ..BOUNDS }.may_gain(&user, SETUID));
-        assert!(!Bounds { capabilities: SETUID, ..BOUNDS }.may_gain(&root, SETGID));
+        assert!(bounds().may_gain(&root, SETUID) && !bounds().may_gain(&user, SETUID));
+        assert!(Bounds { no_new_privs: false, ..bounds() }.may_gain(&user, SETUID), "by a setuid program");
+        assert!(Bounds { ambient: SETUID, ..bounds() }.may_gain(&user, SETUID));
+        assert!(!Bounds { ambient: SETUID, capabilities: 0, ..bounds() }.may_gain(&user, SETUID));
+        assert!(!Bounds { capabilities: SETUID, ..bounds() }.may_gain(&root, SETGID));
     }
 }

@@ -16,6 +16,7 @@ use super::{
     container::{Channel, Container, Init, Making, Phase, Start, Step},
     event_loop::{Source, Supervisor, now},
     exit,
+    inspection::PlannedUsers,
     pid_slots::fork_failure,
     requests::shared_namespaces,
     voice::Level,
@@ -105,6 +106,7 @@ impl Supervisor {
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let cgroup = pod.cgroup.container(&id);
         let shared = shared_namespaces(pod);
+        let users = pod.namespaces.users.as_ref().map(PlannedUsers::of);
         let slot = self.pid_slots.take()?;
         let helper = helper::create(helper::Create {
             pod: &pod.id,
@@ -127,7 +129,7 @@ impl Supervisor {
             sealed: false,
             trace: String::new(),
         };
-        let mut container = Container::new(&plan, shared, cgroup, Phase::Making(making));
+        let mut container = Container::new(&plan, shared, users, cgroup, Phase::Making(making));
         container.log = log;
         self.containers.insert(id.clone(), container);
         if let Err(error) = self.listen_to(&id, report, ours) {

@@ -313,6 +313,7 @@ fn namespace_of(pid: Pid, kind: &str) -> Result<OwnedFd, Failure> {
 pub(super) fn shared_namespaces(pod: &Pod) -> sys::process::Namespaces {
     use sys::process::Namespaces;
     Namespaces::NONE
+        .and_if(pod.namespaces.users.is_some(), Namespaces::USER)
         .and_if(pod.namespaces.network.is_some(), Namespaces::NETWORK)
         .and_if(pod.namespaces.ipc.is_some(), Namespaces::IPC)
         .and_if(pod.namespaces.uts.is_some(), Namespaces::UTS)

@@ -10,8 +10,8 @@ use super::{limits, v1};
 use crate::{
     cgroup,
     model::{
-        ContainerId, ContainerPlan, DeviceForm, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy,
-        IdPrefix, IpcMode, LogPath, MountOptions, NetworkMode, PidMode, PodId, PodPlan, ProcessPlan,
+        ContainerId, ContainerPlan, DeviceForm, DeviceNode, Exit, ExitReason, Failure, GroupsPolicy, IdMap,
+        IdPrefix, IdRange, IpcMode, LogPath, MountOptions, NetworkMode, PidMode, PodId, PodPlan, ProcessPlan,
         Propagation, ResolvedUser, Stage, UnixNanos, UserChoice, Volume, VolumeSource,
     },
     supervisor::ContainerFacts,
@@ -70,6 +70,8 @@ pub(crate) fn setup_request(pod: &PodId, dir: &Path, plan: &PodPlan, cgroup: &cg
             .collect(),
         shm_bytes: plan.shm_bytes,
         name: plan.name.clone(),
+        uids: plan.users.iter().flat_map(|map| range_messages(&map.uids)).collect(),
+        gids: plan.users.iter().flat_map(|map| range_messages(&map.gids)).collect(),
     }
 }
 
@@ -87,8 +89,27 @@ pub(crate) fn pod_plan(message: v1::Setup) -> Result<(PodId, PathBuf, PodPlan, c
         hostname: message.hostname,
         sysctls: message.sysctls.into_iter().map(|pair| (pair.key, pair.value)).collect(),
         shm_bytes: message.shm_bytes,
+        users: id_map(message.uids, message.gids),
     };
     Ok((pod, to_path(message.dir), plan, cgroup))
+}
+
+fn range_messages(ranges: &[IdRange]) -> impl Iterator<Item = v1::IdRange> {
+    let message = |range: &IdRange| {
+        let IdRange { container, host, length } = *range;
+        v1::IdRange { container, host, length }
+    };
+    ranges.iter().map(message)
+}
+
+/// A map has ranges of both kinds.
+fn id_map(uids: Vec<v1::IdRange>, gids: Vec<v1::IdRange>) -> Option<IdMap> {
+    let range = |message: v1::IdRange| {
+        let v1::IdRange { container, host, length } = message;
+        IdRange { container, host, length }
+    };
+    let ranges = |messages: Vec<v1::IdRange>| messages.into_iter().map(range).collect::<Vec<_>>();
+    (!uids.is_empty()).then(|| IdMap { uids: ranges(uids), gids: ranges(gids) })
 }
 
 /// The message of a process to start.
@@ -182,6 +203,7 @@ fn volume_message(volume: &Volume) -> v1::Volume {
         Propagation::Bidirectional => v1::Propagation::Bidirectional,
     };
     let (kind, source) = match &volume.source {
+        VolumeSource::Host(_) if volume.id_map.is_some() => (v1::VolumeKind::Mapped, Vec::new()),
         VolumeSource::Host(path) => (v1::VolumeKind::Host, to_bytes(path)),
         VolumeSource::PodFile(path) => (v1::VolumeKind::PodFile, to_bytes(path)),
         VolumeSource::Image(path) => (v1::VolumeKind::Image, to_bytes(path)),
@@ -193,19 +215,26 @@ fn volume_message(volume: &Volume) -> v1::Volume {
         }
         VolumeSource::Host(_) | VolumeSource::PodFile(_) | VolumeSource::Image(_) => Default::default(),
     };
+    let mapped_source = match &volume.source {
+        VolumeSource::Host(path) if volume.id_map.is_some() => to_bytes(path),
+        _ => Vec::new(),
+    };
     v1::Volume {
         source,
         target: volume.target.clone(),
         readonly: volume.readonly,
         recursive_read_only: volume.recursive_read_only,
         propagation: propagation.into(),
-        create_source: matches!(volume.source, VolumeSource::Host(_) | VolumeSource::Image(_)),
+        create_source: matches!(kind, v1::VolumeKind::Host | v1::VolumeKind::Image),
         kind: kind.into(),
         lower,
         sub_path,
         nodev: volume.options.nodev,
         noexec: volume.options.noexec,
         nosuid: volume.options.nosuid,
+        uids: volume.id_map.iter().flat_map(|map| range_messages(&map.uids)).collect(),
+        gids: volume.id_map.iter().flat_map(|map| range_messages(&map.gids)).collect(),
+        mapped_source,
     }
 }
 
@@ -217,6 +246,7 @@ fn volume_source(message: &mut v1::Volume) -> VolumeSource {
         // A daemon that knows no kinds creates all but the pod's files.
         v1::VolumeKind::Host | v1::VolumeKind::PodFile => VolumeSource::PodFile(path),
         v1::VolumeKind::Image => VolumeSource::Image(path),
+        v1::VolumeKind::Mapped => VolumeSource::Host(to_path(std::mem::take(&mut message.mapped_source))),
         v1::VolumeKind::Layers => VolumeSource::Layers {
             lower: std::mem::take(&mut message.lower).into_iter().map(to_path).collect(),
             sub_path: std::mem::take(&mut message.sub_path),
@@ -284,6 +314,7 @@ pub(crate) fn container_plan(mut message: v1::Create) -> Result<ContainerPlan, F
             v1::Propagation::Bidirectional => Propagation::Bidirectional,
         },
         source: volume_source(&mut volume),
+        id_map: id_map(volume.uids, volume.gids),
         target: volume.target,
         readonly: volume.readonly,
         recursive_read_only: volume.recursive_read_only,
@@ -369,6 +400,47 @@ pub(in crate::supervisor) mod tests {
     use super::{super::PROTOCOL_MAX, *};
     use crate::model::{DeviceRule, HugepageLimit, Resources};
 
+    fn mapped_volume() -> Volume {
+        Volume {
+            source: VolumeSource::Host("/m".into()),
+            target: "/t".into(),
+            readonly: false,
+            recursive_read_only: false,
+            propagation: Propagation::Private,
+            options: MountOptions::default(),
+            id_map: Some(id_map()),
+        }
+    }
+
+    fn id_map() -> IdMap {
+        let range = |container, host, length| IdRange { container, host, length };
+        IdMap { uids: vec![range(0, 65_536, 9), range(9, 1, 2)], gids: vec![range(3, 4, 5)] }
+    }
+
+    #[test]
+    fn a_mapped_volume_is_nothing_to_a_supervisor_that_maps_none() {
+        let message = volume_message(&mapped_volume());
+        assert!(message.source.is_empty() && !message.create_source);
+    }
+
+    #[test]
+    fn a_pod_survives_the_wire() {
+        let plan = PodPlan {
+            name: "default/web".into(),
+            network: NetworkMode::Node,
+            ipc: IpcMode::Pod,
+            hostname: "web".into(),
+            sysctls: vec![("a".into(), "b".into())],
+            shm_bytes: 7,
+            users: Some(id_map()),
+        };
+        let pod = PodId::from_bytes([1; 32]);
+        let handle = format!(r#"{{"driver":"Cgroupfs","version":"v1","path":"/{pod}","trees":[]}}"#);
+        let handle = serde_json::from_str(&handle).unwrap();
+        let message = setup_request(&pod, Path::new("/p"), &plan, &handle);
+        assert_eq!(pod_plan(message).unwrap().2, plan);
+    }
+
     pub(in crate::supervisor) fn plan() -> ContainerPlan {
         ContainerPlan {
             id: ContainerId::from_bytes([7; 32]),
@@ -410,8 +482,11 @@ pub(in crate::supervisor) mod tests {
                 recursive_read_only: true,
                 propagation: Propagation::Bidirectional,
                 options: MountOptions { nodev: true, noexec: false, nosuid: true },
+                id_map: None,
             })
-            .into(),
+            .into_iter()
+            .chain([mapped_volume()])
+            .collect(),
             devices: [
                 DeviceForm::default(),
                 DeviceForm {

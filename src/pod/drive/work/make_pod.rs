@@ -13,7 +13,7 @@ use tracing::warn;
 use super::{super::driver::Pod, Report, tear_down::clear};
 use crate::{
     cgroup,
-    model::{NetworkMode, PodConfig, PodPlan, Resources},
+    model::{NamespaceModes, NetworkMode, PodConfig, PodPlan, Resources},
     network::{self, Attachment},
     pod::{
         error::{Error, chain},
@@ -155,6 +155,7 @@ impl<'a> Grouped<'a> {
             hostname: files::hostname(config),
             sysctls: sysctls(config).0,
             shm_bytes: pod.node.config.shm_bytes(),
+            users: config.namespaces.users.map().cloned(),
         };
         let newborn = zygote.fork(&pod.id, cgroup).await?;
         let (pid, pidfd) = (newborn.pid(), newborn.pidfd());
@@ -272,19 +273,30 @@ fn pod_resources(config: &PodConfig) -> Resources {
 
 /// What a pod with a network of its own may do as under other runtimes: `ping` and ports below 1024 need no
 /// capability there.
-const SYSCTLS_DEFAULT: [(&str, &str); 2] =
-    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+fn sysctls_default(namespaces: &NamespaceModes) -> Vec<(&'static str, String)> {
+    /// As many groups as the kernel takes.
+    const GROUP_MAX: u32 = i32::MAX.cast_unsigned();
+    if namespaces.network != NetworkMode::Pod {
+        return Vec::new();
+    }
+    // In a user namespace the groups that it has.
+    let groups = namespaces.users.map().and_then(|map| map.gids.first());
+    let last = groups.map_or(GROUP_MAX, |range| range.length - 1);
+    vec![
+        ("net.ipv4.ip_unprivileged_port_start", "0".into()),
+        ("net.ipv4.ping_group_range", format!("0 {last}")),
+    ]
+}
 
 type Sysctls = Vec<(String, String)>;
 
 /// The defaults, and over them what was asked for: (those of the namespaces, which are set as these are made; those of
 /// the pod's interface, which are set when it is there).
 fn sysctls(config: &PodConfig) -> (Sysctls, Sysctls) {
-    let own_network = config.namespaces.network == NetworkMode::Pod;
-    let defaults = SYSCTLS_DEFAULT.iter().filter(|_| own_network).map(|(key, value)| (*key, *value));
-    let asked = config.sysctls.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    let all = defaults.chain(asked).map(|(key, value)| (key.to_owned(), value.to_owned()));
-    all.partition(|(key, _)| !network::is_of_interface(key))
+    let defaults =
+        sysctls_default(&config.namespaces).into_iter().map(|(key, value)| (key.to_owned(), value));
+    let asked = config.sysctls.iter().map(|(key, value)| (key.clone(), value.clone()));
+    defaults.chain(asked).partition(|(key, _)| !network::is_of_interface(key))
 }
 
 #[cfg(test)]
