@@ -6,9 +6,13 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-use tokio::sync::{Mutex, OnceCell};
+use tokio::{
+    sync::{Mutex, OnceCell},
+    time::{sleep, timeout},
+};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -30,6 +34,10 @@ use crate::{
 
 /// What a link carries where the host has no default route to tell.
 const MTU_BYTES_DEFAULT: u32 = 1500;
+
+/// How long the kernel may take to let a bridge forward what comes from a port that is up: it does so in the background.
+const FORWARDING_MAX: Duration = Duration::from_secs(5);
+const FORWARDING_POLL: Duration = Duration::from_millis(5);
 
 /// The built-in network: a bridge in the host's namespace, and for each pod a veth pair and an address.
 #[derive(Debug)]
@@ -148,6 +156,7 @@ impl Bridge {
             }
             return Err(error);
         }
+        task::spawn("announcement of a pod", announce(host, inside, pod.clone()));
         Ok(())
     }
 
@@ -331,6 +340,26 @@ impl Bridge {
     ) -> Result<T, Error> {
         let leases = Arc::clone(&self.leases);
         task::blocking("leases", move || work(&leases)).await
+    }
+}
+
+/// Tells the pod's neighbours of its addresses as soon as the bridge takes what it sends. The kernel has told them when the
+/// pod's end came up, which may have been too early. The pod waits for neither.
+async fn announce(host: Netlink, inside: Netlink, pod: PodId) {
+    let name = veth::host_name(&pod);
+    let announced = async {
+        while let Some(port) = host.link(&name).await? {
+            if port.forwards {
+                return inside.announce(INTERFACE).await;
+            }
+            sleep(FORWARDING_POLL).await;
+        }
+        Ok(())
+    };
+    match timeout(FORWARDING_MAX, announced).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%pod, error = %chain(&error), "addresses of a pod are not announced"),
+        Err(_) => warn!(%pod, link = name, "the bridge does not forward what comes from a pod"),
     }
 }
 

@@ -17,7 +17,10 @@ use rtnetlink::{
     LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-        link::{InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
+        link::{
+            BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute,
+            LinkInfo, LinkMessage,
+        },
         route::{RouteAttribute, RouteMessage},
     },
 };
@@ -47,8 +50,12 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) alias: Option<String>,
+    /// Of the link layer.
+    pub(super) address: Vec<u8>,
     /// Index of the bridge it is a port of.
     pub(super) master: Option<u32>,
+    /// Whether that bridge takes frames from it.
+    pub(super) forwards: bool,
     pub(super) mtu: Option<u32>,
 }
 
@@ -186,6 +193,14 @@ impl Netlink {
         ask("bring up", name, request).await
     }
 
+    /// Has the kernel tell the link's neighbours of its addresses, as it does when the link comes up: writing the
+    /// link-layer address that is there counts as a change.
+    pub(super) async fn announce(&self, name: &str) -> Result<(), Error> {
+        let Some(link) = self.link(name).await? else { return Ok(()) };
+        let same = LinkUnspec::new_with_name(name).address(link.address).build();
+        ask("announce the addresses of", name, self.0.link().set(same).execute()).await
+    }
+
     /// That it has the address already is success. An IPv6 address can be used at once: it is not looked for among
     /// the neighbours first (RFC 4862, duplicate address detection), since a lease says that it is nobody else's.
     pub(super) async fn add_address(&self, link: &Link, address: IpAddr, prefix: u8) -> Result<(), Error> {
@@ -281,12 +296,17 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::Mtu(mtu) => link.mtu = Some(mtu),
+                LinkAttribute::Address(address) => link.address = address,
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {
                             LinkInfo::Kind(InfoKind::Bridge) => link.kind = Kind::Bridge,
                             LinkInfo::Kind(InfoKind::Ifb) => link.kind = Kind::Intermediate,
                             LinkInfo::Kind(InfoKind::Veth) => link.kind = Kind::Veth,
+                            LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+                                link.forwards =
+                                    port.contains(&InfoBridgePort::State(BridgePortState::Forwarding));
+                            }
                             _ => {}
                         }
                     }
