@@ -24,6 +24,12 @@ pub struct Config {
     pub audit_interval_s: u64,
     /// Names of RuntimeClass handlers that are accepted, besides the empty one. All mean the same.
     pub runtime_handlers: Vec<String>,
+    /// Whether programs of a pod with a network of its own may listen on ports below 1024 without a capability
+    /// (`net.ipv4.ip_unprivileged_port_start` is 0), unless the pod sets that sysctl itself.
+    pub unprivileged_ports: bool,
+    /// Whether programs of a pod with a network of its own may send ICMP echo requests (`ping`) without a capability
+    /// (`net.ipv4.ping_group_range` is all groups), unless the pod sets that sysctl itself.
+    pub unprivileged_ping: bool,
 }
 
 impl Default for Config {
@@ -37,6 +43,8 @@ impl Default for Config {
             creates_waiting_max: 256,
             audit_interval_s: 300,
             runtime_handlers: vec!["pintle".into()],
+            unprivileged_ports: true,
+            unprivileged_ping: true,
         }
     }
 }

@@ -25,6 +25,7 @@ tests![
     a_policy_of_others_that_drops_is_found_and_one_rule_mends_it,
     every_pod_has_an_address_of_its_own_and_gives_it_back,
     a_pod_has_its_own_loopback,
+    what_needs_no_capability_in_a_pod_is_the_operators_to_say,
 ];
 
 const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
@@ -630,5 +631,28 @@ fn a_pod_has_its_own_loopback() {
     // The registry of the node listens on loopback, and must not be there for a pod.
     assert_eq!(fetch(&container, "127.0.0.1 5000"), "");
     assert_ne!(node.http_get("127.0.0.1:5000"), "");
+    node.assert_clean();
+}
+
+fn what_needs_no_capability_in_a_pod_is_the_operators_to_say() {
+    let node = Node::start();
+    let settings = |name: &str, sysctls: &[(&str, &str)]| {
+        let pod = node.run_pod_with(name, |config| {
+            let asked = sysctls.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            config.linux.get_or_insert_default().sysctls.extend(asked);
+        });
+        let read = "cd /proc/sys/net/ipv4 && cat ip_unprivileged_port_start ping_group_range";
+        let said = pod.run_in("main", ["sleep", "1000"]).shell(read);
+        said.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(settings("usual", &[]), ["0", "0", "2147483647"]);
+    assert_eq!(settings("own", &[("net.ipv4.ip_unprivileged_port_start", "81")]), ["81", "0", "2147483647"]);
+    std::fs::write(node.path("conf.d/test.toml"), "[pod]\nunprivileged_ports = false\n").unwrap();
+    node.restart_daemon();
+    assert_eq!(settings("no-ports", &[]), ["1024", "0", "2147483647"]);
+    std::fs::write(node.path("conf.d/test.toml"), "[pod]\nunprivileged_ping = false\n").unwrap();
+    node.restart_daemon();
+    assert_eq!(settings("no-ping", &[]), ["0", "1", "0"], "a range without a group");
+    assert_eq!(settings("asked", &[("net.ipv4.ping_group_range", "5 6")]), ["0", "5", "6"]);
     node.assert_clean();
 }

@@ -16,6 +16,7 @@ use crate::{
     model::{NamespaceModes, NetworkMode, PodConfig, PodPlan, Resources},
     network::{self, Attachment},
     pod::{
+        config::Config,
         error::{Error, chain},
         keep::{
             self, PodRecord, blocking,
@@ -153,7 +154,7 @@ impl<'a> Grouped<'a> {
             network: config.namespaces.network,
             ipc: config.namespaces.ipc,
             hostname: files::hostname(config),
-            sysctls: sysctls(config).0,
+            sysctls: sysctls(config, &pod.node.config).0,
             shm_bytes: pod.node.config.shm_bytes(),
             users: config.namespaces.users.map().cloned(),
         };
@@ -179,7 +180,8 @@ impl<'a> Supervised<'a> {
         let attachment = match (config.namespaces.network, netns) {
             (NetworkMode::Node, _) => Ok(None),
             (NetworkMode::Pod, Some(netns)) => {
-                let request = network::Request { pod: &pod.id, config, netns, sysctls: &sysctls(config).1 };
+                let sysctls = sysctls(config, &pod.node.config).1;
+                let request = network::Request { pod: &pod.id, config, netns, sysctls: &sysctls };
                 let attached = pod.node.network.attach(request).await;
                 crate::failpoint!("pod.network-attached");
                 attached.map(Some).map_err(|error| (true, error.into()))
@@ -271,9 +273,9 @@ fn pod_resources(config: &PodConfig) -> Resources {
     if config.cgroup_parent.is_empty() { config.limits().total() } else { Resources::default() }
 }
 
-/// What a pod with a network of its own may do as under other runtimes: `ping` and ports below 1024 need no
-/// capability there.
-fn sysctls_default(namespaces: &NamespaceModes) -> Vec<(&'static str, String)> {
+/// What a pod with a network of its own may do as under other runtimes, unless the operator says otherwise: `ping` and
+/// ports below 1024 need no capability there.
+fn sysctls_default(namespaces: &NamespaceModes, node: &Config) -> Vec<(&'static str, String)> {
     /// As many groups as the kernel takes.
     const GROUP_MAX: u32 = i32::MAX.cast_unsigned();
     if namespaces.network != NetworkMode::Pod {
@@ -282,19 +284,19 @@ fn sysctls_default(namespaces: &NamespaceModes) -> Vec<(&'static str, String)> {
     // In a user namespace the groups that it has.
     let groups = namespaces.users.map().and_then(|map| map.gids.first());
     let last = groups.map_or(GROUP_MAX, |range| range.length - 1);
-    vec![
-        ("net.ipv4.ip_unprivileged_port_start", "0".into()),
-        ("net.ipv4.ping_group_range", format!("0 {last}")),
-    ]
+    let ports = ("net.ipv4.ip_unprivileged_port_start", "0".into());
+    let ping = ("net.ipv4.ping_group_range", format!("0 {last}"));
+    let all = [(node.unprivileged_ports, ports), (node.unprivileged_ping, ping)];
+    all.into_iter().filter_map(|(wanted, sysctl)| wanted.then_some(sysctl)).collect()
 }
 
 type Sysctls = Vec<(String, String)>;
 
 /// The defaults, and over them what was asked for: (those of the namespaces, which are set as these are made; those of
 /// the pod's interface, which are set when it is there).
-fn sysctls(config: &PodConfig) -> (Sysctls, Sysctls) {
-    let defaults =
-        sysctls_default(&config.namespaces).into_iter().map(|(key, value)| (key.to_owned(), value));
+fn sysctls(config: &PodConfig, node: &Config) -> (Sysctls, Sysctls) {
+    let defaults = sysctls_default(&config.namespaces, node).into_iter();
+    let defaults = defaults.map(|(key, value)| (key.to_owned(), value));
     let asked = config.sysctls.iter().map(|(key, value)| (key.clone(), value.clone()));
     defaults.chain(asked).partition(|(key, _)| !network::is_of_interface(key))
 }
