@@ -2,7 +2,10 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Fuse, FusedFuture as _},
+};
 use tokio::time::timeout;
 
 use super::{
@@ -22,6 +25,9 @@ use crate::{
 
 /// How long a client with a terminal is given to say how large it is, before the program runs in one without a size.
 const FIRST_SIZE_MAX: Duration = Duration::from_millis(250);
+
+/// The end of a command, whoever waits for it: the session of its client, and when that has gone a task of its own.
+type Exit = Fuse<BoxFuture<'static, Outcome>>;
 
 /// Serves the client of one exec.
 pub(super) async fn serve(config: &Config, pods: &Pods, exec: Exec, protocol: Protocol, socket: Socket) {
@@ -53,12 +59,13 @@ pub(super) async fn serve(config: &Config, pods: &Pods, exec: Exec, protocol: Pr
         Ok(started) => started,
         Err(why) => return tell(&mut receiver, &sender, &Outcome::Failed(why)).await,
     };
-    let mut exit: BoxFuture<'static, Outcome> = exit
+    let mut exit: Exit = exit
         .map(|exit| match exit {
             Ok(code) => Outcome::Exited(code),
             Err(error) => Outcome::Failed(chain(&error)),
         })
-        .boxed();
+        .boxed()
+        .fuse();
     match copy::run(&mut receiver, &sender, ends, &mut exit, config.idle_timeout()).await {
         Ok(outcome) => tell(&mut receiver, &sender, &outcome).await,
         Err(gone) => {
@@ -81,7 +88,11 @@ async fn tell(receiver: &mut Receiver, sender: &Sender, outcome: &Outcome) {
 }
 
 /// Sees to a command whose client has gone: its streams are closed already, which has hung up its terminal.
-fn leave(config: &Config, streams: Streams, exit: BoxFuture<'static, Outcome>) {
+fn leave(config: &Config, streams: Streams, exit: Exit) {
+    if exit.is_terminated() {
+        // The command has ended, and only its output had not when the client went: nothing is left to wait for.
+        return;
+    }
     let grace = match (streams.tty, config.orphan_grace_s) {
         (_, Some(seconds)) => Some(Duration::from_secs(seconds)),
         (true, None) => Some(HANG_UP_GRACE),

@@ -19,6 +19,7 @@ tests![
     a_container_that_does_not_read_is_left_by_a_client_that_goes,
     a_port_that_does_not_read_is_left_by_a_client_that_goes,
     a_port_that_does_not_read_is_left_by_an_old_websocket_client_that_goes,
+    a_client_that_goes_between_the_end_and_the_last_output_costs_nobody_anything,
     an_exec_without_a_terminal_outlives_its_client,
     an_exec_with_a_terminal_is_hung_up_and_ends_after_ten_seconds,
     the_process_tree_of_an_exec_ends_after_the_grace,
@@ -165,6 +166,25 @@ fn a_port_that_does_not_read_is_left_by_an_old_websocket_client_that_goes() {
     // Both directions at once, and what was not sent stays on its way.
     socket.shutdown(std::net::Shutdown::Both).unwrap();
     wait_until("its connection was closed", || daemons_connections(&server) == 0);
+    node.assert_clean();
+}
+
+/// The command has ended, what it has left in the background still writes, and then the client goes.
+fn a_client_that_goes_between_the_end_and_the_last_output_costs_nobody_anything() {
+    let node = Node::start();
+    let container = sleeper(&node);
+    let script = "(while :; do echo on; sleep 0.1; done) & exit 0";
+    for protocol in ["v4.channel.k8s.io", "v5.channel.k8s.io"] {
+        let url = super::urls(&node, &container, &["sh", "-c", script], 1).remove(0);
+        let mut client = WebSocket::open(&node, &url, protocol);
+        let lines = std::iter::from_fn(|| client.next()).filter(|message| message.len() > 1);
+        // Far beyond the end of the command itself.
+        assert_eq!(lines.take(10).count(), 10);
+        drop(client);
+    }
+    wait_until("what is left has nobody to write to", || !runs(&container, "echo on"));
+    assert!(node.daemon_lives());
+    assert_eq!(container.shell("echo well"), "well\n");
     node.assert_clean();
 }
 
