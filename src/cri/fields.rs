@@ -116,6 +116,7 @@ fn functions(folder: &Path, names: &mut BTreeSet<String>) {
             let text = fs::read_to_string(&path).unwrap();
             let declared = text.lines().filter_map(|line| {
                 let line = line.trim_start();
+                let line = line.strip_prefix("pub(super) ").unwrap_or(line);
                 line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")
             });
             names.extend(declared.filter_map(|rest| rest.split(['(', '<']).next()).map(str::to_owned));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tonic::Code;
 
-use crate::harness::{Node, Output, runner::tests, wait_until};
+use crate::harness::{BUSYBOX, Node, Output, runner::tests, wait_until};
 
 tests![
     streams_and_exit_code_come_back_apart,
@@ -16,6 +16,7 @@ tests![
     much_output_of_many_is_cut_and_not_held,
     nothing_runs_where_nothing_is,
     a_program_that_is_not_there_is_an_error,
+    an_exec_dies_for_memory_as_its_container_would,
 ];
 
 fn streams_and_exit_code_come_back_apart() {
@@ -140,5 +141,17 @@ fn a_program_that_is_not_there_is_an_error() {
 
     let refused = container.try_exec(["/no/such/program"], 5).unwrap_err();
     assert!(refused.message().contains("/no/such/program"), "{refused}");
+    node.assert_clean();
+}
+
+fn an_exec_dies_for_memory_as_its_container_would() {
+    let node = Node::start();
+    let container = node.run_pod("web").create_with("main", BUSYBOX, ["sleep", "1000"], |config| {
+        config.linux.get_or_insert_default().resources.get_or_insert_default().oom_score_adj = 500;
+    });
+    container.start();
+
+    assert_eq!(node.read(&format!("/proc/{}/oom_score_adj", container.pid())), "500\n");
+    assert_eq!(container.shell("cat /proc/self/oom_score_adj"), "500\n");
     node.assert_clean();
 }

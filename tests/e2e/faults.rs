@@ -1,7 +1,7 @@
 //! Records, leases and folders are damaged under pods that run; nothing is told to have ended that lives, and
 //! nothing is left behind.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ tests![
     a_read_only_root_is_a_condition_and_ends_no_pod,
     a_copied_folder_of_a_pod_does_not_end_that_pod,
     what_belongs_to_no_pod_is_released_or_reported,
+    a_create_that_lost_its_daemon_leaves_nothing,
 ];
 
 fn state_of(node: &Node, pod: &Pod<'_>) -> PathBuf {
@@ -316,5 +317,31 @@ fn what_belongs_to_no_pod_is_released_or_reported() {
     fs::remove_file(&netns).unwrap();
     wait_until("the findings are gone", || !reported(&stray));
     assert_eq!(debts(&node).len(), 0);
+    node.assert_clean();
+}
+
+fn a_create_that_lost_its_daemon_leaves_nothing() {
+    let node = Node::start();
+    node.pull(BUSYBOX);
+    let failpoints = "supervisor.container-cgroup-made=1*delay(4000)".to_owned();
+    node.kill_daemon();
+    node.start_daemon_with(&Setup { failpoints, ..Setup::default() });
+    let pod = node.run_pod("web");
+    let cgroups = || {
+        let top = node.folders().cgroups.folder_of("web");
+        node.run("find", [&top.to_string_lossy(), "-type", "d"]).lines().count()
+    };
+    let before = cgroups();
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert!(pod.try_create("late", BUSYBOX, ["sleep", "1000"], |_| {}).is_err()));
+        wait_until("its cgroup is made", || cgroups() > before);
+        node.kill_daemon();
+    });
+    node.start_daemon();
+    wait_until("nothing is left of it", || cgroups() == before);
+    std::thread::sleep(Duration::from_millis(4500));
+    assert_eq!(cgroups(), before);
+    assert_eq!(pod.run_in("next", ["sleep", "1000"]).state(), ContainerState::ContainerRunning);
     node.assert_clean();
 }

@@ -13,6 +13,7 @@ tests![
     each_container_has_a_keyring_that_its_execs_share,
     how_the_daemon_is_scheduled_is_not_how_workloads_are,
     workloads_may_leave_core_dumps_and_the_daemon_leaves_none,
+    a_program_with_an_endless_name_is_a_start_that_failed,
 ];
 
 /// A container that sees the folder `shared` of the node at `/host`.
@@ -237,5 +238,18 @@ fn workloads_may_leave_core_dumps_and_the_daemon_leaves_none() {
     let left: Vec<_> = fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
     node.restart_daemon();
+    node.assert_clean();
+}
+
+/// What is to be told is longer than a report may be; it must not be taken for nothing.
+fn a_program_with_an_endless_name_is_a_start_that_failed() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let name = format!("/{}", "a".repeat(40_000));
+    let container = pod.create("main", BUSYBOX, [&name]);
+    assert!(container.try_start().is_err());
+    assert_eq!((container.wait(), container.status().reason), (128, "StartError".into()));
+    let other = pod.run_in("other", ["sleep", "1000"]);
+    assert!(other.try_exec([&name], 5).is_err());
     node.assert_clean();
 }

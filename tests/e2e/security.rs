@@ -1,8 +1,8 @@
 //! What a workload may do, and what of the node it can see.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, process::Command};
+use std::collections::BTreeMap;
 
-use crate::harness::{BUSYBOX, Container, Node, Pod, runner::tests, v1, wait_until};
+use crate::harness::{BUSYBOX, Container, Node, Pod, runner::tests, v1};
 
 tests![
     every_process_is_filtered_and_holds_what_was_planned,
@@ -15,7 +15,6 @@ tests![
     private_mounts_stay_on_their_side,
     the_nodes_later_mounts_reach_a_container_that_asked,
     mounts_travel_both_ways_only_if_asked,
-    the_daemons_folders_are_its_own,
 ];
 
 /// What `/proc/<pid>/status` says of a process's power.
@@ -281,23 +280,5 @@ fn mounts_travel_both_ways_only_if_asked() {
     let node = Node::start();
     let container = with_shared(&node, v1::MountPropagation::PropagationBidirectional);
     assert_eq!(seen(&node, &container), (true, true));
-    node.assert_clean();
-}
-
-fn the_daemons_folders_are_its_own() {
-    let node = Node::start();
-    let container = node.run_pod("web").run_in("main", ["sleep", "1000"]);
-    wait_until("it runs", || container.exec(["true"]).code == 0);
-
-    let mut find = Command::new("find");
-    find.args([node.path("root"), node.path("state"), node.path("pintle.sock")]);
-    find.args(["-perm", "-0002", "!", "-type", "l", "!", "-perm", "-1000", "-print"]);
-    let open = String::from_utf8(find.output().unwrap().stdout).unwrap();
-    let ours: Vec<&str> =
-        open.lines().filter(|path| !path.contains("/images/") && !path.contains("/layers/")).collect();
-    assert_eq!(ours, [""; 0], "writable by everyone");
-    let mode = |name: &str| node.path(name).metadata().unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode("root") & 0o077, 0);
-    assert_eq!(mode("pintle.sock") & 0o007, 0);
     node.assert_clean();
 }

@@ -66,6 +66,24 @@ impl Cri {
         let image = ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Self { runtime, image }
     }
+
+    /// Asks so many times and takes each call back once it is under way, as a reset of its stream.
+    pub(crate) fn version_and_reset(&self, times: usize) {
+        let mut client = self.runtime.clone();
+        RUNTIME.block_on(async move {
+            client.version(v1::VersionRequest::default()).await.unwrap();
+            for _ in 0..times {
+                let mut call = std::pin::pin!(client.version(v1::VersionRequest::default()));
+                // Polled a few times, so that the head has left when it is dropped; an answer is fine too.
+                for _ in 0..3 {
+                    if futures_util::poll!(call.as_mut()).is_ready() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
 }
 
 /// A connection that only passes calls on. Tonic's own ends a call itself when its deadline passes.

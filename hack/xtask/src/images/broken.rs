@@ -2,6 +2,8 @@
 //!
 //! Each has a layer of its own: a blob that is spoilt here must not be part of a sound image.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::{
@@ -9,19 +11,25 @@ use super::{
     digest::digest,
     layer::{Layer, Tar},
     package::Packages,
-    recipe::{PATH, busybox},
+    recipe::{PATH, TRAP, busybox, compiled_library},
     registry::{Dialect, Image, Registry},
 };
 
 /// What a tar that escapes would write to on the node: tests look here.
 const ESCAPE: &str = "tmp/pintle-escaped";
 
-pub(crate) fn write(packages: &Packages, registry: &mut Registry) -> Result<()> {
+/// The directory of the node that an image's links and programs are after.
+const CANARY: &str = "srv";
+
+pub(crate) fn write(packages: &Packages, scratch: &Path, registry: &mut Registry) -> Result<()> {
     let base = busybox(packages)?;
     write_false_blobs(&base, registry)?;
     write_false_manifests(&base, registry)?;
     write_escapes(&base, registry)?;
     write_unsafe_roots(&base, registry)?;
+    write_links_in_etc(&base, registry)?;
+    write_programs(packages, &base, scratch, registry)?;
+    write_users(&base, registry)?;
     let nothing_to_run = Image { config: json!({"Env": [PATH]}), layers: vec![base.clone()] };
     registry.put(&["broken/no-entrypoint:1"], &nothing_to_run, Dialect::Oci)?;
     let no_such_program = Image { config: json!({"Entrypoint": ["/no/such/program"]}), layers: vec![base] };
@@ -88,14 +96,93 @@ fn write_escapes(base: &Layer, registry: &mut Registry) -> Result<()> {
     Ok(())
 }
 
-/// Roots in which `/dev`, `/proc` or `/sys` leads to a folder of the node.
+/// Roots in which `/dev`, `/proc` or `/sys`, or a place in `/dev`, leads to a folder of the node.
 fn write_unsafe_roots(base: &Layer, registry: &mut Registry) -> Result<()> {
-    for folder in ["dev", "proc", "sys"] {
+    let ways: [(&str, Write); 9] = [
+        ("dev", |tar| tar.symlink("dev", "/srv")),
+        ("dev-bare", |tar| tar.symlink("dev", "/srv")),
+        ("dev-relative", |tar| tar.symlink("dev", "../../../../../srv")),
+        ("dev-second", |tar| {
+            tar.symlink("etc/door", "/srv")?;
+            tar.symlink("dev", "etc/door")
+        }),
+        ("dev-pts", |tar| tar.symlink("dev/pts", "/srv")),
+        ("dev-shm", |tar| tar.symlink("dev/shm", "/srv")),
+        ("dev-mqueue", |tar| tar.symlink("dev/mqueue", "/srv")),
+        ("proc", |tar| tar.symlink("proc", "/srv")),
+        ("sys", |tar| tar.symlink("sys", "/srv")),
+    ];
+    for (way, build) in ways {
         let mut tar = Tar::new();
-        tar.symlink(folder, &format!("/{ESCAPE}-{folder}"))?;
-        tar.dir(&format!("{ESCAPE}-{folder}/"), 0o755)?;
-        let name = format!("broken/{folder}-symlink:1");
-        registry.put(&[&name], &image(base, tar.finish()?), Dialect::Oci)?;
+        build(&mut tar)?;
+        if way != "dev-bare" {
+            tar.dir(&format!("{CANARY}/"), 0o755)?;
+        }
+        registry.put(&[&format!("broken/{way}-symlink:1")], &image(base, tar.finish()?), Dialect::Oci)?;
+    }
+    Ok(())
+}
+
+/// Files below `/etc` that the runtime mounts or reads, or `/etc` itself, lead to the node.
+fn write_links_in_etc(base: &Layer, registry: &mut Registry) -> Result<()> {
+    let mut whole = Tar::new();
+    whole.symlink("etc", "../../../../../srv")?;
+    registry.put(&["broken/etc-symlink:1"], &image(base, whole.finish()?), Dialect::Oci)?;
+    let mut single = Tar::new();
+    for (path, target) in [
+        ("etc/hosts", "/srv/secret"),
+        ("etc/hostname", "../../../../../srv/secret"),
+        ("etc/resolv.conf", "/srv/new"),
+        ("etc/mtab", "/srv/secret"),
+        ("etc/passwd", "/srv/foreign"),
+        ("etc/door", "/srv"),
+        ("run/.containerenv", "/srv/secret"),
+    ] {
+        single.symlink(path, target)?;
+    }
+    registry.put(&["broken/etc-links:1"], &image(base, single.finish()?), Dialect::Oci)?;
+    Ok(())
+}
+
+/// Programs and libraries with the names of those that a runtime might run by mistake; each leaves a mark.
+fn write_programs(packages: &Packages, base: &Layer, scratch: &Path, registry: &mut Registry) -> Result<()> {
+    let mut tar = Tar::new();
+    tar.dir(&format!("{CANARY}/"), 0o1777)?;
+    for program in ["mount", "umount", "tar", "ip", "nsenter", "modprobe"] {
+        let script = format!("#!/bin/sh\necho by {program} >/{CANARY}/trapped\n");
+        tar.file(&format!("bin/{program}"), 0o755, script.as_bytes())?;
+    }
+    let trap = compiled_library(scratch, "trap", TRAP)?;
+    let folder = packages.library_folder()?;
+    for library in ["libnss_files.so.2", "libnss_compat.so.2", "libnss_dns.so.2"] {
+        tar.file(&format!("{folder}/{library}"), 0o755, &trap)?;
+    }
+    tar.file("trap.so", 0o755, &trap)?;
+    tar.file("etc/ld.so.preload", 0o644, b"/trap.so\n")?;
+    registry.put(&["broken/programs:1"], &image(base, tar.finish()?), Dialect::Oci)?;
+    Ok(())
+}
+
+/// Users at the end of the numbers, and beyond: the first three are users.
+fn write_users(base: &Layer, registry: &mut Registry) -> Result<()> {
+    let users = [
+        "2147483647",
+        "2147483648",
+        "4294967294",
+        "4294967295",
+        "4294967296",
+        "18446744073709551616",
+        "-1",
+        "+1",
+        "0x0",
+        " 0",
+        "1:4294967296",
+        "0:-1",
+    ];
+    for (number, user) in users.iter().enumerate() {
+        let config = json!({"Cmd": ["sh"], "Env": [PATH], "User": user});
+        let image = Image { config, layers: vec![base.clone()] };
+        registry.put(&[&format!("broken/user-{number}:1")], &image, Dialect::Oci)?;
     }
     Ok(())
 }

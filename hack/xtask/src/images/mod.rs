@@ -34,7 +34,7 @@ const HOSTS: [&str; 6] =
     ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io", "public.ecr.aws", "registry.test"];
 
 /// All that decides what the images hold.
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 17] = [
     include_str!("mod.rs"),
     include_str!("broken.rs"),
     include_str!("layer.rs"),
@@ -49,6 +49,8 @@ const SOURCES: [&str; 15] = [
     recipe::NONEWPRIVS,
     recipe::SEIZER,
     recipe::KEYRING,
+    recipe::PROBE,
+    recipe::TRAP,
     package::NAMES,
 ];
 
@@ -64,7 +66,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     let packages = package::unpack(&folder.join("packages"))?;
     let mut registry = Registry::create(&folder.join("registry"))?;
     recipe::write(&packages, &folder, &mut registry)?;
-    broken::write(&packages, &mut registry)?;
+    broken::write(&packages, &folder, &mut registry)?;
     for host in HOSTS {
         let hosts = folder.join("hosts").join(host);
         fs::create_dir_all(&hosts)?;

@@ -19,6 +19,8 @@ pub(crate) const NGINX_CONF: &str = include_str!("../../../../tests/e2e/images/n
 pub(crate) const NONEWPRIVS: &str = include_str!("../../../../tests/e2e/images/nonewprivs.rs");
 pub(crate) const SEIZER: &str = include_str!("../../../../tests/e2e/images/seizer.rs");
 pub(crate) const KEYRING: &str = include_str!("../../../../tests/e2e/images/keyring.rs");
+pub(crate) const PROBE: &str = include_str!("../../../../tests/e2e/images/probe.rs");
+pub(crate) const TRAP: &str = include_str!("../../../../tests/e2e/images/trap.rs");
 
 /// nginx and what it is linked with.
 const NGINX_LIBRARIES: [&str; 5] =
@@ -170,6 +172,7 @@ fn write_privilege_probes(base: &Layer, scratch: &Path, registry: &mut Registry)
         ("nonewprivs", NONEWPRIVS, 0o4755, "e2e-test-images/nonewprivs:1.3"),
         ("seizer", SEIZER, 0o755, "pintle/seizer:1"),
         ("keyring", KEYRING, 0o755, "pintle/keyring:1"),
+        ("probe", PROBE, 0o755, "pintle/probe:1"),
     ];
     for (name, source, mode, image) in probes {
         let mut tar = Tar::new();
@@ -183,19 +186,22 @@ fn write_privilege_probes(base: &Layer, scratch: &Path, registry: &mut Registry)
 
 /// The program, linked whole, because the images have no libraries.
 fn compiled(scratch: &Path, name: &str, text: &str) -> Result<Vec<u8>> {
-    let (source, program) = (scratch.join(format!("{name}.rs")), scratch.join(name));
+    rustc(scratch, name, text, &["-Ctarget-feature=+crt-static"])
+}
+
+/// A library that needs no other but libc.
+pub(crate) fn compiled_library(scratch: &Path, name: &str, text: &str) -> Result<Vec<u8>> {
+    rustc(scratch, name, text, &["--crate-type=cdylib", "-Clink-arg=-nostartfiles"])
+}
+
+fn rustc(scratch: &Path, name: &str, text: &str, flags: &[&str]) -> Result<Vec<u8>> {
+    let (source, made) = (scratch.join(format!("{name}.rs")), scratch.join(name));
     std::fs::write(&source, text)?;
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut compile = Command::new(rustc);
-    compile.args([
-        "--edition=2024",
-        "-Copt-level=s",
-        "-Cpanic=abort",
-        "-Ctarget-feature=+crt-static",
-        "-Cstrip=symbols",
-    ]);
-    run(compile.arg("-o").arg(&program).arg(&source))?;
-    Ok(std::fs::read(&program)?)
+    compile.args(["--edition=2024", "-Copt-level=s", "-Cpanic=abort", "-Cstrip=symbols"]).args(flags);
+    run(compile.arg("-o").arg(&made).arg(&source))?;
+    Ok(std::fs::read(&made)?)
 }
 
 /// Images of our own: everything that a layer can hold, and everything that a config can ask for.
