@@ -4,6 +4,7 @@
 //! cargo xtask check            format, lints, unit tests: no root needed
 //! cargo xtask images           makes the images that the end-to-end tests pull, and prints their folder
 //! cargo xtask e2e [name]…      the end-to-end tests whose names hold one of the words; needs root
+//! cargo xtask gauntlet         the attacks of docs/gauntlet.md, and a line of what came of each; needs root
 //! cargo xtask bench [name]     speed and memory, beside containerd and runc where they are installed; root
 //! cargo xtask proof [name]     the long ones; without a name, which there are and which are built;
 //!                              with --vm in that machine, with --driver NAME under that cgroup driver
@@ -11,6 +12,7 @@
 //! cargo xtask vm run COMMAND   a shell command in there
 //! ```
 
+mod gauntlet;
 mod images;
 mod proof;
 mod vm;
@@ -34,13 +36,14 @@ fn main() -> ExitCode {
                 .into_iter()
                 .chain(arguments),
         ),
+        "gauntlet" => gauntlet::run(),
         "bench" => bench(arguments.next()),
         "proof" => proof::prove(arguments),
         "vm" => vm::command(arguments),
-        other => {
-            Err(format!("unknown command {other:?}; there are check, images, e2e, bench, proof and vm")
-                .into())
-        }
+        other => Err(format!(
+            "unknown command {other:?}; there are check, images, e2e, gauntlet, bench, proof and vm"
+        )
+        .into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
