@@ -13,7 +13,7 @@ const FILE_LINES_MAX: usize = 500;
 const VAGUE_NAMES: [&str; 5] = ["utils", "common", "helpers", "types", "manager"];
 
 /// (crate, the only places that may name it)
-const FENCES: [(&str, &[&str]); 22] = [
+const FENCES: [(&str, &[&str]); 23] = [
     ("http", &["cri/", "metrics/"]),
     ("hyper", &["cri/", "metrics/", "streaming/"]),
     ("hyper_util", &["cri/", "cli/client", "metrics/", "streaming/"]),
@@ -23,6 +23,7 @@ const FENCES: [(&str, &[&str]); 22] = [
     ("prost_types", &["cri/", "supervisor/wire"]),
     ("libcontainer", &["launcher/"]),
     ("tokio_tungstenite", &["streaming/", "cli/session"]),
+    ("tokio_rustls", &["streaming/tls"]),
     ("data_encoding", &["streaming/"]),
     ("serde_saphyr", &["cdi/"]),
     ("subtle", &["streaming/token"]),
@@ -31,7 +32,7 @@ const FENCES: [(&str, &[&str]); 22] = [
     ("clap", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("reqwest", &["image/registry/"]),
-    ("rustls", &["image/registry/", "image/testregistry"]),
+    ("rustls", &["image/registry/", "image/testregistry", "streaming/tls"]),
     ("rustls_native_certs", &["image/registry/tls"]),
     ("webpki", &["image/registry/tls"]),
     ("libc", &["sys/"]),

@@ -62,6 +62,10 @@ pub(super) enum End {
 pub(super) enum Error {
     #[error("the daemon gave the address {0:?}, which this command cannot connect to")]
     Address(String),
+    #[error(
+        "streams are served over TLS ({0:?}), which this command does not speak: use `crictl --tls-ca FILE`"
+    )]
+    Tls(String),
     #[error("connect to the daemon's streaming server at {address}")]
     Connect {
         address: String,
@@ -80,6 +84,9 @@ impl Session {
     /// Connects to the URL that the daemon gave for an exec or attach.
     pub(super) async fn open(url: &str) -> Result<Self, Error> {
         let unusable = || Error::Address(url.to_owned());
+        if url.starts_with("https://") {
+            return Err(Error::Tls(url.to_owned()));
+        }
         let rest = url.strip_prefix("http://").ok_or_else(unusable)?;
         let (address, _) = rest.split_once('/').ok_or_else(unusable)?;
         let uri = format!("ws://{rest}").parse().map_err(|_| unusable())?;

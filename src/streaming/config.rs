@@ -1,6 +1,6 @@
 //! The room's configuration: where clients are served, and for how long.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -8,8 +8,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Address of loopback that clients connect to for exec, attach and port-forward: the kubelet does so from
-    /// this node. Port 0 is any free one.
+    /// Address that clients connect to for exec, attach and port-forward: the kubelet does so from this node. Port 0 is
+    /// any free one. An address that is not of loopback needs `tls_client_ca`.
     pub listen: SocketAddr,
     /// Seconds after which a stream over which nothing goes is closed.
     pub idle_timeout_s: u64,
@@ -19,6 +19,15 @@ pub struct Config {
     /// terminal has 10 seconds after the hang-up, and one without is left alone, as under containerd and CRI-O: its
     /// streams are closed, and it ends with its container at the latest.
     pub orphan_grace_s: Option<u64>,
+    /// File of the certificate that clients are served with over TLS 1.3, with what is between it and its authority
+    /// behind it, in PEM. It is read again when it has changed, as the other two are. When not set, clients are served
+    /// in the clear.
+    pub tls_certificate: Option<PathBuf>,
+    /// File of the key of that certificate, in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// File of the authorities, in PEM, of which a client must show a certificate; crictl does with `--tls-cert`. When
+    /// not set, the token in its URL is all that a client needs.
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -28,6 +37,9 @@ impl Default for Config {
             idle_timeout_s: 4 * 60 * 60,
             setup_timeout_s: 30,
             orphan_grace_s: None,
+            tls_certificate: None,
+            tls_key: None,
+            tls_client_ca: None,
         }
     }
 }

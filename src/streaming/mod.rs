@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `token.rs`, `request.rs` | what a URL stands for, until it is used or expires |
 //! | `server.rs`, `upgrade.rs` | HTTP: from a request's head to a protocol, or to a refusal |
+//! | `tls.rs` | certificates, the server's and its clients' |
 //! | `spdy/` | SPDY/3.1: frames, headers and session, purely; a session on a socket |
 //! | `websocket.rs`, `tunnel.rs` | channels in messages; a byte stream in messages |
 //! | `remote/` | the client of an exec or attach: what it types, what it is shown, over either |
@@ -36,6 +37,7 @@ mod request;
 mod server;
 mod spdy;
 mod status;
+mod tls;
 mod token;
 mod tunnel;
 mod upgrade;
@@ -63,7 +65,8 @@ pub struct Listening {
 /// Binds the configured address.
 ///
 /// # Errors
-/// As bind(2); `InvalidInput` for an address that others than this node can reach.
+/// As bind(2); `InvalidInput` for certificates that cannot be used, and for an address that others than this node can
+/// reach when they need not show one.
 pub async fn bind(config: Config) -> io::Result<Listening> {
     let (server, listener) = Server::bind(config).await?;
     Ok(Listening { server, listener })

@@ -1,6 +1,12 @@
 //! The HTTP server that clients come to with their URLs.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper::{Response, StatusCode, body::Incoming, header, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,6 +20,7 @@ use tokio::{
 use super::{
     config::Config,
     request::Request,
+    tls::Tls,
     token::{Tokens, TooManyPending},
     upgrade::{self, Agreed, Protocol, Refusal},
 };
@@ -27,6 +34,11 @@ const SESSIONS_MAX: usize = 1000;
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Lines of a request's head.
 const HEAD_LINES_MAX: usize = 64;
+
+/// TCP keep-alive: after so long without a segment of the client's the first probe, and so many with such pauses.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_PROBES: u32 = 4;
+const KEEP_ALIVE_PAUSE: Duration = Duration::from_secs(15);
 
 /// A connection that was upgraded.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -51,6 +63,7 @@ pub struct Server {
 struct Shared {
     config: Config,
     address: SocketAddr,
+    tls: Option<Arc<Tls>>,
     tokens: Tokens<Request>,
     sessions: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
@@ -60,16 +73,20 @@ impl Server {
     /// Binds the configured address.
     ///
     /// # Errors
-    /// As bind(2); `InvalidInput` for an address that others than this node can reach.
+    /// As bind(2); `InvalidInput` for certificates that cannot be used, and for an address that others than this node
+    /// can reach when they need not show one.
     pub async fn bind(config: Config) -> io::Result<(Self, TcpListener)> {
-        if !config.listen.ip().is_loopback() {
-            // There is no TLS: whoever listened on the way would have a shell in every container.
-            let text = "streaming.listen must be an address of loopback, such as 127.0.0.1:0";
+        let tls = Tls::configured(&config)?.map(Arc::new);
+        if !config.listen.ip().is_loopback() && !tls.as_ref().is_some_and(|tls| tls.knows_clients()) {
+            // Whoever listened on the way, or only guessed, would have a shell in every container.
+            let text = "streaming.listen must be an address of loopback, such as 127.0.0.1:0, unless \
+                        streaming.tls_client_ca says which clients may connect";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let listener = TcpListener::bind(config.listen).await?;
         let shared = Shared {
-            address: listener.local_addr()?,
+            address: within_reach(listener.local_addr()?),
+            tls,
             config,
             tokens: Tokens::default(),
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
@@ -85,7 +102,8 @@ impl Server {
     pub fn url(&self, request: Request) -> Result<String, TooManyPending> {
         let path = request.path();
         let token = self.shared.tokens.issue(request, Instant::now())?;
-        Ok(format!("http://{}/{path}/{token}", self.shared.address))
+        let scheme = if self.shared.tls.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{}/{path}/{token}", self.shared.address))
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -119,7 +137,7 @@ impl Server {
         }
     }
 
-    /// One request, and no more, on a connection.
+    /// A connection, from its beginning to its upgrade.
     async fn handshake<F>(
         &self,
         socket: TcpStream,
@@ -127,8 +145,23 @@ impl Server {
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        // Keystrokes and prompts are small and wanted now.
-        let _at_once = socket.set_nodelay(true);
+        prepare(&socket);
+        let Some(tls) = &self.shared.tls else { return self.converse(socket, serve).await };
+        match timeout(self.shared.config.setup_timeout(), tls.accept(socket)).await {
+            Ok(Ok(socket)) => self.converse(socket, serve).await,
+            Ok(Err(error)) => tracing::info!(%error, "streaming connection refused: no TLS"),
+            Err(_) => tracing::debug!("streaming connection closed: TLS took too long"),
+        }
+    }
+
+    /// One request, and no more, on a connection.
+    async fn converse<F>(
+        &self,
+        socket: impl Duplex + 'static,
+        serve: impl Fn(Visit) -> F + Clone + Send + Sync + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let setup = self.shared.config.setup_timeout();
         let service = service_fn(|request| {
             let answer = self.answer(request, serve.clone());
@@ -223,10 +256,29 @@ impl Server {
     }
 }
 
+/// The address for URLs: whoever reads one is on this node.
+fn within_reach(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Settings of a connection; one that cannot be made costs speed, or time until the end of a lost client is seen.
+fn prepare(socket: &TcpStream) {
+    use rustix::net::sockopt;
+    // Keystrokes and prompts are small and wanted now.
+    let _at_once = socket.set_nodelay(true);
+    let _asked = sockopt::set_socket_keepalive(socket, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(socket, KEEP_ALIVE_IDLE))
+        .and_then(|()| sockopt::set_tcp_keepcnt(socket, KEEP_ALIVE_PROBES))
+        .and_then(|()| sockopt::set_tcp_keepintvl(socket, KEEP_ALIVE_PAUSE));
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::{

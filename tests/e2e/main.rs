@@ -103,6 +103,7 @@ fn stories() -> impl Iterator<Item = Test> {
         streaming::ports::TESTS,
         streaming::protocol::TESTS,
         streaming::many::TESTS,
+        streaming::tls::TESTS,
         streaming::rows::TESTS,
         attach::TESTS,
         bad_input::TESTS,

@@ -5,6 +5,7 @@ pub(crate) mod many;
 pub(crate) mod ports;
 pub(crate) mod protocol;
 pub(crate) mod rows;
+pub(crate) mod tls;
 
 use std::{
     fs::File,

@@ -59,6 +59,7 @@ const CHECK_LIST: [Row; 18] = [
     (
         "what is left of an exec whose client has gone",
         &[
+            "streaming::gone::a_client_that_goes_between_the_end_and_the_last_output_costs_nobody_anything",
             "streaming::gone::an_exec_without_a_terminal_outlives_its_client",
             "streaming::gone::an_exec_with_a_terminal_is_hung_up_and_ends_after_ten_seconds",
             "streaming::gone::the_process_tree_of_an_exec_ends_after_the_grace",
@@ -95,7 +96,14 @@ const HOLES: [Row; 11] = [
         &["streaming::protocol::what_is_no_upgrade_is_answered_and_the_log_says_for_whom"],
     ),
     ("a token is in no log", &["streaming::a_url_is_for_one_client_and_one_minute"]),
-    ("only loopback is listened to", &["streaming::protocol::nothing_but_loopback_is_listened_to"]),
+    (
+        "only loopback is listened to, or TLS with certificates of clients",
+        &[
+            "streaming::protocol::nothing_but_loopback_is_listened_to",
+            "streaming::tls::clients_show_and_are_shown_certificates",
+            "streaming::tls::certificates_that_cannot_be_used_are_an_error_at_the_start",
+        ],
+    ),
     (
         "port 0, 65536, -1, 127.0.0.1:22",
         &[
