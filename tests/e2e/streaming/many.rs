@@ -143,9 +143,9 @@ fn visit(node: &Node, pod: &Pod<'_>, container: &Container<'_>, nth: usize) {
             assert_eq!(shown, Some(Message::binary(&b"\x01hello"[..])));
         }
         2 => drop(Spdy::open(node, &exec_url(node, container, &["cat"]), "v4.channel.k8s.io")),
-        3 => drop(in_a_terminal(node, container, "sleep 4321")),
+        3 => drop(in_a_terminal(node, container, "cat")),
         4 => {
-            let mut client = in_a_terminal(node, container, "sleep 4321");
+            let mut client = in_a_terminal(node, container, "cat");
             client.send(4, br#"{"Width":80,"Height":24}"#).unwrap();
         }
         5 => drop(WebSocket::open(node, &attach_url(node, container), "v5.channel.k8s.io")),
@@ -153,7 +153,9 @@ fn visit(node: &Node, pod: &Pod<'_>, container: &Container<'_>, nth: usize) {
             let mut client = Spdy::open(node, &forward_url(node, pod), "portforward.k8s.io");
             let (_, data) = client.forward("8080", nth);
             client.data(data, b"hello", false);
-            while !matches!(client.frame(), Frame::Data { bytes, .. } if bytes == b"hello") {}
+            let mut frames =
+                std::iter::from_fn(|| Some(client.frame()).filter(|frame| *frame != Frame::Closed));
+            assert!(frames.any(|frame| matches!(frame, Frame::Data { bytes, .. } if bytes == b"hello")));
         }
         _ => {
             let url = exec_url(node, container, &["cat"]);
