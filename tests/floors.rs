@@ -13,7 +13,7 @@ const FILE_LINES_MAX: usize = 500;
 const VAGUE_NAMES: [&str; 5] = ["utils", "common", "helpers", "types", "manager"];
 
 /// (crate, the only places that may name it)
-const FENCES: [(&str, &[&str]); 23] = [
+const FENCES: [(&str, &[&str]); 24] = [
     ("http", &["cri/", "metrics/"]),
     ("hyper", &["cri/", "metrics/", "streaming/"]),
     ("hyper_util", &["cri/", "cli/client", "metrics/", "streaming/"]),
@@ -30,6 +30,7 @@ const FENCES: [(&str, &[&str]); 23] = [
     ("zbus", &["cgroup/systemd"]),
     ("cgroups_rs", &["cgroup/"]),
     ("clap", &["cli/"]),
+    ("clap_complete", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("reqwest", &["image/registry/"]),
     ("rustls", &["image/registry/", "image/testregistry", "streaming/tls"]),

@@ -2,7 +2,8 @@
 
 use std::{env, io, io::Write as _, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use super::{attach, check, config, detach::DetachKeys, exec, exit::Exit, image, logs, network, run, serve};
 use crate::{
@@ -135,6 +136,8 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Print what completes this command line in a shell: bash reads it with `source <(pintle completion bash)`
+    Completion { shell: Shell },
     /// Print the version
     Version,
 }
@@ -260,10 +263,18 @@ impl Command {
             Self::Config { command: Config::Check { place } } => config::check(place),
             Self::Network { command: NetworkCommand::Reset { place } } => network::reset(place),
             Self::Check { place } => check::check(place),
+            Self::Completion { shell } => say(&completion(shell)),
             Self::Version => say(&format!("pintle {}\n", env!("CARGO_PKG_VERSION"))),
         };
         done.unwrap_or_else(|exit| exit)
     }
+}
+
+/// The script that completes the command line in `shell`.
+fn completion(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Line::command(), "pintle", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// Prints to stdout.
@@ -278,7 +289,7 @@ pub(super) fn say(text: &str) -> Result<Exit, Exit> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use std::process::{Command as Program, Stdio};
 
     use super::*;
 
@@ -314,6 +325,26 @@ mod tests {
         assert_eq!(keys(&[]), Ok("ctrl-p,ctrl-q".parse().unwrap()));
         assert_eq!(keys(&["--detach-keys", ""]), Ok(DetachKeys::none()));
         assert!(keys(&["--detach-keys", "ctrl-1"]).unwrap_err().contains("is not a list of keys"));
+    }
+
+    #[test]
+    fn each_shell_is_given_a_script_that_names_the_commands() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = completion(shell);
+            for command in Line::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn bash_completes_a_command() {
+        let script = completion(Shell::Bash)
+            + "\nCOMP_WORDS=(pintle ex); COMP_CWORD=1; _pintle pintle ex pintle; echo \"${COMPREPLY[@]}\"\n";
+        let mut bash = Program::new("bash");
+        let mut bash = bash.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        bash.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8_lossy(&bash.wait_with_output().unwrap().stdout), "exec\n");
     }
 
     #[test]
