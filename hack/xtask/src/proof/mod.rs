@@ -53,7 +53,7 @@ const PROOFS: [Proof; 14] = [
     },
     Proof {
         name: "streams",
-        promise: "10,000 sessions of clients that come and go leave nothing, 1,000 idle ones cost next to nothing, and what a client does not read is not kept",
+        promise: "10,000 sessions of clients that come and go leave nothing, 990 idle ones cost next to nothing, and what a client does not read is not kept",
         how: How::Reported("streaming::many"),
     },
     Proof {
