@@ -261,8 +261,8 @@ mod tests {
         assert_eq!(
             problem("\nrooot = '/a'"),
             "config.toml:2: rooot: unknown field `rooot`, expected one of \
-             `root`, `state`, `listen`, `log`, `cgroup`, `image`, `network`, `pod`, `cdi`, `metrics`, \
-             `streaming`"
+             `root`, `state`, `listen`, `log`, `cgroup`, `image`, `network`, `pod`, `handlers`, `cdi`, \
+             `metrics`, `streaming`"
         );
         assert_eq!(
             problem("root = '/a'\n\n[log]\nlevel = 'info'\ncolour = 1"),

@@ -59,7 +59,7 @@ impl Coded for pod::Error {
         match self {
             Self::NoSuchPod(_) | Self::NoSuchContainer(_) | Self::NoSuchImage(_) => Code::NotFound,
             Self::Ambiguous(_)
-            | Self::UnknownHandler(_)
+            | Self::UnknownHandler { .. }
             | Self::EmptyCommand
             | Self::PrivilegedContainer
             | Self::OtherUsers(_)
@@ -312,7 +312,11 @@ mod tests {
             (pod::Error::NoSuchImage("a".into()), Code::NotFound, "image a is not here; pull it first"),
             (pod::Error::Ambiguous("a".into()), Code::InvalidArgument, "id prefix a matches more than one"),
             (wrong(), Code::FailedPrecondition, "pod a is stopped; start it"),
-            (pod::Error::UnknownHandler("k".into()), Code::InvalidArgument, "unknown runtime handler \"k\""),
+            (
+                pod::Error::UnknownHandler { name: "k".into(), known: "a, b".into() },
+                Code::InvalidArgument,
+                "unknown runtime handler \"k\"; there are a, b",
+            ),
             (pod::Error::Busy { waiting: 256 }, Code::ResourceExhausted, "256 creates are waiting already"),
             (
                 pod::Error::ExecTimeout(Duration::from_secs(1)),

@@ -80,6 +80,7 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
         root_dir: config.root.clone(),
         boot_id,
         config: config.pod.clone(),
+        handlers: config.handlers.clone(),
         users,
     };
     let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
@@ -88,7 +89,7 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     let node = cri::Node {
         runtime_version: env!("CARGO_PKG_VERSION").into(),
         cgroup_driver,
-        runtime_handlers: config.pod.runtime_handlers.clone(),
+        runtime_handlers: config.handlers.names(),
         user_namespaces,
     };
     Ok(Rooms { pods, meter, streams, node })

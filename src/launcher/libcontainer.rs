@@ -226,7 +226,7 @@ fn complete(plan: &ContainerPlan, namespaces: &PodNamespaces, joins: bool) -> Re
     if linux.resources().is_some() || linux.seccomp().is_some() {
         return Err(bad("the spec has resources or seccomp, which are not libcontainer's here".into()));
     }
-    if plan.privileged {
+    if plan.host_devices {
         linux.set_devices(Some(device::of_host()));
     }
     linux.set_namespaces(Some(list));

@@ -7,6 +7,7 @@ mod cdi;
 mod container;
 mod exit;
 mod failure;
+mod handler;
 mod id;
 mod idmap;
 mod image;
@@ -25,6 +26,7 @@ pub use container::{
 };
 pub use exit::{Exit, ExitReason};
 pub use failure::{Failure, Stage};
+pub use handler::Handler;
 pub use id::{BadId, BadIdPrefix, ContainerId, ID_PREFIX_BYTES_MAX, IdPrefix, PodId};
 pub use idmap::{IdMap, IdRange, UserMode};
 pub use image::{Digest, ImageConfig, RootfsLayers};

@@ -38,6 +38,8 @@ pub struct ContainerPlan {
     pub pid: PidMode,
     /// Whether it sees the host's devices, and cgroups writable.
     pub privileged: bool,
+    /// Whether it has every device of the host, as a privileged one has.
+    pub host_devices: bool,
     /// The file of the CRI log; `None` is "discard".
     pub log: Option<LogPath>,
     /// Keep a pipe to the container's stdin.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{IdPrefix, PodLimits, Resources, Security, UserMode};
+use super::{Handler, IdPrefix, PodLimits, Resources, Security, UserMode};
 
 /// The request of RunPodSandbox (CRI `PodSandboxConfig`), checked. Labels and annotations are kept byte for
 /// byte: the kubelet has no other copy.
@@ -38,6 +38,9 @@ pub struct PodConfig {
     pub resources: Option<Resources>,
     /// The RuntimeClass handler; empty is the default one.
     pub runtime_handler: String,
+    /// The settings of that handler as of now; a pod of an earlier release has those that all had then.
+    #[serde(default)]
+    pub handler: Handler,
 }
 
 impl PodConfig {

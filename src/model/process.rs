@@ -79,8 +79,10 @@ pub struct Capabilities {
 /// Which AppArmor profile (CRI `SecurityProfile`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum AppArmorChoice {
-    /// pintle's own profile, on a kernel that has AppArmor on; also what a request asks for that names none.
+    /// No profile is named: the one of the handler.
     #[default]
+    Unsaid,
+    /// pintle's own profile, on a kernel that has AppArmor on.
     RuntimeDefault,
     Unconfined,
     /// A profile of this name that is loaded on the host.
@@ -90,8 +92,10 @@ pub enum AppArmorChoice {
 /// Which system call filter (CRI `SecurityProfile`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum SeccompChoice {
-    /// pintle's own profile. A request that names no profile at all asks for none (`cri/parse`).
+    /// No profile is named: the one of the handler, which is none unless it is configured.
     #[default]
+    Unsaid,
+    /// pintle's own profile.
     RuntimeDefault,
     /// No filter.
     Unconfined,

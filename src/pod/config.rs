@@ -22,8 +22,6 @@ pub struct Config {
     /// Seconds between two audits, which compare kernel and disk with the pods that are known. A tenth more at most,
     /// by chance. 0: only at the start.
     pub audit_interval_s: u64,
-    /// Names of RuntimeClass handlers that are accepted, besides the empty one. All mean the same.
-    pub runtime_handlers: Vec<String>,
     /// Whether programs of a pod with a network of its own may listen on ports below 1024 without a capability
     /// (`net.ipv4.ip_unprivileged_port_start` is 0), unless the pod sets that sysctl itself.
     pub unprivileged_ports: bool,
@@ -42,7 +40,6 @@ impl Default for Config {
             creates_running_max: 0,
             creates_waiting_max: 256,
             audit_interval_s: 300,
-            runtime_handlers: vec!["pintle".into()],
             unprivileged_ports: true,
             unprivileged_ping: true,
         }
@@ -50,11 +47,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether a pod may ask for `handler`.
-    pub fn accepts_handler(&self, handler: &str) -> bool {
-        handler.is_empty() || self.runtime_handlers.iter().any(|name| name == handler)
-    }
-
     /// `None`: there is an audit at the start only.
     pub(super) fn audit_interval(&self) -> Option<std::time::Duration> {
         (self.audit_interval_s > 0).then(|| std::time::Duration::from_secs(self.audit_interval_s))
@@ -69,18 +61,5 @@ impl Config {
             0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
             max => max,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_empty_handler_and_the_configured_ones_are_accepted() {
-        let config = Config::default();
-        assert!(config.accepts_handler(""));
-        assert!(config.accepts_handler("pintle"));
-        assert!(!config.accepts_handler("runc"));
     }
 }

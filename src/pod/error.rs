@@ -21,8 +21,8 @@ pub enum Error {
     NoSuchImage(String),
     #[error("{object} is {state}; {wanted}")]
     WrongState { object: String, state: &'static str, wanted: &'static str },
-    #[error("unknown runtime handler {0:?}")]
-    UnknownHandler(String),
+    #[error("unknown runtime handler {name:?}; there are {known}")]
+    UnknownHandler { name: String, known: String },
     #[error("the command is empty")]
     EmptyCommand,
     /// The node cannot make what the pod asks for.

@@ -14,6 +14,7 @@ use super::{
     apparmor,
     audit::Findings,
     config::Config,
+    handler::Handlers,
     keep::{Places, debts::Debts},
     life::Event,
     names::Names,
@@ -40,6 +41,7 @@ pub struct Deps {
     /// `/proc/sys/kernel/random/boot_id`
     pub boot_id: String,
     pub config: Config,
+    pub handlers: Handlers,
     pub users: UserNamespaces,
 }
 
@@ -56,6 +58,7 @@ pub(super) struct Node {
     /// What this node can give to a container at most.
     pub(super) held_capabilities: u64,
     pub(super) config: Config,
+    pub(super) handlers: Handlers,
     /// Whether pods can have users of their own.
     pub(super) users: UserNamespaces,
     pub(super) creates: Admission,
@@ -72,10 +75,22 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(deps: Deps) -> (Self, Zygote) {
-        let Deps { zygote, cgroups, network, images, cdi, state_dir, root_dir, boot_id, config, users } =
-            deps;
+        let Deps {
+            zygote,
+            cgroups,
+            network,
+            images,
+            cdi,
+            state_dir,
+            root_dir,
+            boot_id,
+            config,
+            handlers,
+            users,
+        } = deps;
         let places = Places { state: state_dir, root: root_dir };
-        (Self { cdi, users, ..Self::on(cgroups, network, images, places, boot_id, config) }, zygote)
+        let node = Self::on(cgroups, network, images, places, boot_id, config);
+        (Self { cdi, handlers, users, ..node }, zygote)
     }
 
     /// Without the process that new pods come from: recovery needs none.
@@ -98,6 +113,7 @@ impl Node {
             held_capabilities: crate::sys::privilege::held_capabilities().unwrap_or(u64::MAX),
             creates: Admission::new(config.creates_running(), config.creates_waiting_max),
             config,
+            handlers: Handlers::default(),
             users: UserNamespaces::untried(),
             execs: Execs::default(),
             debts: Debts::default(),

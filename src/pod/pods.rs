@@ -73,10 +73,8 @@ impl Pods {
     ///
     /// # Errors
     /// [`Error::UnknownHandler`], and what the network can never do, before anything is taken; after any other nothing is left, and the name is free.
-    pub async fn run(&self, config: PodConfig) -> Result<PodId, Error> {
-        if !self.node.config.accepts_handler(&config.runtime_handler) {
-            return Err(Error::UnknownHandler(config.runtime_handler));
-        }
+    pub async fn run(&self, mut config: PodConfig) -> Result<PodId, Error> {
+        self.node.handlers.settle(&mut config)?;
         if config.namespaces.users.map().is_some() {
             self.node.users.check().map_err(Error::NoUserNamespaces)?;
         }

@@ -33,7 +33,7 @@ const PROFILE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn program(config: &ContainerConfig) -> Result<Option<Arc<[u8]>>, Error> {
     match &config.security.seccomp {
         _ if config.security.privileged => Ok(None),
-        SeccompChoice::Unconfined => Ok(None),
+        SeccompChoice::Unconfined | SeccompChoice::Unsaid => Ok(None),
         SeccompChoice::RuntimeDefault => Ok(Some(spec::seccomp::default(spec::capabilities(config)?))),
         SeccompChoice::Localhost(path) => compile(path, &profile(path).await?, config).map(Some),
     }

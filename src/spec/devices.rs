@@ -47,7 +47,7 @@ pub(super) fn nodes(container: &ContainerConfig) -> Result<Vec<DeviceNode>, Erro
 
 /// cgroup rules: nothing, then what everybody may. Those of [`nodes`] come after, from the helper, which
 /// knows their numbers.
-pub(super) fn rules(privileged: bool) -> Vec<DeviceRule> {
+pub(super) fn rules(all: bool) -> Vec<DeviceRule> {
     let rule = |allow, kind, major, minor, access: &str| DeviceRule {
         allow,
         kind,
@@ -55,7 +55,7 @@ pub(super) fn rules(privileged: bool) -> Vec<DeviceRule> {
         minor,
         access: access.into(),
     };
-    if privileged {
+    if all {
         return vec![rule(true, 'a', None, None, "rwm")];
     }
     let mut rules = vec![

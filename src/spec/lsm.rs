@@ -24,8 +24,10 @@ pub fn apparmor(security: &Security, enabled: bool) -> Result<Option<&str>, Erro
     match &security.apparmor {
         AppArmorChoice::Localhost(profile) if !enabled => Err(Error::NoAppArmor { profile: profile.clone() }),
         AppArmorChoice::Localhost(profile) => Ok(Some(profile)),
-        AppArmorChoice::RuntimeDefault if enabled && !security.privileged => Ok(Some(APPARMOR_DEFAULT)),
-        AppArmorChoice::RuntimeDefault | AppArmorChoice::Unconfined => Ok(None),
+        AppArmorChoice::RuntimeDefault | AppArmorChoice::Unsaid if enabled && !security.privileged => {
+            Ok(Some(APPARMOR_DEFAULT))
+        }
+        AppArmorChoice::RuntimeDefault | AppArmorChoice::Unsaid | AppArmorChoice::Unconfined => Ok(None),
     }
 }
 
@@ -53,6 +55,7 @@ mod tests {
         let profile = |name: &str| Some(Some(name.to_owned()));
         for (choice, privileged, enabled, expected) in [
             (&AppArmorChoice::RuntimeDefault, false, true, profile("pintle-default")),
+            (&AppArmorChoice::Unsaid, false, true, profile("pintle-default")),
             (&AppArmorChoice::RuntimeDefault, true, true, Some(None)),
             (&AppArmorChoice::RuntimeDefault, false, false, Some(None)),
             (&AppArmorChoice::Unconfined, false, true, Some(None)),

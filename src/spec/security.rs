@@ -109,7 +109,7 @@ pub(super) fn hidden_paths(security: &Security) -> Result<(Vec<String>, Vec<Stri
 pub(super) fn filter(security: &Security, compiled: Option<&Arc<[u8]>>) -> Result<Option<Arc<[u8]>>, Error> {
     match (&security.seccomp, compiled) {
         _ if security.privileged => Ok(None),
-        (SeccompChoice::Unconfined, _) => Ok(None),
+        (SeccompChoice::Unconfined | SeccompChoice::Unsaid, _) => Ok(None),
         (SeccompChoice::RuntimeDefault | SeccompChoice::Localhost(_), Some(filter)) if !filter.is_empty() => {
             Ok(Some(Arc::clone(filter)))
         }
@@ -254,6 +254,7 @@ mod tests {
             (localhost.clone(), false, Some(&empty), None),
             (localhost, false, None, None),
             (SeccompChoice::Unconfined, false, None, Some(false)),
+            (SeccompChoice::Unsaid, false, None, Some(false)),
         ] {
             let security = Security { privileged, seccomp: choice.clone(), ..Default::default() };
             let filtered = filter(&security, given).ok().map(|filter| filter.is_some());

@@ -76,7 +76,7 @@ fn a_pod_that_makes_no_sense_is_refused() {
         "an unknown handler",
         unknown,
         &[Code::InvalidArgument, Code::NotFound],
-        "no-such-handler",
+        "no-such-handler\"; there are pintle",
     );
     let nothing = node.cri().run_pod_sandbox(v1::RunPodSandboxRequest::default());
     assert_refused("no config", nothing, &[Code::InvalidArgument], "config");

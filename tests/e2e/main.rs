@@ -23,6 +23,7 @@ mod event;
 mod exec;
 mod faults;
 mod gauntlet;
+mod handler;
 mod harness;
 mod health;
 mod image;
@@ -77,6 +78,7 @@ fn stories() -> impl Iterator<Item = Test> {
         volume::TESTS,
         cdi::TESTS,
         userns::TESTS,
+        handler::TESTS,
         cgroup::TESTS,
         update::TESTS,
         voice::TESTS,

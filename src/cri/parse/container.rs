@@ -352,7 +352,7 @@ pub(super) mod tests {
             resources: Resources { cpu_shares: 512, ..Default::default() },
             namespaces: NamespaceModes { pid: PidMode::Container, ..Default::default() },
             security: Security {
-                seccomp: SeccompChoice::Unconfined,
+                seccomp: SeccompChoice::Unsaid,
                 masked_paths: Some(vec![]),
                 readonly_paths: Some(vec![]),
                 ..Default::default()

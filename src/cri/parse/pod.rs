@@ -16,8 +16,8 @@ use super::{
 use crate::{
     cri::wire,
     model::{
-        Dns, IpcMode, NamespaceModes, NetworkMode, PodConfig, PodMetadata, PortMapping, PortProtocol,
-        Resources, Security,
+        Dns, Handler, IpcMode, NamespaceModes, NetworkMode, PodConfig, PodMetadata, PortMapping,
+        PortProtocol, Resources, Security,
     },
     sys::sysctl::dotted,
 };
@@ -65,6 +65,7 @@ fn pod(
         overhead: linux.overhead,
         resources: linux.resources,
         runtime_handler,
+        handler: Handler::default(),
     })
 }
 
@@ -298,6 +299,7 @@ pub(super) mod tests {
             overhead: Some(Resources { cpu_shares: 2, ..Default::default() }),
             resources: None,
             runtime_handler: "fast".into(),
+            handler: Handler::default(),
         };
         assert_eq!(run_pod(request()), Ok(expected));
     }
@@ -309,7 +311,7 @@ pub(super) mod tests {
         });
         let pod = pod.unwrap();
         assert_eq!((pod.dns, pod.namespaces), (None, NamespaceModes::default()));
-        assert_eq!(pod.security.seccomp, SeccompChoice::Unconfined);
+        assert_eq!(pod.security.seccomp, SeccompChoice::Unsaid);
     }
 
     #[test]

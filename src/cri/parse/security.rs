@@ -77,7 +77,7 @@ pub(super) fn container(wire: wire::LinuxContainerSecurityContext) -> Result<Sec
 
 /// The defaults for a caller that gives no security context at all.
 pub(super) fn unsaid() -> Security {
-    Security { seccomp: SeccompChoice::Unconfined, ..Security::default() }
+    Security::default()
 }
 
 /// The kind of a request: only a container may name another as the owner of its PID namespace.
@@ -214,7 +214,8 @@ fn seccomp(
 
 fn deprecated_seccomp(value: &str) -> Result<SeccompChoice, Why> {
     match value {
-        "" | "unconfined" => Ok(SeccompChoice::Unconfined),
+        "" => Ok(SeccompChoice::Unsaid),
+        "unconfined" => Ok(SeccompChoice::Unconfined),
         "runtime/default" | "docker/default" => Ok(SeccompChoice::RuntimeDefault),
         _ => match value.strip_prefix("localhost/") {
             Some(path) => localhost(path.to_owned()),
@@ -242,7 +243,8 @@ fn apparmor(profile: Option<wire::SecurityProfile>, deprecated: &str) -> Result<
             }
         },
         None => match deprecated {
-            "" | "runtime/default" => Ok(AppArmorChoice::RuntimeDefault),
+            "" => Ok(AppArmorChoice::Unsaid),
+            "runtime/default" => Ok(AppArmorChoice::RuntimeDefault),
             "unconfined" => Ok(AppArmorChoice::Unconfined),
             _ => match deprecated.strip_prefix("localhost/") {
                 Some(name) => apparmor_profile(name).at("apparmor_profile"),
@@ -331,7 +333,7 @@ mod tests {
     fn a_context_decides_hidden_paths_exactly_and_none_leaves_them_to_us() {
         assert_eq!(container(context()).unwrap().masked_paths, Some(vec![]));
         assert_eq!(unsaid().masked_paths, None);
-        assert_eq!(unsaid().seccomp, SeccompChoice::Unconfined);
+        assert_eq!(unsaid().seccomp, SeccompChoice::Unsaid);
     }
 
     #[test]
@@ -348,7 +350,7 @@ mod tests {
         };
         let privileged = |context| wire::LinuxContainerSecurityContext { privileged: true, ..context };
         for (context, expected) in [
-            (context(), SeccompChoice::Unconfined),
+            (context(), SeccompChoice::Unsaid),
             (new(ProfileType::RuntimeDefault, ""), SeccompChoice::RuntimeDefault),
             (new(ProfileType::Unconfined, ""), SeccompChoice::Unconfined),
             (new(ProfileType::Localhost, path), SeccompChoice::Localhost(path.into())),
@@ -421,7 +423,7 @@ mod tests {
     fn an_apparmor_profile_is_that_of_the_new_field_and_else_of_the_old_one() {
         let web = || AppArmorChoice::Localhost("web".into());
         for (new, old, expected) in [
-            (None, "", AppArmorChoice::RuntimeDefault),
+            (None, "", AppArmorChoice::Unsaid),
             (None, "runtime/default", AppArmorChoice::RuntimeDefault),
             (None, "unconfined", AppArmorChoice::Unconfined),
             (None, "localhost/web", web()),

@@ -1,6 +1,6 @@
 //! Puts a plan together.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxCapabilities, Process, Root, Spec, User};
 
@@ -27,19 +27,21 @@ pub fn build(inputs: &Inputs<'_>) -> Result<ContainerPlan, Error> {
     let arguments = environment::arguments(container, image)?;
     // What the node's own root lacks can be given to nobody.
     let capabilities = security::capabilities(&container.security)? & inputs.held_capabilities;
+    let host_devices = container.security.privileged && !inputs.pod.handler.privileged_without_host_devices;
     Ok(ContainerPlan {
         id: inputs.id.clone(),
-        oci: oci(&container.security, capabilities, container.tty)?,
+        oci: oci(&container.security, capabilities, container.tty, &annotations(inputs))?,
         process: process(inputs, arguments, capabilities)?,
         lower: inputs.layers.lower.clone(),
         writable: inputs.writable.clone(),
         readonly_rootfs: container.security.readonly_rootfs,
         volumes: mounts::volumes(inputs)?,
         devices: devices::nodes(container)?,
-        device_rules: devices::rules(container.security.privileged),
+        device_rules: devices::rules(host_devices),
         resources: container.resources.clone(),
         pid: container.namespaces.pid.clone(),
         privileged: container.security.privileged,
+        host_devices,
         log: log(inputs)?,
         stdin: container.stdin,
         stdin_once: container.stdin_once,
@@ -84,9 +86,20 @@ fn log(inputs: &Inputs<'_>) -> Result<Option<LogPath>, Error> {
     Ok(Some(LogPath { directory: mounts::clean(directory).into(), file }))
 }
 
+/// The annotations that the handler lets into the spec; those of the container win.
+fn annotations<'a>(inputs: &Inputs<'a>) -> BTreeMap<&'a String, &'a String> {
+    let all = inputs.pod.annotations.iter().chain(&inputs.container.annotations);
+    all.filter(|(key, _)| inputs.pod.handler.allows_annotation(key)).collect()
+}
+
 /// The spec for libcontainer. Every field is set or cleared by name, since the types come with defaults
 /// of their own: a filter, limits or namespaces that got in that way would go unseen.
-fn oci(security: &Security, capabilities: u64, tty: bool) -> Result<Vec<u8>, Error> {
+fn oci(
+    security: &Security,
+    capabilities: u64,
+    tty: bool,
+    annotations: &BTreeMap<&String, &String>,
+) -> Result<Vec<u8>, Error> {
     let mut process = Process::default();
     process
         .set_terminal(Some(tty))
@@ -145,6 +158,9 @@ fn oci(security: &Security, capabilities: u64, tty: bool) -> Result<Vec<u8>, Err
         .set_gid_mappings(None);
 
     let mut spec = serde_json::to_value(&spec).map_err(Error::Oci)?;
+    if !annotations.is_empty() {
+        spec["annotations"] = serde_json::json!(annotations);
+    }
     // The crate keeps capabilities in hash sets, so that their order would differ from plan to plan.
     let names: Vec<_> = capability::names(security::setup_capabilities(capabilities)).collect();
     spec["process"]["capabilities"] = serde_json::json!({

@@ -306,7 +306,7 @@ fn the_plan_says_the_rest() {
     let config = container(
         r#"{"args": ["a"], "tty": true, "stdin": true, "log_path": "web/0.log",
             "resources": {"oom_score_adj": 985, "memory_bytes": 1000},
-            "security": {"readonly_rootfs": true, "no_new_privs": true, "user": {"uid": 1000},
+            "security": {"readonly_rootfs": true, "no_new_privs": true, "seccomp": "RuntimeDefault", "user": {"uid": 1000},
                          "capabilities": {"add": ["NET_ADMIN"], "ambient": ["NET_ADMIN", "SYS_TIME"]}}}"#,
     );
     let plan = plan(&pod(), &config, &image()).unwrap();
@@ -350,6 +350,35 @@ fn a_log_stays_in_its_directory_and_needs_both_halves() {
     assert_eq!(of("/l/", "/a//./b").unwrap(), Some(log));
     assert!(matches!(of("/l", "../a"), Err(Error::Path { what: "log", .. })));
     assert!(matches!(of("l", "a"), Err(Error::Path { what: "log", .. })));
+}
+
+#[test]
+fn the_handler_decides_about_the_hosts_devices_and_annotations() {
+    let privileged = |without: bool, privileged: bool| {
+        let mut pod = pod();
+        pod.handler.privileged_without_host_devices = without;
+        let mut container = ContainerConfig::default();
+        container.security.privileged = privileged;
+        let plan = plan(&pod, &container, &image()).unwrap();
+        (plan.privileged, plan.host_devices, plan.device_rules.len() == 1)
+    };
+    assert_eq!(privileged(false, true), (true, true, true));
+    assert_eq!(privileged(true, true), (true, false, false));
+    assert_eq!(privileged(false, false), (false, false, false));
+
+    let mut pod = pod();
+    pod.handler.allowed_annotations = vec!["a.io/*".into(), "b.io/one".into()];
+    let annotations = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    pod.annotations = annotations(&[("a.io/x", "pod"), ("a.io/y", "pod"), ("c.io/x", "pod")]);
+    let container = ContainerConfig {
+        annotations: annotations(&[("a.io/y", "container"), ("b.io/one", "1"), ("b.io/two", "2")]),
+        ..Default::default()
+    };
+    let spec: Value = serde_json::from_slice(&plan(&pod, &container, &image()).unwrap().oci).unwrap();
+    let expected = serde_json::json!({"a.io/x": "pod", "a.io/y": "container", "b.io/one": "1"});
+    assert_eq!(spec["annotations"], expected);
 }
 
 #[test]

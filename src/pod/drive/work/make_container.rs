@@ -170,6 +170,7 @@ impl ContainerCreation<'_> {
 
     async fn plan(&self, record: &ContainerRecord, writable: PathBuf) -> Result<ContainerPlan, Error> {
         let mut config = ContainerConfig { resources: record.resources.clone(), ..(*record.config).clone() };
+        self.pod.config.handler.complete(&mut config.security);
         cdi::inject(&self.pod.node.cdi, &mut config).await?;
         // `build` knows no host, so the name is settled here.
         let pod = PodConfig { hostname: files::hostname(&self.pod.config), ..(*self.pod.config).clone() };
