@@ -10,7 +10,7 @@
 //! the request; `chunk.rs` cuts lists into messages; `wire.rs` is the generated protocol and its proof; `serve.rs`
 //! assembles the server and its limits, `deadline.rs` keeps each caller's deadline, `authority.rs` lets clients in that
 //! name the socket as their host. `docs/rpcs.md` lists what is built, `docs/cri-fields.md` what becomes of each field of a
-//! request (`fields.rs` compares it with the protocol).
+//! request (`fields.rs` compares it with the protocol); `skew.rs` proves that clients of other releases are understood.
 //!
 //! Invariant: a handler is parse, call, render. When a caller hangs up, the wait ends and the work does not.
 //! Invariant: lists and statuses are read from published views and wait for nothing.
@@ -30,6 +30,8 @@ mod render;
 mod runtime;
 mod serve;
 mod signal;
+#[cfg(test)]
+mod skew;
 mod subject;
 pub(crate) mod wire;
 

@@ -69,9 +69,14 @@ mod tests {
     fn an_annotation_is_allowed_by_its_key_or_its_beginning() {
         let allowed_annotations = vec!["a.io/exact".into(), "b.io/*".into()];
         let handler = Handler { allowed_annotations, ..Handler::default() };
-        for (key, allowed) in
-            [("a.io/exact", true), ("a.io/exactly", false), ("b.io/x", true), ("b.i", false), ("", false)]
-        {
+        for (key, allowed) in [
+            ("a.io/exact", true),
+            ("a.io/exactly", false),
+            ("b.io/x", true),
+            ("x.b.io/x", false),
+            ("b.i", false),
+            ("", false),
+        ] {
             assert_eq!(handler.allows_annotation(key), allowed, "{key}");
         }
         assert!(!Handler::default().allows_annotation("b.io/x"));

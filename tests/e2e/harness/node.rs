@@ -188,7 +188,7 @@ impl Node {
         name: &str,
         change: impl FnOnce(&mut v1::PodSandboxConfig),
     ) -> Result<Pod<'_>, Status> {
-        Pod::run(self, name, "", change)
+        Pod::run(self, name, &handler(), change)
     }
 
     /// The ids of all pods that are listed.
@@ -359,6 +359,11 @@ fn start_registry(folders: &Folders, namespaces: &Namespaces) -> Child {
     registry
 }
 
+/// The handler of pods that say nothing of theirs: the one without a name, or that of `PINTLE_E2E_HANDLER`.
+fn handler() -> String {
+    std::env::var("PINTLE_E2E_HANDLER").unwrap_or_default()
+}
+
 /// The node's own places, and what the test adds.
 fn write_config(folders: &Folders, more: &str) {
     let text = format!(
@@ -377,7 +382,9 @@ fn write_config(folders: &Folders, more: &str) {
         folders.path("cdi/etc"),
         folders.path("cdi/run"),
     );
-    fs::write(folders.path("config.toml"), text).unwrap();
+    let table = Some(handler()).filter(|name| !name.is_empty());
+    let table = table.map(|name| format!("\n[handlers.{name}]\n")).unwrap_or_default();
+    fs::write(folders.path("config.toml"), text + &table).unwrap();
     if !more.is_empty() {
         fs::write(folders.path("conf.d/test.toml"), more).unwrap();
     }
