@@ -15,8 +15,10 @@ static TOOLS: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 static OTHER_CLIENTS: LazyLock<PathBuf> =
     LazyLock::new(|| printed_folder(&mut Command::new("hack/tools/clients")));
-static NEW_PLUGINS: LazyLock<PathBuf> =
-    LazyLock::new(|| printed_folder(&mut Command::new("hack/tools/plugins")));
+static NEW_PLUGINS: LazyLock<PathBuf> = LazyLock::new(|| {
+    made_before("PINTLE_E2E_PLUGINS")
+        .unwrap_or_else(|| printed_folder(&mut Command::new("hack/tools/plugins")))
+});
 static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut make = Command::new(env!("CARGO"));
     make.args(["run", "-q", "-p", "xtask", "--", "images"]);

@@ -9,6 +9,14 @@ use std::{
 use super::Result;
 use crate::images;
 
+/// What the host builds for the tests inside, which can build nothing: the variable that names the outcome to them,
+/// and the script that prints it.
+const MADE_BEFORE: [(&str, &str); 3] = [
+    ("PINTLE_E2E_TOOLS", "hack/tools/build"),
+    ("PINTLE_E2E_PLUGINS", "hack/tools/plugins"),
+    ("PINTLE_E2E_STREAMS", "hack/tools/streams/build"),
+];
+
 /// Variables that are handed on to the tests inside.
 const HANDED_ON: [&str; 2] = ["PINTLE_E2E_", "CRITEST_"];
 
@@ -26,12 +34,14 @@ pub(super) struct Job {
 pub(super) fn stories(driver: &Option<String>, pids: Option<&str>, names: &[String]) -> Result<Job> {
     let repository = repository()?;
     let program = end_to_end_tests()?;
-    let (images, tools) = (images::build()?.canonicalize()?, tools(&repository)?);
+    let images = images::build()?.canonicalize()?;
     let build = program.ancestors().nth(2).ok_or("a test has a target folder")?.to_owned();
-    let mut variables = vec![
-        ("PINTLE_E2E_IMAGES".to_owned(), images.display().to_string()),
-        ("PINTLE_E2E_TOOLS".to_owned(), tools.display().to_string()),
-    ];
+    let mut made = vec![("PINTLE_E2E_IMAGES", images)];
+    for (variable, script) in MADE_BEFORE {
+        made.push((variable, printed_path(&repository, script)?));
+    }
+    let mut variables: Vec<(String, String)> =
+        made.iter().map(|(variable, path)| ((*variable).to_owned(), path.display().to_string())).collect();
     variables.extend(driver.iter().map(|driver| ("PINTLE_E2E_DRIVER".to_owned(), driver.clone())));
     variables.extend(pids.map(|pids| ("PINTLE_E2E_PIDS".to_owned(), pids.to_owned())));
     variables.extend(env::vars().filter(|(name, _)| HANDED_ON.iter().any(|start| name.starts_with(start))));
@@ -45,7 +55,11 @@ pub(super) fn stories(driver: &Option<String>, pids: Option<&str>, names: &[Stri
         words.join(" ")
     );
     let refresh = env::var_os("CRITEST_REFRESH").is_some();
-    let mut shares = vec![(repository, refresh), (build, false), (images, false), (tools, false)];
+    let mut shares = vec![(repository, refresh), (build, false)];
+    for (_, path) in made {
+        let folder = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+        shares.push((folder.ok_or("a program has a folder")?.to_owned(), false));
+    }
     // The tests make this file, which has a folder of its own.
     let figures = env::var_os("PINTLE_E2E_FIGURES").map(PathBuf::from);
     shares.extend(figures.and_then(|file| file.parent().map(|folder| (folder.to_owned(), true))));
@@ -80,14 +94,14 @@ fn end_to_end_tests() -> Result<PathBuf> {
     program.ok_or_else(|| "cargo names no program of the end-to-end tests".into())
 }
 
-/// The folder of crictl and critest.
-fn tools(repository: &Path) -> Result<PathBuf> {
-    let output = Command::new(repository.join("hack/tools/build")).stderr(Stdio::inherit()).output()?;
+/// The last line that a script of the repository prints, which is the path of what it has built.
+fn printed_path(repository: &Path, script: &str) -> Result<PathBuf> {
+    let output = Command::new(repository.join(script)).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
-        return Err("the clients could not be built".into());
+        return Err(format!("{script} failed").into());
     }
-    let said = String::from_utf8(output.stdout)?;
-    Ok(Path::new(said.lines().last().unwrap_or_default()).canonicalize()?)
+    let printed = String::from_utf8(output.stdout)?;
+    Ok(Path::new(printed.lines().last().unwrap_or_default()).canonicalize()?)
 }
 
 /// For a shell.
