@@ -1,6 +1,6 @@
 //! Many sessions: what they leave, and what they cost.
 //!
-//! `PINTLE_E2E_STREAMS` is how many come and go, a tenth of it how many are idle at once; `PINTLE_E2E_FIGURES` names a
+//! `PINTLE_E2E_SESSIONS` is how many come and go, a tenth of it how many are idle at once; `PINTLE_E2E_FIGURES` names a
 //! file for the figures. `cargo xtask proof streams` has 10,000.
 
 use std::{
@@ -56,7 +56,7 @@ impl Figures<'_> {
 }
 
 fn many_sessions_leave_nothing_and_cost_little() {
-    let count = env::var("PINTLE_E2E_STREAMS").ok().and_then(|text| text.parse().ok()).unwrap_or(SESSIONS);
+    let count = env::var("PINTLE_E2E_SESSIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(SESSIONS);
     let node = Node::start();
     let pod = node.run_pod("web");
     let container = pod.create_with("main", BUSYBOX, ["nc", "-ll", "-p", "8080", "-e", "cat"], |config| {

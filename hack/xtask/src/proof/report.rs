@@ -23,7 +23,7 @@ const AMOUNTS: [(&str, &str); 5] = [
     ("PINTLE_E2E_OOM_KILLS", "200"),
     ("PINTLE_E2E_EVENT_PODS", "1000"),
     ("PINTLE_E2E_CNI_PODS", "500"),
-    ("PINTLE_E2E_STREAMS", "10000"),
+    ("PINTLE_E2E_SESSIONS", "10000"),
 ];
 
 /// Runs a story, which is told where to write its figures, and writes the page whatever comes of it.
