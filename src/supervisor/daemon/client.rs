@@ -445,7 +445,9 @@ impl Reader {
             ended = self.read_all(&transport) => ended,
             error = transport.drain() => Err(error),
         };
-        if let Err(error) = ended {
+        if let Err(error) = ended
+            && !wire::is_hang_up(&error)
+        {
             tracing::warn!(pod = %self.pod, %error, "connection to supervisor broke");
         }
         transport.lose();

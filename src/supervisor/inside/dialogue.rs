@@ -27,7 +27,7 @@ impl Supervisor {
         });
         if let Err(error) = connected
             && error.kind() != io::ErrorKind::WouldBlock
-            && !is_hang_up(&error)
+            && !wire::is_hang_up(&error)
         {
             self.say(Level::Warn, None, format!("could not accept a connection of a daemon: {error}"));
         }
@@ -70,7 +70,7 @@ impl Supervisor {
             self.disconnect(token);
         }
         if let Err(error) = served
-            && !is_hang_up(&error)
+            && !wire::is_hang_up(&error)
         {
             self.say(Level::Warn, None, format!("a connection of a daemon is closed: {error}"));
         }
@@ -139,7 +139,7 @@ impl Supervisor {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let Err(error) = connection.push(frame).and_then(|()| self.rewatch(token)) else { return };
         self.disconnect(token);
-        if !is_hang_up(&error) {
+        if !wire::is_hang_up(&error) {
             self.say(Level::Warn, None, format!("a connection of a daemon is closed: {error}"));
         }
     }
@@ -152,9 +152,4 @@ impl Supervisor {
             self.send(token, wire::exited_frame(id, &exit));
         }
     }
-}
-
-/// Whether the daemon has ended or closed the connection: nothing that an operator should be told.
-fn is_hang_up(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

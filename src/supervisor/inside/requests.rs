@@ -228,7 +228,7 @@ fn release(step: &mut Step, id: &ContainerId, waiter: Waiter) -> Result<(), Fail
     let no_barrier = || Failure::new(Stage::Internal, id.as_str(), "no start barrier");
     barrier.as_ref().ok_or_else(no_barrier)?.report.go().map_err(|error| {
         // It is dead, which was not seen yet.
-        if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+        if wire::is_hang_up(&error) {
             return never_executed(id);
         }
         Failure::io(Stage::Launch, id.as_str(), "", &error)

@@ -37,6 +37,12 @@ pub(crate) fn encode(message: &impl Message, fds: Vec<OwnedFd>) -> Frame {
     Frame { bytes, fds }
 }
 
+/// Whether the peer has ended or closed the connection, with bytes unread or not: nothing that an operator should
+/// read about.
+pub(crate) fn is_hang_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 impl Frame {
     /// Sends what the socket takes of the bytes from `sent` on, and the descriptors with the first byte. Gives
     /// the number of bytes taken.
@@ -190,6 +196,18 @@ mod tests {
         assert_eq!(seen, 2);
         drop(a);
         assert!(!assembler.fill(b.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn a_peer_that_closes_with_bytes_unread_has_hung_up() {
+        let (a, b) = UnixStream::pair().unwrap();
+        fdpass::send(b.as_fd(), b"unread", &[]).unwrap();
+        drop(a);
+        let reset = Assembler::default().fill(b.as_fd()).unwrap_err();
+        assert!(is_hang_up(&reset), "{reset:?}");
+        let broken = fdpass::send(b.as_fd(), b"late", &[]).unwrap_err();
+        assert!(is_hang_up(&broken), "{broken:?}");
+        assert!(!is_hang_up(&io::ErrorKind::InvalidData.into()));
     }
 
     #[test]

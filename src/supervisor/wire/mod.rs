@@ -17,7 +17,7 @@ pub(super) use convert::{
     container_plan, create_request, exit, facts, facts_message, failure, failure_message, pod_plan,
     process_message, process_plan, setup_request,
 };
-pub(super) use frame::{Assembler, FRAME_BYTES_MAX, Frame, Outgoing, encode};
+pub(super) use frame::{Assembler, FRAME_BYTES_MAX, Frame, Outgoing, encode, is_hang_up};
 
 /// Oldest protocol this release speaks.
 pub(super) const PROTOCOL_MIN: u32 = 1;
