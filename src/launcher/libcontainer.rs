@@ -22,7 +22,7 @@ use libcontainer::{
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags},
+    fs::{CWD, Mode, OFlags},
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags},
 };
 
@@ -33,7 +33,7 @@ use super::{
     lsm::NodeProc,
     report::{Report, Reporter, TRACE_BYTES_MAX},
     rootfs,
-    stdio::{open_terminal, speak_through},
+    stdio::{open_terminal, own_null, speak_through},
     template::{self, BUNDLE, PodNamespaces, ROOTFS, SHM},
     user::{self, Identity},
     users,
@@ -43,7 +43,7 @@ use crate::{
     model::{ContainerPlan, Failure, IdMap, PidMode, ProcessPlan, Stage},
     sys::{
         mount::{Change, PeerGroup, attach, detached},
-        path::{Make, make_in_root, open_in_root},
+        path::{Make, make_in_root},
         pids::Slot,
         process::{self, Namespaces, OneThread},
         title,
@@ -357,19 +357,6 @@ impl Init {
         speak_through(&slave)?;
         self.report.send_terminal(&master)
     }
-}
-
-/// The container's `/dev/null`, if that is what is there: a container may have put anything in its place, also what
-/// cannot be opened.
-pub(super) fn own_null(root: BorrowedFd<'_>) -> Option<OwnedFd> {
-    /// Documentation/admin-guide/devices.txt
-    const NULL: (u32, u32) = (1, 3);
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
-    let null = open_in_root(root, Path::new("/dev/null"), flags).ok()?;
-    let found = rustix::fs::fstat(&null).ok()?;
-    let is_device = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice;
-    let number = (rustix::fs::major(found.st_rdev), rustix::fs::minor(found.st_rdev));
-    (is_device && number == NULL).then_some(null)
 }
 
 impl Executor for Init {

@@ -1,7 +1,6 @@
 //! The container's root file system: an overlay that is mounted nowhere until a helper's own namespace.
 
 use std::{
-    fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
@@ -294,30 +293,4 @@ pub(super) fn guard(root: &OwnedFd, users: Option<&Users>) -> Result<(), Failure
         }
     }
     Ok(())
-}
-
-/// Reads a small file of the root, as its own processes would see it. `None`: it is not there.
-///
-/// # Errors
-/// When it is no regular file, too large or unreadable. What is no regular file is not opened: the open alone
-/// of a device of the image could do something.
-pub(super) fn read_file(root: &OwnedFd, path: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
-    let unfit = || io::Error::other(format!("not a regular file of at most {bytes_max} bytes"));
-    let found = match crate::sys::path::open_in_root(root.as_fd(), Path::new(path), OFlags::PATH) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::RegularFile {
-        return Err(unfit());
-    }
-    // The very inode that was looked at.
-    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
-    let metadata = file.metadata()?;
-    if metadata.len() > bytes_max {
-        return Err(unfit());
-    }
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, bytes_max), &mut bytes)?;
-    Ok(Some(bytes))
 }

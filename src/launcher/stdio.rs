@@ -8,7 +8,6 @@ use std::{
 
 use rustix::fs::{FileType, Mode, OFlags, Uid};
 
-use super::libcontainer::own_null;
 use crate::{
     model::TerminalSize,
     sys::{fdpass, path::open_in_root, terminal},
@@ -119,4 +118,17 @@ pub(super) fn speak_through(slave: &OwnedFd) -> io::Result<()> {
     rustix::stdio::dup2_stdin(slave)?;
     rustix::stdio::dup2_stdout(slave)?;
     Ok(rustix::stdio::dup2_stderr(slave)?)
+}
+
+/// The container's `/dev/null`, if that is what is there: a container may have put anything in its place, also what
+/// cannot be opened.
+pub(super) fn own_null(root: BorrowedFd<'_>) -> Option<OwnedFd> {
+    /// Documentation/admin-guide/devices.txt
+    const NULL: (u32, u32) = (1, 3);
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+    let null = open_in_root(root, Path::new("/dev/null"), flags).ok()?;
+    let found = rustix::fs::fstat(&null).ok()?;
+    let is_device = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice;
+    let number = (rustix::fs::major(found.st_rdev), rustix::fs::minor(found.st_rdev));
+    (is_device && number == NULL).then_some(null)
 }

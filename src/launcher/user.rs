@@ -2,11 +2,17 @@
 //!
 //! Never through NSS: that would load libraries of the image into our process.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::fs::{FileType, OFlags};
 
 use serde::{Deserialize, Serialize};
 
-use super::rootfs::read_file;
 use crate::model::{Failure, GroupsPolicy, ResolvedUser, Stage, UserChoice};
 
 /// Bytes of passwd and group that are read at most.
@@ -36,6 +42,32 @@ pub(super) fn resolve(root: &OwnedFd, choice: &UserChoice, image_user: &str) -> 
         Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
     };
     lookup(&read("/etc/passwd")?, &read("/etc/group")?, choice, image_user)
+}
+
+/// Reads a small file of the root, as its own processes would see it. `None`: it is not there.
+///
+/// # Errors
+/// When it is no regular file, too large or unreadable. What is no regular file is not opened: the open alone
+/// of a device of the image could do something.
+fn read_file(root: &OwnedFd, path: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let unfit = || io::Error::other(format!("not a regular file of at most {bytes_max} bytes"));
+    let found = match crate::sys::path::open_in_root(root.as_fd(), Path::new(path), OFlags::PATH) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::RegularFile {
+        return Err(unfit());
+    }
+    // The very inode that was looked at.
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+    let metadata = file.metadata()?;
+    if metadata.len() > bytes_max {
+        return Err(unfit());
+    }
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, bytes_max), &mut bytes)?;
+    Ok(Some(bytes))
 }
 
 struct Account<'a> {
