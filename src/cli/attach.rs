@@ -10,11 +10,11 @@ use tokio::time::sleep;
 
 use super::{
     client::{self, Client, Streams},
-    command::Place,
     console::Console,
     detach::DetachKeys,
     exit::Exit,
     lookup,
+    place::Place,
     run::{self, DAEMON_AWAY_MAX},
     session::{self, End, Session},
     signals::Signals,

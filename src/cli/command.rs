@@ -1,15 +1,22 @@
 //! The command line: what may be typed, and which function answers.
 
-use std::{env, io, io::Write as _, path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::{attach, check, config, detach::DetachKeys, exec, exit::Exit, image, logs, network, run, serve};
-use crate::{
-    config::{Flags, Listen, Loaded, load},
-    launcher, supervisor, telemetry,
+use super::{
+    attach, check, config,
+    detach::DetachKeys,
+    exec,
+    exit::Exit,
+    image, logs, network,
+    place::Place,
+    run::{self, Network},
+    say::say,
+    serve,
 };
+use crate::{launcher, supervisor, telemetry};
 
 /// Runs the command that `argv` names.
 pub fn main() -> ExitCode {
@@ -201,40 +208,6 @@ enum NetworkCommand {
     },
 }
 
-/// Where the daemon is.
-#[derive(Args, Debug)]
-pub(super) struct Place {
-    /// Configuration; drop-ins are in the folder conf.d beside it [default: /etc/pintle/config.toml]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Folder of images and whatever survives a reboot
-    #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Folder of sockets and records of running pods
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
-    /// Address of the CRI: unix:///path
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<Listen>,
-}
-
-impl Place {
-    /// The configuration, or the code to end with.
-    pub(super) fn load(self, log_level: Option<String>) -> Result<Loaded, Exit> {
-        let flags = Flags { root: self.root, state: self.state, listen: self.listen, log_level };
-        load(self.config.as_deref(), &flags).map_err(|error| Exit::CONFIG.because(&error))
-    }
-}
-
-/// The network of a pod that `run` makes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum Network {
-    /// The host's own
-    Host,
-    /// An address of its own
-    Pod,
-}
-
 impl Command {
     fn run(self) -> Exit {
         let done = match self {
@@ -277,19 +250,12 @@ fn completion(shell: Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Prints to stdout.
-pub(super) fn say(text: &str) -> Result<Exit, Exit> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(Exit::OK),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Exit::BROKEN_PIPE),
-        Err(error) => Err(Exit::IO.because(&error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::process::{Command as Program, Stdio};
+    use std::{
+        io::Write as _,
+        process::{Command as Program, Stdio},
+    };
 
     use super::*;
 

@@ -1,9 +1,6 @@
 //! `pintle config`: the default configuration, and a check of the configured one.
 
-use super::{
-    command::{Place, say},
-    exit::Exit,
-};
+use super::{exit::Exit, place::Place, say::say};
 use crate::config::DEFAULT;
 
 /// `pintle config default`

@@ -4,11 +4,11 @@ use std::io;
 
 use super::{
     client::{self, Client},
-    command::Place,
     console::Console,
     detach::DetachKeys,
     exit::Exit,
     lookup,
+    place::Place,
     session::{self, End, Session},
     signals::Signals,
 };

@@ -8,11 +8,7 @@ use std::{
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use tokio::runtime::{self, Runtime};
 
-use super::{
-    client::Client,
-    command::{Place, say},
-    exit::Exit,
-};
+use super::{client::Client, exit::Exit, place::Place, say::say};
 use crate::{
     config::Config,
     image::{Images, Input, Loaded, LoadedImage, Progress},

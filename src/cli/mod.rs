@@ -6,7 +6,8 @@
 //! - `client`: a small CRI client over the unix socket. `lookup`: which container an argument means.
 //! - `session`: the client's side of an exec or attach. `console`: the person's, with `stdio` (standard streams),
 //!   `terminal` (raw mode, size) and `detach` (keys that end it). `signals`: what ends a command from outside.
-//! - `exit`: exit codes, from sysexits(3).
+//! - `place`: where the daemon is, the arguments that all commands share. `say`: text on stdout. `exit`: exit codes, from
+//!   sysexits(3).
 //!
 //! Invariant: `zygote` and `anchor` are looked for before anything else is done: each such process is the
 //! memory of every pod.
@@ -27,7 +28,9 @@ mod image;
 mod logs;
 mod lookup;
 mod network;
+mod place;
 mod run;
+mod say;
 mod serve;
 mod session;
 mod signals;

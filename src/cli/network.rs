@@ -1,10 +1,6 @@
 //! `pintle network reset`: takes the built-in network off the node.
 
-use super::{
-    client,
-    command::{Place, say},
-    exit::Exit,
-};
+use super::{client, exit::Exit, place::Place, say::say};
 use crate::network::Network;
 
 /// `pintle network reset`

@@ -8,16 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::ValueEnum;
 use tokio::{select, sync::watch, time::sleep};
 
 use super::{
     attach,
     client::{self, Client, Streams},
-    command::{Network, Place},
     console::Console,
     detach::DetachKeys,
     exit::Exit,
     logs::{Follow, FollowError, Printer},
+    place::Place,
     session::{End, Session},
     signals::Signals,
 };
@@ -43,6 +44,15 @@ const LOG_NAME: &str = "run.log";
 pub(super) const NAMESPACE: &str = "pintle-run";
 /// How the folders begin that `run` makes, one for each pod's log.
 const FOLDER_PREFIX: &str = "pintle-run-";
+
+/// The network of a pod that `run` makes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Network {
+    /// The host's own
+    Host,
+    /// An address of its own
+    Pod,
+}
 
 /// What `pintle run` was asked for.
 #[derive(Clone, Debug)]

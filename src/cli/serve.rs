@@ -1,6 +1,6 @@
 //! `pintle serve`: the daemon, and the exit code of its failure.
 
-use super::{command::Place, exit::Exit};
+use super::{exit::Exit, place::Place};
 use crate::daemon::{Daemon, Error};
 
 /// `pintle serve`

@@ -31,10 +31,7 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use self::host::Host;
-use super::{
-    command::{Place, say},
-    exit::Exit,
-};
+use super::{exit::Exit, place::Place, say::say};
 
 /// One answer.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

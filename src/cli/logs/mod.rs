@@ -30,9 +30,9 @@ pub(super) use printer::Printer;
 use self::reading::Reading;
 use super::{
     client::{self, Client},
-    command::Place,
     exit::Exit,
     lookup,
+    place::Place,
 };
 use crate::cri::wire::ContainerState;
 
