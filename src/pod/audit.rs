@@ -5,21 +5,21 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use serde::Serialize;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     error::chain,
+    findings::Finding,
     keep::{
         self, blocking,
         debts::{Debt, Outstanding},
     },
     node::Node,
-    recover::decide::Finding,
 };
 use crate::{
     cgroup,
@@ -29,55 +29,6 @@ use crate::{
 
 /// The longest that one audit may take: the kernel and the disk answer in milliseconds or are in trouble.
 const AUDIT_MAX: Duration = Duration::from_secs(30);
-
-/// What recovery and the last audit have found.
-#[derive(Debug, Default)]
-pub(super) struct Findings {
-    found: Mutex<Found>,
-}
-
-#[derive(Debug, Default)]
-struct Found {
-    /// Of the records, at the start.
-    at_start: BTreeSet<Finding>,
-    /// Of the last audit.
-    last: BTreeSet<Finding>,
-    /// Pods that are not touched.
-    left_alone: BTreeSet<PodId>,
-}
-
-impl Findings {
-    pub(super) fn add_at_start(&self, findings: BTreeSet<Finding>) {
-        self.locked().at_start.extend(findings);
-    }
-
-    /// Nothing of this pod is to be touched.
-    pub(super) fn leave_alone(&self, pod: PodId) {
-        self.locked().left_alone.insert(pod);
-    }
-
-    /// Everything that is not as it should be.
-    pub(super) fn all(&self) -> BTreeSet<Finding> {
-        let found = self.locked();
-        found.at_start.union(&found.last).cloned().collect()
-    }
-
-    /// Takes over what an audit found; what is new is logged, and what is gone.
-    fn replace(&self, findings: BTreeSet<Finding>) {
-        let mut found = self.locked();
-        for new in findings.difference(&found.last) {
-            warn!(object = new.object, fault = new.fault, "the audit found what is not as it should be");
-        }
-        for gone in found.last.difference(&findings) {
-            info!(object = gone.object, fault = gone.fault, "a finding of an earlier audit is gone");
-        }
-        found.last = findings;
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Found> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What there may be of a pod.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -217,7 +168,7 @@ async fn audit(node: &Arc<Node>) {
 fn known_pods(node: &Node) -> BTreeSet<PodId> {
     let mut known: BTreeSet<_> = node.names().pods().collect();
     known.extend(node.debts.pods());
-    known.extend(node.findings.locked().left_alone.iter().cloned());
+    known.extend(node.findings.left_alone());
     known
 }
 

@@ -42,6 +42,7 @@ mod config;
 mod drive;
 mod error;
 mod exec;
+mod findings;
 mod handler;
 mod keep;
 mod life;
@@ -65,12 +66,12 @@ pub use audit::DebtReport;
 pub use audit::Report;
 pub use config::Config;
 pub use error::Error;
+#[cfg(test)]
+pub use findings::Finding;
 pub use handler::Handlers;
 pub use life::{Change, Event};
 pub use node::Deps;
 pub use pods::Pods;
-#[cfg(test)]
-pub use recover::decide::Finding;
 pub use storage::StorageFault;
 pub use stream::{ExecEnds, RunningExec, Wanted};
 pub use users::UserNamespaces;

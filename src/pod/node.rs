@@ -12,8 +12,8 @@ use std::{
 use super::{
     admission::{Admission, Execs},
     apparmor,
-    audit::Findings,
     config::Config,
+    findings::Findings,
     handler::Handlers,
     keep::{Places, debts::Debts},
     life::Event,

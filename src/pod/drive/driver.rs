@@ -5,7 +5,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,16 +18,15 @@ use tracing::{error, warn};
 
 use super::{
     log,
+    pod::Pod,
     records::write_record,
     work::{self, Leftovers, Means, Report, Running},
 };
 use crate::{
-    cgroup,
-    model::{ContainerId, PodConfig, PodId, UnixNanos},
+    model::ContainerId,
     pod::{
-        life::{self, Input, Ledger, Order, Outcome, PodFacts, PodPhase, Recovered, Ticket, Work},
-        node::Node,
-        reach::{Mail, Reach, Reply, SupervisorAccess},
+        life::{self, Input, Ledger, Order, Outcome, PodPhase, Recovered, Ticket, Work},
+        reach::{Mail, Reach, Reply},
         view::PodView,
     },
     supervisor::{self, Client, Zygote},
@@ -39,31 +37,6 @@ const MAILBOX_CALLS_MAX: usize = 256;
 
 /// The longest that a timer is set for at once.
 const TIMER_MAX: Duration = Duration::from_secs(86_400);
-
-/// What a pod's work stands on.
-#[derive(Clone, Debug)]
-pub(in crate::pod) struct Pod {
-    pub(in crate::pod) node: Arc<Node>,
-    pub(in crate::pod) id: PodId,
-    pub(in crate::pod) config: Arc<PodConfig>,
-    pub(in crate::pod) created_at: UnixNanos,
-    /// Its folder under the state directory.
-    pub(in crate::pod) folder: PathBuf,
-    /// `None`: it has none yet, or the machine was restarted since.
-    pub(in crate::pod) cgroup: Option<cgroup::Handle>,
-    pub(in crate::pod) access: Arc<SupervisorAccess>,
-}
-
-impl Pod {
-    fn facts(&self) -> PodFacts {
-        PodFacts {
-            id: self.id.clone(),
-            config: Arc::clone(&self.config),
-            created_at: self.created_at,
-            cgroup: self.cgroup.clone(),
-        }
-    }
-}
 
 /// The driver of one pod. See the module.
 #[derive(Debug)]
@@ -355,11 +328,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{HugepageLimit, PodLimits, Resources},
+        cgroup,
+        model::{HugepageLimit, PodId, PodLimits, Resources, UnixNanos},
         pod::{
             error::Error,
             keep::{self, ContainerRecord},
             life::{Answer, Call, Remembered},
+            node::Node,
             view::{ContainerState, ContainerView, fake_config},
         },
         store,

@@ -2,7 +2,7 @@
 
 use tracing::{debug, error, info, warn};
 
-use super::driver::Pod;
+use super::pod::Pod;
 use crate::{
     model::PodId,
     pod::{

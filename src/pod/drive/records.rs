@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::error;
 
-use super::driver::Pod;
+use super::pod::Pod;
 use crate::pod::{
     error::{Error, chain},
     keep::{self, ContainerRecord, Made, PodRecord, debts::Debt},

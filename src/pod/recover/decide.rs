@@ -7,14 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use serde::Serialize;
-
 use super::survey::{FolderRest, FolderSurvey, PodSurvey, Survey};
 use crate::{
     cgroup,
     model::{ContainerId, Exit, ExitReason, PodConfig, PodId, ResolvedUser, UnixNanos},
     pod::{
         error::chain,
+        findings::Finding,
         keep::{ContainerRecord, Made, PodRecord},
         life::{PodFacts, PodPhase, Recovered, Remembered},
         view::ContainerState,
@@ -81,14 +80,6 @@ pub(in crate::pod) enum Probe {
     Silent,
     /// It answers, and is or is not in the pod's cgroup.
     Answers { pid: u32, in_cgroup: bool },
-}
-
-/// Something on the machine that is not as the records say.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct Finding {
-    /// What it is about: a pod, a container, a file.
-    pub object: String,
-    pub fault: String,
 }
 
 /// What is to be done at a start.

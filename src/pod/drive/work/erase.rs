@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{super::driver::Pod, Report, answered, tear_down::clear};
+use super::{super::pod::Pod, Report, answered, tear_down::clear};
 use crate::{
     model::{ContainerId, Exit, UnixNanos},
     pod::{

@@ -10,7 +10,7 @@ use tokio::time;
 use tracing::warn;
 
 use super::{
-    super::driver::Pod,
+    super::pod::Pod,
     Report, answered,
     signal::signal_directly,
     tear_down::{CGROUP_EMPTY_MAX, CGROUP_POLL, kill_pod},

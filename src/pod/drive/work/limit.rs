@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use rustix::fs::{Mode, OFlags};
 use tracing::warn;
 
-use super::{super::driver::Pod, Report, signal::parent_of};
+use super::{super::pod::Pod, Report, signal::parent_of};
 use crate::{
     cgroup::{self, Changed},
     model::{ContainerId, PodLimits},

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
-use super::{super::driver::Pod, Report, erase::erase_container};
+use super::{super::pod::Pod, Report, erase::erase_container};
 use crate::{
     image::Image,
     model::{ContainerConfig, ContainerId, ContainerPlan, Failure, ImageVolume, PodConfig, Stage},

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
-use super::{super::driver::Pod, Report, tear_down::clear};
+use super::{super::pod::Pod, Report, tear_down::clear};
 use crate::{
     cgroup,
     model::{NamespaceModes, NetworkMode, PodConfig, PodPlan, Resources},

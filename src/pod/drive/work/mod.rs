@@ -14,7 +14,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{sync::OwnedSemaphorePermit, time};
 
-use super::driver::Pod;
+use super::pod::Pod;
 use crate::{
     model::{ContainerId, Failure},
     pod::{

@@ -6,7 +6,7 @@ use rustix::process::Pid;
 use tokio::time;
 use tracing::warn;
 
-use super::{super::driver::Pod, Report};
+use super::{super::pod::Pod, Report};
 use crate::{
     model::{ContainerId, Failure, Stage},
     pod::{keep::blocking, life::Outcome},

@@ -8,7 +8,7 @@ use std::{
 use tokio::time;
 use tracing::warn;
 
-use super::{super::driver::Pod, Report};
+use super::{super::pod::Pod, Report};
 use crate::{
     cgroup,
     model::NetworkMode,
