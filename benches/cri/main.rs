@@ -2,14 +2,17 @@
 //!
 //! `cargo bench --bench cri` (as root) starts each runtime on folders and a cgroup of its own, gives it the
 //! same busybox image, and prints one table. Figures are of the machine they were taken on; compare columns,
-//! not runs.
+//! not runs. `cargo bench --bench cri -- pods` measures the lives of pods only, `-- network` their networks only.
 
 #[path = "image.rs"]
 mod image;
+#[path = "network.rs"]
+mod network;
 #[path = "runtime.rs"]
 mod runtime;
 
 use std::{
+    env,
     fmt::Write as _,
     fs,
     path::Path,
@@ -47,13 +50,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // cargo adds `--bench`.
+    let only: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let (mut rows, mut failed) = (Vec::new(), false);
     for peer in [Peer::Pintle, Peer::Containerd] {
         if !peer.is_installed() {
             println!("{}: not installed, left out", peer.name());
             continue;
         }
-        match runtime.block_on(measure(peer)) {
+        match runtime.block_on(measure(peer, &only)) {
             Ok(figures) => rows.push((peer.name(), figures)),
             Err(error) => {
                 eprintln!("{}: {error}", peer.name());
@@ -68,9 +73,22 @@ fn main() -> ExitCode {
 /// (what, figure)
 type Figures = Vec<(&'static str, String)>;
 
-async fn measure(peer: Peer) -> Result<Figures> {
+/// Measures what `only` names; everything when it names nothing.
+async fn measure(peer: Peer, only: &[String]) -> Result<Figures> {
+    let wanted = |group: &str| only.is_empty() || only.iter().any(|word| word == group);
+    let mut figures = vec![("load at the start", load())];
+    if wanted("pods") {
+        figures.extend(pods(peer).await?);
+    }
+    if wanted("network") {
+        figures.extend(network::measure(peer).await?);
+    }
+    Ok(figures)
+}
+
+async fn pods(peer: Peer) -> Result<Figures> {
     let mut node = runtime::Node::start(peer).await?;
-    let mut figures = vec![("version", node.version().await?), ("load at the start", load())];
+    let mut figures = vec![("version", node.version().await?)];
     figures.push(("daemon RSS idle, MiB", mib(node.daemon_rss_kib()?)));
     lives(&mut node, &mut figures).await?;
     execs(&mut node, &mut figures).await?;

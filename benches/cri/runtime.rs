@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::{
     Result,
     image::{archive, run},
+    network::write_configuration,
 };
 
 pub(crate) mod v1 {
@@ -68,8 +69,18 @@ impl Peer {
     }
 }
 
+/// The network of pods that are not on the host's; the daemon is then in a network namespace of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Network {
+    /// pintle's own bridge.
+    Bridge,
+    /// CNI's bridge plugin.
+    Cni,
+}
+
 pub(crate) struct Node {
     peer: Peer,
+    network: Option<Network>,
     daemon: Child,
     /// On disk: images, layers, logs.
     folder: PathBuf,
@@ -82,7 +93,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// A daemon whose pods are on the host's network.
     pub(crate) async fn start(peer: Peer) -> Result<Self> {
+        Self::start_in(peer, None).await
+    }
+
+    pub(crate) async fn start_in(peer: Peer, network: Option<Network>) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("pintle-bench-{}-{peer:?}", std::process::id()));
         fs::create_dir_all(folder.join("logs"))?;
         let state = Path::new("/dev/shm").join(format!("pintle-bench-{}-{peer:?}", std::process::id()));
@@ -92,17 +108,15 @@ impl Node {
         make_parents(&format!("{cgroup}/pods"))?;
         let image = archive(&folder, IMAGE, &["sh"])?;
         let program = PathBuf::from(env!("CARGO_BIN_EXE_pintle"));
-        let mut command = match peer {
-            Peer::Pintle => pintle(&program, &folder, &state),
-            Peer::Containerd => containerd(&folder, &state)?,
-        };
+        write_configuration(&folder)?;
+        let mut command = command(peer, &program, &folder, &state, network)?;
         if peer == Peer::Pintle {
             let root = folder.join("root");
             run(Command::new(&program).args(["image", "load", "--root"]).arg(root).arg(&image))?;
         }
         let daemon = spawn(&mut command, &folder, &cgroup)?;
         let runtime = connect(&socket_in(&folder)).await?;
-        let mut node = Self { peer, daemon, folder, state, cgroup, program, runtime };
+        let mut node = Self { peer, network, daemon, folder, state, cgroup, program, runtime };
         if peer == Peer::Containerd {
             let pause = archive(&node.folder, PAUSE, &["sleep", "1000000"])?;
             for image in [&image, &pause] {
@@ -130,10 +144,7 @@ impl Node {
             fs::File::options().append(true).open(&next)?.write_all(b"x")?;
             self.program = next;
         }
-        let mut command = match self.peer {
-            Peer::Pintle => pintle(&self.program, &self.folder, &self.state),
-            Peer::Containerd => containerd(&self.folder, &self.state)?,
-        };
+        let mut command = command(self.peer, &self.program, &self.folder, &self.state, self.network)?;
         fs::remove_file(socket_in(&self.folder)).or_else(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Ok(()),
             _ => Err(error),
@@ -154,7 +165,23 @@ impl Node {
         }
     }
 
-    fn pod_config(&self, name: &str) -> v1::PodSandboxConfig {
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The daemon's process id.
+    pub(crate) fn daemon(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// A command in the network namespace of the daemon.
+    pub(crate) fn in_network(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.daemon.id())).arg("--").arg(program);
+        command
+    }
+
+    pub(crate) fn pod_config(&self, name: &str, network: v1::NamespaceMode) -> v1::PodSandboxConfig {
         v1::PodSandboxConfig {
             metadata: Some(v1::PodSandboxMetadata {
                 name: name.into(),
@@ -166,7 +193,7 @@ impl Node {
             linux: Some(v1::LinuxPodSandboxConfig {
                 cgroup_parent: format!("{}/pods", self.cgroup),
                 security_context: Some(v1::LinuxSandboxSecurityContext {
-                    namespace_options: Some(namespaces()),
+                    namespace_options: Some(namespaces(network)),
                     seccomp: Some(runtime_default()),
                     ..Default::default()
                 }),
@@ -178,7 +205,7 @@ impl Node {
 
     /// The three calls that make a pod run.
     pub(crate) async fn start_pod(&mut self, name: &str, command: &[&str]) -> Result<(String, String)> {
-        let config = self.pod_config(name);
+        let config = self.pod_config(name, v1::NamespaceMode::Node);
         let request = v1::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
         let pod = self.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
         let container = v1::ContainerConfig {
@@ -189,7 +216,7 @@ impl Node {
             linux: Some(v1::LinuxContainerConfig {
                 resources: Some(v1::LinuxContainerResources { cpu_shares: 102, ..Default::default() }),
                 security_context: Some(v1::LinuxContainerSecurityContext {
-                    namespace_options: Some(namespaces()),
+                    namespace_options: Some(namespaces(v1::NamespaceMode::Node)),
                     seccomp: Some(runtime_default()),
                     ..Default::default()
                 }),
@@ -349,9 +376,9 @@ fn kib(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key))?.trim().trim_end_matches(" kB").parse().ok()
 }
 
-fn namespaces() -> v1::NamespaceOption {
+fn namespaces(network: v1::NamespaceMode) -> v1::NamespaceOption {
     v1::NamespaceOption {
-        network: v1::NamespaceMode::Node.into(),
+        network: network.into(),
         pid: v1::NamespaceMode::Container.into(),
         ..Default::default()
     }
@@ -373,11 +400,45 @@ fn socket_in(folder: &Path) -> PathBuf {
     folder.join("cri.sock")
 }
 
-fn pintle(program: &Path, folder: &Path, state: &Path) -> Command {
+/// The command that starts a daemon.
+fn command(
+    peer: Peer,
+    program: &Path,
+    folder: &Path,
+    state: &Path,
+    network: Option<Network>,
+) -> Result<Command> {
+    let daemon = match peer {
+        Peer::Pintle => pintle(program, folder, state, network)?,
+        Peer::Containerd => containerd(folder, state)?,
+    };
+    if network.is_none() {
+        return Ok(daemon);
+    }
+    // unshare becomes the daemon: the process stays the same.
+    let mut apart = Command::new("unshare");
+    apart.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
+    apart.arg(daemon.get_program()).args(daemon.get_args());
+    Ok(apart)
+}
+
+fn pintle(program: &Path, folder: &Path, state: &Path, network: Option<Network>) -> Result<Command> {
+    let config = folder.join("pintle.toml");
+    let mode = if network == Some(Network::Cni) { "cni" } else { "bridge" };
+    fs::write(
+        &config,
+        format!(
+            "[network]\nmode = {mode:?}\ncni_conf_dir = {:?}\ncni_cache_dir = {:?}\nnetns_dir = {:?}\n",
+            folder.join("cni"),
+            folder.join("cache"),
+            state.join("netns"),
+        ),
+    )?;
     let mut command = Command::new(program);
-    command.arg("serve").arg("--root").arg(folder.join("root")).arg("--state").arg(state);
+    command.arg("serve").arg("--config").arg(config);
+    command.arg("--root").arg(folder.join("root")).arg("--state").arg(state);
     command.arg("--listen").arg(format!("unix://{}", socket_in(folder).display()));
-    command
+    Ok(command)
 }
 
 fn containerd(folder: &Path, state: &Path) -> Result<Command> {
@@ -387,7 +448,9 @@ fn containerd(folder: &Path, state: &Path) -> Result<Command> {
         format!(
             "version = 2\nroot = {root:?}\nstate = {state:?}\n[grpc]\naddress = {socket:?}\n\
              [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{PAUSE}\"\n\
-             restrict_oom_score_adj = true\n",
+             restrict_oom_score_adj = true\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = {:?}\n",
+            folder.join("cni"),
         ),
     )?;
     let mut command = Command::new("containerd");
