@@ -57,8 +57,8 @@ impl Container {
         let Some(directory) = self.controller("memory") else { return Ok(None) };
         match self.version() {
             Version::V1 => {
-                let told = |error: rustix::io::Errno| error::file("watch", &directory)(error.into());
-                let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(told)?;
+                let failed = |error: rustix::io::Errno| error::file("watch", &directory)(error.into());
+                let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
                 let path = directory.join("memory.oom_control");
                 let control = File::open(&path).map_err(error::file("open", &path))?;
                 let line = format!("{} {}", fd.as_raw_fd(), control.as_raw_fd());

@@ -150,11 +150,11 @@ mod tests {
         assert_eq!(reads.load(Relaxed), 1);
         let second = messages.next().await.unwrap().unwrap();
         assert!(messages.next().await.is_none());
-        let told = |message: StreamImagesResponse| -> Vec<usize> {
+        let received = |message: StreamImagesResponse| -> Vec<usize> {
             message.images.iter().map(|image| image.id.len()).collect()
         };
-        assert_eq!(told(first), (1..=READ_MAX).collect::<Vec<_>>());
-        assert_eq!(told(second), (2 * READ_MAX + 1..=3 * READ_MAX).collect::<Vec<_>>());
+        assert_eq!(received(first), (1..=READ_MAX).collect::<Vec<_>>());
+        assert_eq!(received(second), (2 * READ_MAX + 1..=3 * READ_MAX).collect::<Vec<_>>());
     }
 
     #[tokio::test]

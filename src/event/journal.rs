@@ -159,8 +159,8 @@ mod tests {
         journal.publish("a", 1);
         journal.publish("b", 1);
         let state = journal.shared.state();
-        let told: Vec<_> = state.held.iter().map(|entry| (entry.sequence, entry.at.0 - ahead.0)).collect();
-        assert_eq!(told, [(0, 1), (1, 2)]);
+        let entries: Vec<_> = state.held.iter().map(|entry| (entry.sequence, entry.at.0 - ahead.0)).collect();
+        assert_eq!(entries, [(0, 1), (1, 2)]);
         drop(state);
         assert_eq!(journal.moment().0 - ahead.0, 2);
     }

@@ -117,11 +117,11 @@ mod tests {
             .map(|_| {
                 let mut subscriber = journal.subscribe().unwrap();
                 task::spawn("reader", async move {
-                    let mut told = Vec::new();
+                    let mut received = Vec::new();
                     while let Ok(entry) = subscriber.next().await {
-                        told.push((entry.sequence, entry.event));
+                        received.push((entry.sequence, entry.event));
                     }
-                    told
+                    received
                 })
             })
             .collect();

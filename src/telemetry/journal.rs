@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_event_is_an_entry_whose_fields_can_be_asked_for() {
-        let told = logged(|| warn!(pod = "web", attempt = 3, error = %"two\nlines", "it failed"));
+        let fields = logged(|| warn!(pod = "web", attempt = 3, error = %"two\nlines", "it failed"));
         let expected = [
             ("MESSAGE", "it failed"),
             ("PRIORITY", "4"),
@@ -169,16 +169,16 @@ mod tests {
             ("ERROR", "two\nlines"),
         ];
         for (name, value) in expected {
-            assert_eq!(told.get(name).map(String::as_str), Some(value), "{name}: {told:?}");
+            assert_eq!(fields.get(name).map(String::as_str), Some(value), "{name}: {fields:?}");
         }
-        assert!(told["CODE_FILE"].ends_with("journal.rs") && told["CODE_LINE"].parse::<u32>().is_ok());
-        assert_eq!(told.len(), expected.len() + 2);
+        assert!(fields["CODE_FILE"].ends_with("journal.rs") && fields["CODE_LINE"].parse::<u32>().is_ok());
+        assert_eq!(fields.len(), expected.len() + 2);
     }
 
     #[test]
     fn a_long_value_is_cut_between_characters() {
-        let told = logged(|| warn!(error = "é".repeat(VALUE_BYTES_MAX), "long"));
-        assert_eq!(told["ERROR"], "é".repeat(VALUE_BYTES_MAX / 2));
+        let fields = logged(|| warn!(error = "é".repeat(VALUE_BYTES_MAX), "long"));
+        assert_eq!(fields["ERROR"], "é".repeat(VALUE_BYTES_MAX / 2));
     }
 
     #[test]

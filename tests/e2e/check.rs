@@ -70,8 +70,8 @@ fn what_works_is_tried_and_leaves_nothing() {
         let mounted = |name: &str| {
             table.lines().any(|row| row.starts_with(name) && !row.starts_with(&format!("{name}\t0")))
         };
-        let told = answer.1.iter().any(|(level, topic, _)| level == "warn" && topic == "huge pages");
-        assert_eq!(told, !mounted("hugetlb"), "{:?}", answer.1);
+        let warned = answer.1.iter().any(|(level, topic, _)| level == "warn" && topic == "huge pages");
+        assert_eq!(warned, !mounted("hugetlb"), "{:?}", answer.1);
     }
     if Driver::chosen() == Driver::Cgroupfs {
         let parent = format!("pintle-check-{}", std::process::id());

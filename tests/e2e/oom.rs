@@ -90,13 +90,13 @@ fn every_end_under_a_lack_of_memory_has_its_reason() {
             pod = None;
         }
         let pod = pod.get_or_insert_with(|| node.run_pod(&format!("batch-{number}")));
-        let (told, expected) = end_one(&node, pod, number, kind, &mut chance);
+        let (reported, expected) = end_one(&node, pod, number, kind, &mut chance);
         let count = right.entry(kind.name).or_default();
         count.1 += 1;
-        if told == expected {
+        if reported == expected {
             count.0 += 1;
         } else {
-            wrong.push(format!("{}: {told:?}, not {expected:?}", kind.name));
+            wrong.push(format!("{}: {reported:?}, not {expected:?}", kind.name));
         }
     }
     let mut figures = format!("seed: {seed}\nends: {ends}\nright reasons: {}\n", ends - wrong.len() as u64);
@@ -113,8 +113,8 @@ fn the_first_of_two_kills_is_the_reason() {
     let pod = node.run_pod("web");
     for (number, act) in [(0, Act::KernelFirst), (1, Act::KillLater), (2, Act::KernelFirst)] {
         let kind = KINDS.iter().find(|kind| kind.act == act).unwrap();
-        let (told, expected) = end_one(&node, &pod, number, kind, &mut Chance::new(1));
-        assert_eq!(told, expected, "{}", kind.name);
+        let (reported, expected) = end_one(&node, &pod, number, kind, &mut Chance::new(1));
+        assert_eq!(reported, expected, "{}", kind.name);
     }
     node.assert_clean();
 }

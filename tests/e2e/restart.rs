@@ -94,19 +94,19 @@ fn everything_is_told_as_before() {
     exited.wait();
     let stopped = node.run_pod("stopped");
     stopped.stop();
-    let told = || {
+    let answers = || {
         let pods: BTreeMap<_, _> =
             node.pods().into_iter().map(|id| (id.clone(), pod_status(&node, &id))).collect();
         let containers = [&running, &created, &exited].map(|container| container.status());
         (pods, containers)
     };
-    let before = told();
+    let before = answers();
 
     node.restart_daemon();
-    assert_eq!(told(), before);
+    assert_eq!(answers(), before);
     node.kill_daemon();
     node.start_daemon();
-    assert_eq!(told(), before);
+    assert_eq!(answers(), before);
 
     created.start();
     assert_eq!(created.state(), ContainerState::ContainerRunning);

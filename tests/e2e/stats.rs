@@ -158,10 +158,10 @@ fn pressure_is_what_the_kernel_says() {
     };
     wait_until("its processes wait for each other", || kernel() > 100_000_000);
     let before = kernel();
-    let told = stats_of(&node, &busy).cpu.expect("cpu").psi.expect("pressure").some.expect("some");
-    assert!((before..=kernel()).contains(&told.total), "{before} {told:?}");
+    let reported = stats_of(&node, &busy).cpu.expect("cpu").psi.expect("pressure").some.expect("some");
+    assert!((before..=kernel()).contains(&reported.total), "{before} {reported:?}");
     let pods = pod_stats_of(&node, &pod).cpu.expect("cpu").psi.expect("pressure").some.expect("some");
-    assert!(pods.total >= told.total && pods.avg10 <= 100.0, "{pods:?} {told:?}");
+    assert!(pods.total >= reported.total && pods.avg10 <= 100.0, "{pods:?} {reported:?}");
     node.assert_clean();
 }
 
@@ -425,15 +425,15 @@ fn every_metric_has_a_value_with_the_labels_it_is_described_by() {
     assert_eq!(metrics.pod_sandbox_id, pod.id);
     assert_eq!(metrics.container_metrics[0].container_id, container.id);
     let all = metrics.metrics.iter().chain(&metrics.container_metrics[0].metrics);
-    let mut told: BTreeMap<&str, Vec<&v1::Metric>> = BTreeMap::new();
-    all.for_each(|metric| told.entry(&metric.name).or_default().push(metric));
+    let mut reported: BTreeMap<&str, Vec<&v1::Metric>> = BTreeMap::new();
+    all.for_each(|metric| reported.entry(&metric.name).or_default().push(metric));
     for descriptor in &descriptors {
         let name = descriptor.name.as_str();
         let huge = name.starts_with("container_hugetlb") && !Path::new("/sys/kernel/mm/hugepages").exists();
         if OF_DEVICES.contains(&name) || huge {
             continue;
         }
-        let values = told.get(name).unwrap_or_else(|| panic!("{name} has no value"));
+        let values = reported.get(name).unwrap_or_else(|| panic!("{name} has no value"));
         for metric in values {
             assert_eq!(metric.label_values.len(), descriptor.label_keys.len(), "{name}");
             assert!(metric.value.is_some() && metric.timestamp > 0, "{metric:?}");
@@ -445,9 +445,9 @@ fn every_metric_has_a_value_with_the_labels_it_is_described_by() {
         assert_eq!(distinct.len(), values.len(), "{name} is told twice");
     }
     let known: BTreeSet<&str> = descriptors.iter().map(|descriptor| descriptor.name.as_str()).collect();
-    assert!(told.keys().all(|name| known.contains(name)), "what is not described is dropped");
+    assert!(reported.keys().all(|name| known.contains(name)), "what is not described is dropped");
 
-    let one = |name: &str| value(told[name][0].value);
+    let one = |name: &str| value(reported[name][0].value);
     assert_eq!(one("container_spec_memory_limit_bytes"), 64 * MIB);
     assert_eq!(one("container_spec_cpu_quota"), 20_000);
     assert_eq!(one("container_processes"), 1);
@@ -458,7 +458,7 @@ fn every_metric_has_a_value_with_the_labels_it_is_described_by() {
     let keys =
         &descriptors.iter().find(|one| one.name == "container_processes").expect("described").label_keys;
     let labels: BTreeMap<&String, &String> =
-        keys.iter().zip(&told["container_processes"][0].label_values).collect();
+        keys.iter().zip(&reported["container_processes"][0].label_values).collect();
     let label = |key: &str| labels[&key.to_owned()].as_str();
     assert_eq!((label("namespace"), label("pod"), label("container")), ("e2e", "web", "main"));
     assert!(label("id").ends_with(&format!("{}/{}", pod.id, container.id)), "{}", label("id"));

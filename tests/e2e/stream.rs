@@ -110,10 +110,10 @@ fn a_long_list_comes_in_pieces_of_one_moment() {
     assert!(pieces.iter().all(|piece| !piece.pod_sandboxes.is_empty()));
     assert!(pieces.iter().all(|piece| piece.encoded_len() <= PIECE_BYTES_MAX));
     assert_eq!(pieces.len(), 6);
-    let told: Vec<_> = pieces.into_iter().flat_map(|piece| piece.pod_sandboxes).collect();
+    let received: Vec<_> = pieces.into_iter().flat_map(|piece| piece.pod_sandboxes).collect();
     let ready = v1::PodSandboxState::SandboxReady;
-    assert!(told.iter().all(|pod| pod.state() == ready), "a piece is of another moment");
-    let ids: Vec<_> = told.into_iter().map(|pod| pod.id).collect();
+    assert!(received.iter().all(|pod| pod.state() == ready), "a piece is of another moment");
+    let ids: Vec<_> = received.into_iter().map(|pod| pod.id).collect();
     assert_eq!(ids.len(), 24);
     let all: BTreeSet<_> = pods.into_iter().map(|pod| pod.id).collect();
     assert_eq!(ids.into_iter().collect::<BTreeSet<_>>(), all);
@@ -174,8 +174,8 @@ fn figures_in_pieces_are_of_the_same_objects() {
     assert_eq!(measured.len(), 2);
     let measured = measured.into_iter().map(|stats| stats.attributes.expect("attributes").id);
     assert_eq!(measured.collect::<BTreeSet<_>>(), pods);
-    let told = metrics();
-    assert!(told.iter().map(|pod| pod.container_metrics.len()).sum::<usize>() >= 2);
-    assert_eq!(told.into_iter().map(|pod| pod.pod_sandbox_id).collect::<BTreeSet<_>>(), pods);
+    let received = metrics();
+    assert!(received.iter().map(|pod| pod.container_metrics.len()).sum::<usize>() >= 2);
+    assert_eq!(received.into_iter().map(|pod| pod.pod_sandbox_id).collect::<BTreeSet<_>>(), pods);
     node.assert_clean();
 }

@@ -59,7 +59,7 @@ fn limits(memory: i64, with_swap: i64) -> Limits {
 
 /// Bytes in use and bytes left, as the container's statistics have them.
 #[track_caller]
-fn told(stats: &v1::ContainerStats) -> (u64, u64) {
+fn swap_of(stats: &v1::ContainerStats) -> (u64, u64) {
     let swap = stats.swap.expect("swap is accounted");
     assert!(swap.timestamp > 0);
     assert!(swap.swap_usage_bytes.is_some() && swap.swap_available_bytes.is_some(), "{swap:?}");
@@ -95,14 +95,14 @@ fn what_does_not_fit_into_memory_is_swapped_and_told() {
 
     let check = |holder_limit: u64| {
         let stats = stats_of(&node, &holder);
-        let (used, left) = told(&stats);
+        let (used, left) = swap_of(&stats);
         // 48 held and 24 of memory: no less than the rest is swapped, and nothing twice.
         assert!((20 * MIB_U..60 * MIB_U).contains(&used), "{used}");
         assert!(used.abs_diff(of_kernel(&node, &holder, "memory.swap.current")) < MIB_U, "{used}");
         assert_eq!(used + left, holder_limit, "what is left is what the limit leaves");
         let memory = stats.memory.expect("memory");
         assert!(value(memory.usage_bytes) <= 24 * MIB_U, "swap is no memory: {memory:?}");
-        assert_eq!(told(&stats_of(&node, &dry)), (0, 0));
+        assert_eq!(swap_of(&stats_of(&node, &dry)), (0, 0));
     };
     check(60 * MIB_U);
 
@@ -110,7 +110,7 @@ fn what_does_not_fit_into_memory_is_swapped_and_told() {
     let whole = pod_stats_of(&node, &pod);
     let name = |stats: &v1::ContainerStats| stats.attributes.clone().unwrap().metadata.unwrap().name;
     let of_pod: BTreeMap<String, (u64, u64)> =
-        whole.containers.iter().map(|stats| (name(stats), told(stats))).collect();
+        whole.containers.iter().map(|stats| (name(stats), swap_of(stats))).collect();
     let (used, left) = of_pod["holder"];
     assert!(used >= 20 * MIB_U && used + left == 60 * MIB_U, "{of_pod:?}");
     assert_eq!(of_pod["dry"], (0, 0));
@@ -126,7 +126,7 @@ fn what_does_not_fit_into_memory_is_swapped_and_told() {
     check(90 * MIB_U);
 
     holder.shell("rm /dev/shm/held");
-    wait_until("what is gone is not swapped", || told(&stats_of(&node, &holder)).0 < 4 * MIB_U);
+    wait_until("what is gone is not swapped", || swap_of(&stats_of(&node, &holder)).0 < 4 * MIB_U);
     node.assert_clean();
 }
 
@@ -172,8 +172,8 @@ fn limited_swap_is_what_the_kubelet_computed() {
     none.start();
     let pages = |bytes: u64| bytes / 4096 * 4096;
     assert_eq!(of_kernel(&node, &some, "memory.swap.max"), pages(share));
-    assert_eq!(told(&stats_of(&node, &some)), (0, pages(share)));
-    assert_eq!(told(&stats_of(&node, &none)), (0, 0));
+    assert_eq!(swap_of(&stats_of(&node, &some)), (0, pages(share)));
+    assert_eq!(swap_of(&stats_of(&node, &none)), (0, 0));
 
     // More than both: the greedy is killed, when all of the swap was used and not a page more.
     assert_eq!(some.exec(["tail", "/dev/zero"]).code, 137);
@@ -186,11 +186,11 @@ fn limited_swap_is_what_the_kubelet_computed() {
     if let Some(peak) = peak(&node, &some) {
         assert!((pages(share) - MIB_U..=pages(share)).contains(&peak), "{peak}");
     }
-    wait_until("what the dead had is free", || told(&stats_of(&node, &some)).0 < MIB_U);
+    wait_until("what the dead had is free", || swap_of(&stats_of(&node, &some)).0 < MIB_U);
 
     // Resized in place: the request grew, and the kubelet computes anew.
     some.update(limited(2 * share)).unwrap();
-    assert_eq!(told(&stats_of(&node, &some)).1 / MIB_U, 2 * share / MIB_U);
+    assert_eq!(swap_of(&stats_of(&node, &some)).1 / MIB_U, 2 * share / MIB_U);
     assert_eq!(some.limits().unified["memory.swap.max"], (2 * share).to_string());
     node.assert_clean();
 }

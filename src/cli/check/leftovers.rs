@@ -40,13 +40,13 @@ pub(super) fn questions(socket: &Path) -> Vec<Finding> {
     };
     let asked = runtime.block_on(async { Client::connect(socket).await?.info().await });
     match asked {
-        Ok(info) => told(&serde_json::from_str(&info).unwrap_or_default()),
+        Ok(info) => findings(&serde_json::from_str(&info).unwrap_or_default()),
         Err(Error::Connect { .. }) => vec![],
         Err(error) => vec![warn(topic, format!("the daemon does not say: {error}"))],
     }
 }
 
-fn told(info: &Info) -> Vec<Finding> {
+fn findings(info: &Info) -> Vec<Finding> {
     let debt = |debt: &Debt| {
         let Debt { pod, objects, cause, age_seconds, next_try_seconds } = debt;
         let objects = objects.join(", ");
@@ -69,11 +69,11 @@ mod tests {
         let text = r#"{"version": "1", "debts": [{"pod": "ab", "objects": ["network", "records"], "cause": "it hangs",
             "ageSeconds": 70, "nextTrySeconds": 3}], "findings": [{"object": "folder /x", "fault": "it is nobody's"}]}"#;
         let lines: Vec<_> =
-            told(&serde_json::from_str(text).unwrap()).iter().map(ToString::to_string).collect();
+            findings(&serde_json::from_str(text).unwrap()).iter().map(ToString::to_string).collect();
         assert!(lines[0].ends_with(
             "of pod ab: network, records could not be taken away for 70 s, next try in 3 s: it hangs"
         ));
         assert!(lines[1].starts_with("warn") && lines[1].ends_with("folder /x: it is nobody's"));
-        assert_eq!(told(&Info::default())[0].text, "the daemon has nothing left to take away");
+        assert_eq!(findings(&Info::default())[0].text, "the daemon has nothing left to take away");
     }
 }

@@ -36,7 +36,7 @@ mod tests {
         model::ContainerId,
     };
 
-    async fn told(container: Option<ContainerId>, change: Change) -> ContainerEventResponse {
+    async fn rendered(container: Option<ContainerId>, change: Change) -> ContainerEventResponse {
         let journal = Journal::default();
         let mut subscriber = journal.subscribe().unwrap();
         journal.publish(Event { container, change, pod: Arc::new(tests::pod()) }, 0);
@@ -45,16 +45,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_containers_event_has_the_status_of_its_pod_and_of_all_in_it() {
-        let told = told(Some(tests::container().id), Change::Stopped).await;
-        assert!(told.created_at > 0);
+        let rendered = rendered(Some(tests::container().id), Change::Stopped).await;
+        assert!(rendered.created_at > 0);
         let expected = ContainerEventResponse {
             container_id: "02".repeat(32),
             container_event_type: 2,
-            created_at: told.created_at,
+            created_at: rendered.created_at,
             pod_sandbox_status: Some(pod_status(&tests::pod())),
             containers_statuses: vec![container_status(&tests::container())],
         };
-        assert_eq!(told, expected);
+        assert_eq!(rendered, expected);
     }
 
     #[tokio::test]
@@ -62,8 +62,8 @@ mod tests {
         for (change, number) in
             [(Change::Created, 0), (Change::Started, 1), (Change::Stopped, 2), (Change::Deleted, 3)]
         {
-            let told = told(None, change).await;
-            assert_eq!((told.container_id, told.container_event_type), ("01".repeat(32), number));
+            let rendered = rendered(None, change).await;
+            assert_eq!((rendered.container_id, rendered.container_event_type), ("01".repeat(32), number));
         }
     }
 }

@@ -75,7 +75,7 @@ mod tests {
     };
 
     /// Name → label values without the common ones, and value, of everything that is told.
-    fn told() -> Vec<(String, Vec<String>, u64)> {
+    fn samples() -> Vec<(String, Vec<String>, u64)> {
         let wire = pod_metrics(&fixture::pod());
         let all = wire.metrics.into_iter().chain(wire.container_metrics.into_iter().flat_map(|c| c.metrics));
         all.map(|metric| {
@@ -87,9 +87,11 @@ mod tests {
     #[track_caller]
     fn check(name: &str, labels: &[&str], value: u64) {
         assert!(
-            told().iter().any(|told| (told.0.as_str(), told.2) == (name, value) && told.1 == labels),
+            samples()
+                .iter()
+                .any(|sample| (sample.0.as_str(), sample.2) == (name, value) && sample.1 == labels),
             "{name} {labels:?} {value}: {:?}",
-            told().into_iter().filter(|told| told.0 == name).collect::<Vec<_>>()
+            samples().into_iter().filter(|sample| sample.0 == name).collect::<Vec<_>>()
         );
     }
 
@@ -109,9 +111,9 @@ mod tests {
     fn every_metric_has_a_value_and_as_many_labels_as_its_descriptor() {
         let keys: BTreeMap<String, usize> =
             metric_descriptors().into_iter().map(|one| (one.name, one.label_keys.len())).collect();
-        let told: BTreeMap<String, usize> =
-            told().into_iter().map(|(name, labels, _)| (name, labels.len() + BASE.len())).collect();
-        assert_eq!(told, keys);
+        let samples: BTreeMap<String, usize> =
+            samples().into_iter().map(|(name, labels, _)| (name, labels.len() + BASE.len())).collect();
+        assert_eq!(samples, keys);
     }
 
     #[test]

@@ -125,9 +125,9 @@ mod tests {
                 ..Default::default()
             })
         };
-        let told =
+        let sizes =
             |answer: wire::PodSandboxStatusResponse| (answer.containers_statuses.len(), answer.timestamp);
-        assert_eq!(told(answer(15, 1 << 20)), (15, 7));
-        assert_eq!(told(answer(16, 1 << 20)), (0, 0));
+        assert_eq!(sizes(answer(15, 1 << 20)), (15, 7));
+        assert_eq!(sizes(answer(16, 1 << 20)), (0, 0));
     }
 }

@@ -190,9 +190,9 @@ fn every_key_of_a_config_is_obeyed_or_documented_as_not_for_us() {
 fn a_key_that_nobody_knows_is_told_and_harms_nothing() {
     let keys: Vec<String> =
         ["Tty".into(), "x".repeat(100)].into_iter().chain((0..99).map(|n| format!("k{n}"))).collect();
-    let told = unknown_keys(keys.iter());
-    assert_eq!(told.len(), UNKNOWN_KEYS_MAX);
-    assert_eq!(told[0], "x".repeat(UNKNOWN_KEY_CHARS_MAX));
+    let reported = unknown_keys(keys.iter());
+    assert_eq!(reported.len(), UNKNOWN_KEYS_MAX);
+    assert_eq!(reported[0], "x".repeat(UNKNOWN_KEY_CHARS_MAX));
     let config = r#"{"config":{"NewThing":{"a":[1]},"Cmd":["c"]},"rootfs":{"diff_ids":[]}}"#;
     assert_eq!(Config::parse("test", config.as_bytes()).unwrap().process.cmd, ["c"]);
 }

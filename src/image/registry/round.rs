@@ -178,7 +178,7 @@ impl<'a> Round<'a> {
             return last.error;
         }
         let others: Vec<_> =
-            failures.iter().map(|(endpoint, failure)| told(endpoint, &failure.error)).collect();
+            failures.iter().map(|(endpoint, failure)| describe(endpoint, &failure.error)).collect();
         Error::Everywhere { decisive: Box::new(last.error), others: others.join("; ") }
     }
 }
@@ -189,7 +189,7 @@ fn pause(tries: u32) -> Duration {
 }
 
 /// A host's error in a list of those of several hosts.
-fn told(endpoint: &Endpoint, error: &Error) -> String {
+fn describe(endpoint: &Endpoint, error: &Error) -> String {
     let (name, text) = (endpoint.name(), error.to_string());
     let text = text.strip_prefix("RegistryUnavailable: ").unwrap_or(&text);
     if text.contains(&name) { text.into() } else { format!("{name}: {text}") }

@@ -217,10 +217,10 @@ fn a_disk_that_fills_up_within_a_batch_keeps_whole_records_only() {
             fs::remove_file(ballast).unwrap();
             log.append(Stream::Stdout, &some(100), noon());
             assert_eq!(log.lost(Stream::Stdout), lost, "there is room again");
-            let told = parsed(&log).swap_remove(kept.len());
-            assert_eq!(told.0, "stderr");
+            let notice = parsed(&log).swap_remove(kept.len());
+            assert_eq!(notice.0, "stderr");
             assert_eq!(
-                String::from_utf8(told.2).unwrap(),
+                String::from_utf8(notice.2).unwrap(),
                 format!("pintle: {lost} lines of stdout lost: No space left on device (os error 28)")
             );
             // To the brim and back, many times.

@@ -38,7 +38,7 @@ const TABLE: &str = "pintle";
 #[derive(Debug, Default)]
 pub(super) struct Firewall {
     /// What the kernel has been told last. One change at a time.
-    told: Mutex<Wanted>,
+    written_last: Mutex<Wanted>,
     /// The kernel has no nftables with address translation.
     missing: AtomicBool,
 }
@@ -87,10 +87,10 @@ impl Firewall {
     }
 
     async fn change(&self, change: impl FnOnce(&mut Wanted)) -> Result<(), Error> {
-        let mut told = self.told.lock().await;
-        let mut wanted = told.clone();
+        let mut written_last = self.written_last.lock().await;
+        let mut wanted = written_last.clone();
         change(&mut wanted);
-        let (same, next) = (*told == wanted, wanted.clone());
+        let (same, next) = (*written_last == wanted, wanted.clone());
         if same && !self.works() {
             return Ok(());
         }
@@ -106,7 +106,7 @@ impl Firewall {
             written.map_err(|source| Error::Firewall { operation: "write nftables table", source })?;
             self.missing.store(false, Relaxed);
         }
-        *told = wanted;
+        *written_last = wanted;
         Ok(())
     }
 }

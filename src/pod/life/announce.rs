@@ -41,7 +41,7 @@ impl Change {
 
     /// What is still to be told of a container in `state` of which this was told last. While an answer to its
     /// start is on the way, nobody knows whether an end is that of a workload that ran.
-    fn untold(self, state: &ContainerState, starting: bool) -> &'static [Self] {
+    fn unannounced(self, state: &ContainerState, starting: bool) -> &'static [Self] {
         match (self, state) {
             (Self::Created, ContainerState::Running { .. }) => &[Self::Started],
             (Self::Created, ContainerState::Exited { started_at: Some(_), .. }) => {
@@ -74,13 +74,13 @@ impl Ledger {
 
     fn announce_of(&mut self, at: usize, starting: bool) {
         let container = &self.containers[at];
-        let (id, untold) =
-            (container.id().clone(), container.announced.untold(&container.shown().state, starting));
-        if untold.is_empty() {
+        let (id, unannounced) =
+            (container.id().clone(), container.announced.unannounced(&container.shown().state, starting));
+        if unannounced.is_empty() {
             return;
         }
         let view = Arc::new(self.view());
-        for &change in untold {
+        for &change in unannounced {
             self.containers[at].announced = change;
             self.announce(Some(&id), change, &view);
         }
@@ -134,7 +134,7 @@ mod tests {
         let created = ContainerState::Created { pid: 7 };
         let running = ContainerState::Running { pid: 7, started_at: UnixNanos(1) };
         let (ran, failed) = (exited(Some(UnixNanos(1))), exited(None));
-        for (told, state, starting, expected) in [
+        for (announced, state, starting, expected) in [
             (Created, &created, false, &[][..]),
             (Created, &running, false, &[Started]),
             (Started, &running, false, &[]),
@@ -148,7 +148,11 @@ mod tests {
             // Learnt too late: an order that is wrong is worse than a start that goes without saying.
             (Stopped, &failed, false, &[]),
         ] {
-            assert_eq!(told.untold(state, starting), expected, "{told:?} {state:?} {starting}");
+            assert_eq!(
+                announced.unannounced(state, starting),
+                expected,
+                "{announced:?} {state:?} {starting}"
+            );
         }
     }
 

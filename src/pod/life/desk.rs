@@ -267,7 +267,7 @@ impl Desk {
     pub(super) fn heard(&self) -> Vec<Heard> {
         let heard = self.events.iter().map(|event| {
             let number = event.container.as_ref();
-            let number = number.map(|told| (1..=u8::MAX).find(|byte| id(*byte) == *told).unwrap());
+            let number = number.map(|known| (1..=u8::MAX).find(|byte| id(*byte) == *known).unwrap());
             let states = event.pod.containers.iter().map(|container| match container.state {
                 ContainerState::Created { .. } => 'c',
                 ContainerState::Running { .. } => 'r',

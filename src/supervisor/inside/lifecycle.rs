@@ -236,15 +236,15 @@ impl Supervisor {
         let Some(Container { phase, identity: known, .. }) = self.containers.get_mut(id) else { return };
         let Phase::Making(making) = phase else {
             // More than a failure is not believed, nor listened to without end.
-            return if let Report::Failed(told) = report {
-                self.launch_failed(id, told);
+            return if let Report::Failed(failure) = report {
+                self.launch_failed(id, failure);
             } else {
                 self.reports_ended(id);
             };
         };
         match report {
             Report::Waiting => self.made(id),
-            Report::Failed(told) => self.launch_failed(id, told),
+            Report::Failed(failure) => self.launch_failed(id, failure),
             _ if making.sealed => self.reports_ended(id),
             Report::Sealed => making.sealed = true,
             Report::Identity(identity) => *known = identity,
@@ -329,21 +329,21 @@ impl Supervisor {
         Ok(())
     }
 
-    fn launch_failed(&mut self, id: &ContainerId, told: Failure) {
+    fn launch_failed(&mut self, id: &ContainerId, failure: Failure) {
         let Some(container) = self.containers.get_mut(id) else { return };
         match &mut container.phase {
             // The init tells first and exactly; what the helper says after it is libcontainer's summary.
             Phase::Making(making) => match making.failure.take() {
                 Some(failure) => self.abandon(id, failure),
-                None if told.stage == Stage::Launch => {
-                    let text = format!("{}{}", told.text, making.trace);
-                    self.abandon(id, Failure { text, ..told });
+                None if failure.stage == Stage::Launch => {
+                    let text = format!("{}{}", failure.text, making.trace);
+                    self.abandon(id, Failure { text, ..failure });
                 }
                 // The helper's own word is its last; an init's is followed by the helper's.
-                None => making.failure = Some(told),
+                None => making.failure = Some(failure),
             },
-            Phase::Alive(_) => match self.end_start(id, Start::Failed(told.to_string())) {
-                Some(waiter) => self.answer(waiter, Err(told)),
+            Phase::Alive(_) => match self.end_start(id, Start::Failed(failure.to_string())) {
+                Some(waiter) => self.answer(waiter, Err(failure)),
                 // Nobody has let it go: this end of its report is what it waits at, so it ends.
                 None => self.close_report(id),
             },

@@ -83,13 +83,13 @@ impl<'n> World<'n> {
         let known = lock(&self.ledger).clone();
         for (id, truth) in known.into_iter().filter(|(_, truth)| !truth.going) {
             let request = || v1::ContainerStatusRequest { container_id: id.clone(), verbose: true };
-            let told = self.insist("status", || self.node.cri().container_status(request()))?;
+            let answer = self.insist("status", || self.node.cri().container_status(request()))?;
             // Asked again afterwards: its client may have gone on.
             let now = lock(&self.ledger).get(&id).cloned();
             if now.is_none_or(|now| now.going) {
                 continue;
             }
-            let reply = told.map_err(|(error, _)| format!("{}: it is lost: {error}", truth.name))?;
+            let reply = answer.map_err(|(error, _)| format!("{}: it is lost: {error}", truth.name))?;
             contradicts(&truth, &reply)
                 .map_or(Ok(()), |why| Err(format!("{}: {why}: {reply:?}", truth.name)))?;
             let exited = state_in(&reply) == ContainerState::ContainerExited;

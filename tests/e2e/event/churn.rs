@@ -63,11 +63,11 @@ fn none_is_lost_over_churn() {
     let (story, started) = (Story::default(), Instant::now());
     let connections = [node.connect(), node.connect()];
     let [one, two] = connections.each_ref().map(follow);
-    let (mut told, mut also) = (Vec::new(), Vec::new());
+    let (mut events, mut also) = (Vec::new(), Vec::new());
     thread::scope(|scope| {
-        let followers = [(one, &mut told), (two, &mut also)].map(|(follower, told)| {
+        let followers = [(one, &mut events), (two, &mut also)].map(|(follower, events)| {
             let (story, node) = (&story, &node);
-            scope.spawn(move || *told = story.read(node, follower))
+            scope.spawn(move || *events = story.read(node, follower))
         });
         scope.spawn(|| story.look(&node));
         scope.spawn(|| story.come_and_go(&node));
@@ -85,9 +85,9 @@ fn none_is_lost_over_churn() {
         followers.into_iter().for_each(|follower| follower.join().unwrap());
     });
     let took = started.elapsed();
-    assert!(told == also, "two followers were told different stories");
-    story.judge(&told);
-    figures::keep(&story.figures(pods, &told, took));
+    assert!(events == also, "two followers were told different stories");
+    story.judge(&events);
+    figures::keep(&story.figures(pods, &events, took));
     drop(connections);
     node.assert_clean();
 }
@@ -116,19 +116,19 @@ impl Story {
 
     /// Reads until the story is over and nothing comes any more; looks now and then whether lists agree.
     fn read(&self, node: &Node, mut follower: Follower) -> Vec<Told> {
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         loop {
             let Some(message) = follower.within(SILENCE) else {
                 if self.over.load(Relaxed) {
-                    return told;
+                    return events;
                 }
                 continue;
             };
             let event = message.expect("the stream ended").expect("an event");
-            if told.len() % COMPARED_EVERY == 0 {
+            if events.len() % COMPARED_EVERY == 0 {
                 compare(node, &event);
             }
-            told.push(Told::of(&event));
+            events.push(Told::of(&event));
         }
     }
 
@@ -170,10 +170,10 @@ impl Story {
     }
 
     #[track_caller]
-    fn judge(&self, told: &[Told]) {
-        assert!(told.is_sorted_by(|one, other| one.at < other.at), "moments do not grow");
+    fn judge(&self, events: &[Told]) {
+        assert!(events.is_sorted_by(|one, other| one.at < other.at), "moments do not grow");
         let mut lives = BTreeMap::<&str, Vec<Kind>>::new();
-        for event in told {
+        for event in events {
             lives.entry(&event.id).or_default().push(event.kind);
         }
         let made = self.made.lock().unwrap();
@@ -183,29 +183,29 @@ impl Story {
         };
         let life =
             [ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent, ContainerDeletedEvent];
-        let odd: Vec<_> = lives.iter().filter(|(_, told)| **told != life).collect();
+        let odd: Vec<_> = lives.iter().filter(|(_, events)| **events != life).collect();
         assert!(odd.is_empty(), "lives that were not told step by step: {odd:?}");
         // Lists show nothing that was never told.
         for (id, state) in &*self.listed.lock().unwrap() {
             assert!(lives.contains_key(id.as_str()), "{id} was listed as {state:?} and never told");
         }
-        let wrong: Vec<_> = told.iter().filter(|event| !event.shows_it).collect();
+        let wrong: Vec<_> = events.iter().filter(|event| !event.shows_it).collect();
         assert!(wrong.is_empty(), "events whose statuses do not show the change: {wrong:?}");
     }
 
-    fn figures(&self, pods: u64, told: &[Told], took: Duration) -> String {
-        let count = |kind| told.iter().filter(|event| event.kind == kind).count() as u64;
+    fn figures(&self, pods: u64, events: &[Told], took: Duration) -> String {
+        let count = |kind| events.iter().filter(|event| event.kind == kind).count() as u64;
         let made = self.made.lock().unwrap().len() as u64;
         let rows = [
             ("pods led from run to remove", pods),
             ("containers run", made - pods),
             ("seconds", took.as_secs()),
-            ("events told to each of two followers", told.len() as u64),
+            ("events told to each of two followers", events.len() as u64),
             ("of them created", count(Kind::ContainerCreatedEvent)),
             ("of them started", count(Kind::ContainerStartedEvent)),
             ("of them stopped", count(Kind::ContainerStoppedEvent)),
             ("of them deleted", count(Kind::ContainerDeletedEvent)),
-            ("events compared with a list when they came", 2 * told.len().div_ceil(COMPARED_EVERY) as u64),
+            ("events compared with a list when they came", 2 * events.len().div_ceil(COMPARED_EVERY) as u64),
             ("looks at all lists meanwhile", self.looks.load(Relaxed)),
             ("states that they showed", self.listed.lock().unwrap().len() as u64),
             ("followers that came and hung up meanwhile", self.hang_ups.load(Relaxed)),
@@ -259,7 +259,7 @@ fn state_of(state: ContainerState) -> State {
 #[track_caller]
 fn compare(node: &Node, event: &ContainerEventResponse) {
     let id = event.container_id.clone();
-    let told = match event.container_event_type() {
+    let events = match event.container_event_type() {
         Kind::ContainerCreatedEvent => State::Created,
         Kind::ContainerStartedEvent => State::Up,
         Kind::ContainerStoppedEvent => State::Down,
@@ -277,5 +277,5 @@ fn compare(node: &Node, event: &ContainerEventResponse) {
         let containers = node.cri().list_containers(v1::ListContainersRequest { filter }).unwrap().containers;
         containers.first().map_or(State::Gone, |container| state_of(container.state()))
     };
-    assert!(listed >= told, "{id} was told as {told:?} and then listed as {listed:?}");
+    assert!(listed >= events, "{id} was told as {events:?} and then listed as {listed:?}");
 }

@@ -59,13 +59,13 @@ pub(super) fn next(follower: &mut Follower) -> ContainerEventResponse {
 /// All until one of `id` is of `kind`.
 #[track_caller]
 fn until(follower: &mut Follower, id: &str, kind: Kind) -> Vec<ContainerEventResponse> {
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     loop {
         let event = next(follower);
         let last = event.container_id == id && event.container_event_type() == kind;
-        told.push(event);
+        events.push(event);
         if last {
-            return told;
+            return events;
         }
     }
 }
@@ -93,7 +93,7 @@ fn a_life_is_told_step_by_step_with_the_state_each_led_to() {
     main.remove();
     pod.remove();
 
-    let told = until(&mut follower, &pod.id, ContainerDeletedEvent);
+    let events = until(&mut follower, &pod.id, ContainerDeletedEvent);
     assert!(follower.within(SILENCE).is_none(), "more is told than happened");
     let expected = [
         (pod.id.as_str(), ContainerCreatedEvent),
@@ -105,8 +105,8 @@ fn a_life_is_told_step_by_step_with_the_state_each_led_to() {
         (&main.id, ContainerDeletedEvent),
         (&pod.id, ContainerDeletedEvent),
     ];
-    assert_eq!(kinds(&told), expected);
-    assert!(told.is_sorted_by(|one, other| one.created_at < other.created_at));
+    assert_eq!(kinds(&events), expected);
+    assert!(events.is_sorted_by(|one, other| one.created_at < other.created_at));
     let shown = |state| BTreeMap::from([(main.id.as_str(), state)]);
     let none = BTreeMap::new();
     let expected = [
@@ -119,12 +119,12 @@ fn a_life_is_told_step_by_step_with_the_state_each_led_to() {
         none.clone(),
         none,
     ];
-    assert_eq!(told.iter().map(states).collect::<Vec<_>>(), expected);
-    assert_eq!(told[4].containers_statuses, [listed]);
-    assert_eq!(told[4].containers_statuses[0].exit_code, 3);
+    assert_eq!(events.iter().map(states).collect::<Vec<_>>(), expected);
+    assert_eq!(events[4].containers_statuses, [listed]);
+    assert_eq!(events[4].containers_statuses[0].exit_code, 3);
     let status = |event: &ContainerEventResponse| event.pod_sandbox_status.clone().expect("a pod's status");
-    assert!(told.iter().all(|event| status(event).metadata == pod.config.metadata));
-    let ready: Vec<_> = told.iter().map(|event| status(event).state()).collect();
+    assert!(events.iter().all(|event| status(event).metadata == pod.config.metadata));
+    let ready: Vec<_> = events.iter().map(|event| status(event).state()).collect();
     let (up, down) = (PodSandboxState::SandboxReady, PodSandboxState::SandboxNotready);
     assert_eq!(ready, [up, up, up, up, up, down, down, down]);
     node.assert_clean();
@@ -138,8 +138,8 @@ fn an_end_that_comes_at_once_is_told_after_the_start() {
         let main = pod.run_in(&format!("main-{nth}"), ["true"]);
         main.wait();
         main.remove();
-        let told = until(&mut follower, &main.id, Kind::ContainerDeletedEvent);
-        let own = kinds(&told).into_iter().filter(|(id, _)| *id == main.id).map(|(_, kind)| kind as i32);
+        let events = until(&mut follower, &main.id, Kind::ContainerDeletedEvent);
+        let own = kinds(&events).into_iter().filter(|(id, _)| *id == main.id).map(|(_, kind)| kind as i32);
         assert_eq!(own.collect::<Vec<_>>(), [0, 1, 2, 3]);
     }
     node.assert_clean();
@@ -152,8 +152,8 @@ fn a_start_that_fails_is_told_as_an_end() {
     let main = pod.create("main", BUSYBOX, ["/no/such/program"]);
     main.try_start().unwrap_err();
     main.remove();
-    let told = until(&mut follower, &main.id, Kind::ContainerDeletedEvent);
-    let own: Vec<_> = told.iter().filter(|event| event.container_id == main.id).collect();
+    let events = until(&mut follower, &main.id, Kind::ContainerDeletedEvent);
+    let own: Vec<_> = events.iter().filter(|event| event.container_id == main.id).collect();
     let kinds: Vec<_> = own.iter().map(|event| event.container_event_type).collect();
     assert_eq!(kinds, [0, 2, 3]);
     let status = &own[1].containers_statuses[0];
@@ -202,7 +202,7 @@ fn a_follower_that_does_not_read_is_told_that_it_has_lost_events() {
     let (quick_one, slow_one) = (node.connect(), node.connect());
     let (mut quick, mut slow) = (follow(&quick_one), follow(&slow_one));
     let bulk = "x".repeat(250 << 10);
-    let (mut told, mut bytes) = (Vec::new(), 0);
+    let (mut events, mut bytes) = (Vec::new(), 0);
     // What is held, and what may be on the way to a client that does not read.
     for nth in 0.. {
         let pod = node.run_pod_with(&format!("big-{nth}"), |config| {
@@ -212,12 +212,12 @@ fn a_follower_that_does_not_read_is_told_that_it_has_lost_events() {
         pod.remove();
         let new = until(&mut quick, &pod.id, Kind::ContainerDeletedEvent);
         bytes += new.len() * bulk.len();
-        told.extend(new.into_iter().map(|event| event.created_at));
+        events.extend(new.into_iter().map(|event| event.created_at));
         if bytes > HELD_BYTES + (16 << 20) {
             break;
         }
     }
-    assert_eq!(told.len() % 4, 0, "the quick one is not held up and misses nothing");
+    assert_eq!(events.len() % 4, 0, "the quick one is not held up and misses nothing");
 
     let mut read = Vec::new();
     let error = loop {
@@ -228,7 +228,12 @@ fn a_follower_that_does_not_read_is_told_that_it_has_lost_events() {
     };
     assert_eq!(error.code(), Code::DataLoss);
     assert!(error.message().contains("list again"), "{error}");
-    assert!(read.len() < told.len() && told.starts_with(&read), "{} of {} were read", read.len(), told.len());
+    assert!(
+        read.len() < events.len() && events.starts_with(&read),
+        "{} of {} were read",
+        read.len(),
+        events.len()
+    );
     let mut again = follow(&slow_one);
     let pod = node.run_pod("after");
     until(&mut again, &pod.id, Kind::ContainerStartedEvent);
@@ -281,14 +286,14 @@ fn the_status_of_a_pod_can_be_sorted_among_the_events() {
     let mut follower = follow(node.cri());
     let pod = node.run_pod("web");
     let main = pod.run_in("main", ["sleep", "1000"]);
-    let told = until(&mut follower, &main.id, Kind::ContainerStartedEvent);
+    let events = until(&mut follower, &main.id, Kind::ContainerStartedEvent);
     let request = v1::PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
     let status = node.cri().pod_sandbox_status(request).unwrap();
     assert_eq!(status.containers_statuses, [main.status()]);
-    assert!(status.timestamp >= told.last().unwrap().created_at);
+    assert!(status.timestamp >= events.last().unwrap().created_at);
     main.kill();
-    let told = until(&mut follower, &main.id, Kind::ContainerStoppedEvent);
-    assert!(told.last().unwrap().created_at > status.timestamp);
+    let events = until(&mut follower, &main.id, Kind::ContainerStoppedEvent);
+    assert!(events.last().unwrap().created_at > status.timestamp);
     node.assert_clean();
 }
 

@@ -34,10 +34,10 @@ pub(super) fn run(name: &str, promise: &str, story: &str, place: &Where) -> Resu
     // Asked for now: while it runs, people go on working.
     let commit = said("git", &["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])?;
     let started = Instant::now();
-    let told = tell(story, place, &folder.join("figures"));
+    let ended = tell(story, place, &folder.join("figures"));
     let found = fs::read_to_string(folder.join("figures"));
     fs::remove_dir_all(&folder)?;
-    let (status, found) = (told?, found.map_err(|error| format!("no figures were written: {error}"))?);
+    let (status, found) = (ended?, found.map_err(|error| format!("no figures were written: {error}"))?);
     let path = format!("{PAGES}/{name}.md");
     fs::create_dir_all(PAGES)?;
     let mut page = Page::parse(&fs::read_to_string(&path).unwrap_or_default());

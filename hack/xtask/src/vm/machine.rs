@@ -112,17 +112,17 @@ impl Drop for Running {
 
 /// The machine's words, line by line; ends when it does.
 fn lines(output: ChildStdout) -> Receiver<String> {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let (mut output, mut line) = (BufReader::new(output), Vec::new());
         while output.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-            if tell.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 return;
             }
             line.clear();
         }
     });
-    told
+    receiver
 }
 
 /// Waits for the line that is marked and begins with `word`, and answers with the rest of it; what comes before
@@ -151,23 +151,23 @@ mod tests {
     use super::*;
 
     fn said(lines: &[&str]) -> Receiver<String> {
-        let (tell, told) = mpsc::channel();
-        lines.iter().for_each(|line| tell.send((*line).to_owned()).unwrap());
-        told
+        let (sender, receiver) = mpsc::channel();
+        lines.iter().for_each(|line| sender.send((*line).to_owned()).unwrap());
+        receiver
     }
 
     #[test]
     fn only_a_marked_line_is_an_answer() {
-        let told = said(&["noise\n", "exit 1\n", "\u{1e}ready\n", "\u{1e}exit 3\r\n"]);
-        assert_eq!(wait(&told, Duration::ZERO, "exit ", false).unwrap(), "3");
+        let receiver = said(&["noise\n", "exit 1\n", "\u{1e}ready\n", "\u{1e}exit 3\r\n"]);
+        assert_eq!(wait(&receiver, Duration::ZERO, "exit ", false).unwrap(), "3");
     }
 
     #[test]
     fn a_machine_that_ends_or_hangs_is_an_error() {
         let ended = wait(&said(&["noise\n"]), Duration::from_secs(9), "ready", false).unwrap_err();
         assert!(ended.to_string().contains("ended before"), "{ended}");
-        let (_tell, told) = mpsc::channel();
-        let hung = wait(&told, Duration::from_millis(1), "ready", false).unwrap_err();
+        let (_sender, receiver) = mpsc::channel();
+        let hung = wait(&receiver, Duration::from_millis(1), "ready", false).unwrap_err();
         assert!(hung.to_string().contains("within"), "{hung}");
     }
 }

@@ -250,9 +250,9 @@ mod tests {
         );
         assert_eq!(ape.proxy.as_ref().unwrap().0.host_str(), Some("proxy.test"));
         assert!(!format!("{ape:?}").contains("canary"), "{ape:?}");
-        let told: Vec<_> = hosts.hosts.iter().map(|host| (host.is_upstream, host.needs_namespace)).collect();
+        let found: Vec<_> = hosts.hosts.iter().map(|host| (host.is_upstream, host.needs_namespace)).collect();
         let mirror = (false, true);
-        assert_eq!(told, [mirror, mirror, mirror, (true, false), (true, true)]);
+        assert_eq!(found, [mirror, mirror, mirror, (true, false), (true, true)]);
         assert!(registry.is_upstream && server.is_upstream);
     }
 
