@@ -157,14 +157,14 @@ fn events_are_shown_as_they_come() {
     let mut shown = output.into_iter::<Value>().map(Result::unwrap);
 
     let pod = node.run_pod("web");
-    let events: Vec<Value> = shown.by_ref().take(2).collect();
-    for event in &events {
+    let first: Vec<Value> = shown.by_ref().take(2).collect();
+    for event in &first {
         assert_eq!(
             (&event["containerId"], &event["podSandboxStatus"]["id"]),
             (&json!(pod.id), &json!(pod.id))
         );
     }
-    let kinds: Vec<_> = events.iter().map(|event| event["containerEventType"].clone()).collect();
+    let kinds: Vec<_> = first.iter().map(|event| event["containerEventType"].clone()).collect();
     assert_eq!(kinds, ["CONTAINER_CREATED_EVENT", "CONTAINER_STARTED_EVENT"]);
 
     let container = pod.run_in("main", ["sh", "-c", "exit 3"]);

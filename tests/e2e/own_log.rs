@@ -38,7 +38,7 @@ fn work_unheard(node: &Node) {
     let container = pod.run_in("main", ["sh", "-c", "exit 3"]);
     container.wait();
     assert_eq!(container.status().exit_code, 3);
-    assert_eq!(node.pods(), [pod.id.clone()]);
+    assert_eq!(node.pods(), std::slice::from_ref(&pod.id));
     pod.remove();
     assert!(lines_lost(node) > before, "the log is read again");
 }

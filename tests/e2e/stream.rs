@@ -46,7 +46,7 @@ fn lists_in_pieces_are_the_same_lists() {
     let pods = |filter: Option<v1::PodSandboxFilter>| {
         let listed =
             node.cri().list_pod_sandbox(v1::ListPodSandboxRequest { filter: filter.clone() }).unwrap();
-        assert_eq!(streamed_pods(&node, filter), [listed.items.clone()]);
+        assert_eq!(streamed_pods(&node, filter), std::slice::from_ref(&listed.items));
         listed.items.len()
     };
     let ready = v1::PodSandboxFilter {
@@ -59,7 +59,7 @@ fn lists_in_pieces_are_the_same_lists() {
     let containers = |filter: Option<v1::ContainerFilter>| {
         let listed =
             node.cri().list_containers(v1::ListContainersRequest { filter: filter.clone() }).unwrap();
-        assert_eq!(streamed_containers(&node, filter), [listed.containers.clone()]);
+        assert_eq!(streamed_containers(&node, filter), std::slice::from_ref(&listed.containers));
         listed.containers.len()
     };
     let one = v1::ContainerFilter { id: main.id[..20].into(), ..Default::default() };
@@ -68,7 +68,7 @@ fn lists_in_pieces_are_the_same_lists() {
 
     let images = |filter: Option<v1::ImageFilter>| {
         let listed = node.cri().list_images(v1::ListImagesRequest { filter: filter.clone() }).unwrap();
-        assert_eq!(streamed_images(&node, filter), [listed.images.clone()]);
+        assert_eq!(streamed_images(&node, filter), std::slice::from_ref(&listed.images));
         listed.images.len()
     };
     let busybox = v1::ImageSpec { image: BUSYBOX.into(), ..Default::default() };
@@ -166,7 +166,7 @@ fn figures_in_pieces_are_of_the_same_objects() {
     let (web, batch) = (node.run_pod("web"), node.run_pod("batch"));
     let (main, side) = (web.run_in("main", ["sleep", "1000"]), web.run_in("side", ["sleep", "1000"]));
     let one = v1::ContainerStatsFilter { id: main.id.clone(), ..Default::default() };
-    assert_eq!(stats(Some(one)), [main.id.clone()]);
+    assert_eq!(stats(Some(one)), std::slice::from_ref(&main.id));
     let all: BTreeSet<_> = stats(None).into_iter().collect();
     assert_eq!(all, BTreeSet::from([main.id, side.id]));
     let pods = BTreeSet::from([web.id, batch.id]);

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 fn check() -> Result<()> {
     let steps = [
         "fmt --all --check",
-        "clippy --workspace --all-targets --features failpoints -- -D warnings",
+        "clippy --workspace --all-targets --test e2e --features failpoints -- -D warnings",
         // What is released has no failpoints.
         "clippy --lib --bins --benches -- -D warnings",
         "test --workspace --features failpoints",

@@ -70,7 +70,7 @@ fn until(follower: &mut Follower, id: &str, kind: Kind) -> Vec<ContainerEventRes
     }
 }
 
-fn kinds<'e>(events: &'e [ContainerEventResponse]) -> Vec<(&'e str, Kind)> {
+fn kinds(events: &[ContainerEventResponse]) -> Vec<(&str, Kind)> {
     events.iter().map(|event| (event.container_id.as_str(), event.container_event_type())).collect()
 }
 

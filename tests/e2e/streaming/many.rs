@@ -10,8 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio_tungstenite::tungstenite::Message;
-
 use super::{gone::Sessions, protocol::in_a_terminal};
 use crate::harness::{
     BUSYBOX, Container, Idlers, Node, Pod, Spdy, WebSocket, figures, runner::tests, spdy::Frame, v1,
