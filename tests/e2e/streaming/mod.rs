@@ -320,10 +320,17 @@ fn forward<const N: usize>(node: &Node, transport: &str, pod: &str, ports: [&str
     let mut command = crictl(node, ["port-forward", "--transport", transport, pod]);
     let mut running = command.args(ports).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(running.stdout.take().unwrap()).lines();
-    // One line for each address and port.
-    for _ in 0..N {
-        let line = said.next().unwrap().unwrap();
-        assert!(line.starts_with("Forwarding from"), "{line}");
+    // One line for each address, of the ports one after the other: those on IPv6 say nothing about the next port.
+    for port in ports {
+        let local = port.split(':').next().unwrap();
+        let begin = format!("Forwarding from 127.0.0.1:{local} ->");
+        loop {
+            let line = said.next().expect("crictl goes on").unwrap();
+            assert!(line.starts_with("Forwarding from"), "{line}");
+            if line.starts_with(&begin) {
+                break;
+            }
+        }
     }
     std::thread::spawn(move || said.for_each(drop));
     running
