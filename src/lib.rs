@@ -33,6 +33,7 @@ mod logs;
 mod network;
 mod spec;
 
+mod certificates;
 mod store;
 
 mod model;

@@ -33,7 +33,7 @@ const FENCES: [(&str, &[&str]); 24] = [
     ("clap_complete", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("reqwest", &["image/registry/"]),
-    ("rustls", &["image/registry/", "image/testregistry", "streaming/tls"]),
+    ("rustls", &["certificates/", "image/registry/", "image/testregistry", "streaming/tls"]),
     ("rustls_native_certs", &["image/registry/tls"]),
     ("webpki", &["image/registry/tls"]),
     ("libc", &["sys/"]),

@@ -7,19 +7,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
-};
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::config::Config;
-use crate::telemetry::task;
-
-/// Bytes of a file of certificates, or of a key.
-const PEM_BYTES_MAX: u64 = 1 << 20;
+use crate::{
+    certificates::{self, Unusable},
+    telemetry::task,
+};
 
 /// The files of the configuration.
 #[derive(Clone, Debug)]
@@ -67,6 +63,7 @@ impl Tls {
             }
         };
         let files = Files { certificate, key, client_ca: config.tls_client_ca.clone() };
+        files.absolute()?;
         let current = Mutex::new(Current { stamps: files.stamps(), config: Arc::new(files.load()?) });
         Ok(Some(Self { files, current }))
     }
@@ -116,64 +113,53 @@ impl Files {
         [stamp(&self.certificate), stamp(&self.key), self.client_ca.as_deref().and_then(stamp)]
     }
 
+    /// A relative path would be of whatever folder the daemon was started in.
+    fn absolute(&self) -> io::Result<()> {
+        let named = [("tls_certificate", Some(&self.certificate)), ("tls_key", Some(&self.key))];
+        for (key, path) in named.into_iter().chain([("tls_client_ca", self.client_ca.as_ref())]) {
+            if let Some(path) = path.filter(|path| !path.is_absolute()) {
+                return Err(of(key, path, "it must be an absolute path"));
+            }
+        }
+        Ok(())
+    }
+
     fn load(&self) -> io::Result<ServerConfig> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = certificates::provider();
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| unusable(error.to_string()))?;
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let bad =
-                    |why: String| unusable(format!("streaming.tls_client_ca {}: {why}", path.display()));
+                let bad = |why: String| of("tls_client_ca", path, &why);
                 let mut roots = RootCertStore::empty();
-                for certificate in certificates(path).map_err(bad)? {
+                for certificate in certificates::read(path).map_err(|bad| of_file("tls_client_ca", &bad))? {
                     roots.add(certificate).map_err(|error| bad(error.to_string()))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 builder.with_client_cert_verifier(verifier.build().map_err(|error| bad(error.to_string()))?)
             }
         };
-        let of_certificate = |why: String| {
-            unusable(format!("streaming.tls_certificate {}: {why}", self.certificate.display()))
-        };
-        let of_key = |why: String| unusable(format!("streaming.tls_key {}: {why}", self.key.display()));
-        let chain = certificates(&self.certificate).map_err(of_certificate)?;
-        let pem = read(&self.key).map_err(of_key)?;
-        let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
-            let locked = pem.windows(9).any(|word| word == b"ENCRYPTED");
-            of_key(if locked { "its key is encrypted" } else { "there is no private key in it" }.into())
-        })?;
+        let chain = certificates::read(&self.certificate).map_err(|bad| of_file("tls_certificate", &bad))?;
+        let key = certificates::key(&self.key).map_err(|bad| of_file("tls_key", &bad))?;
         builder.with_single_cert(chain, key).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
-                of_key(format!("it is not the key of {}", self.certificate.display()))
+                let why = format!("it is not the key of {}", self.certificate.display());
+                of("tls_key", &self.key, &why)
             }
-            other => of_certificate(other.to_string()),
+            other => of("tls_certificate", &self.certificate, &other.to_string()),
         })
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = read(path)?;
-    match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
-        Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err("there is no certificate in it".into()),
-        Err(error) => Err(format!("it is no PEM file: {error}")),
-    }
+/// The error of one key of the configuration, which names a file.
+fn of(key: &str, path: &Path, why: &str) -> io::Error {
+    unusable(format!("streaming.{key} {}: {why}", path.display()))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    use io::Read as _;
-    if !path.is_absolute() {
-        return Err("it must be an absolute path".into());
-    }
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(|error| error.to_string())?;
-    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > PEM_BYTES_MAX {
-        return Err(format!("it is larger than {PEM_BYTES_MAX} bytes"));
-    }
-    Ok(bytes)
+fn of_file(key: &str, bad: &Unusable) -> io::Error {
+    of(key, &bad.path, &bad.why)
 }
 
 fn unusable(text: String) -> io::Error {

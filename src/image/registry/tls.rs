@@ -11,17 +11,17 @@ use rustls::{
         ResolvesClientCert,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, UnixTime},
     sign::CertifiedKey,
 };
 use tracing::warn;
 
 use super::hosts::{ClientCertificate, Tls};
-use crate::image::Error;
-
-/// Largest file of certificates or a key; bytes. All authorities of the web together are a quarter of it.
-const PEM_BYTES_MAX: u64 = 1 << 20;
+use crate::{
+    certificates::{self, Unusable},
+    image::Error,
+};
 
 /// How to speak TLS with a host that has these settings. Reads their files, so that a changed certificate
 /// counts at the next pull.
@@ -29,7 +29,7 @@ const PEM_BYTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// [`Error::BadHosts`] naming the file that is no use, and why.
 pub(super) fn config(tls: &Tls) -> Result<ClientConfig, Error> {
-    let provider = provider();
+    let provider = certificates::provider();
     let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let config =
         config.map_err(|error| Error::RegistryRefused { host: "TLS".into(), why: error.to_string() })?;
@@ -50,17 +50,11 @@ pub(super) fn config(tls: &Tls) -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
-}
-
 /// The authorities that the machine trusts, and the host's own.
 fn authorities(tls: &Tls) -> Result<RootCertStore, Error> {
     let mut store = machine().as_ref().clone();
     for path in &tls.ca {
-        let certificates = certificates(path)?;
-        for certificate in certificates {
+        for certificate in certificates::read(path).map_err(unusable)? {
             store.add(certificate).map_err(|error| bad(path, &error.to_string()))?;
         }
     }
@@ -86,23 +80,9 @@ fn machine() -> &'static Arc<RootCertStore> {
     })
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let pem = read(path)?;
-    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(bad(path, "there is no certificate in it")),
-        Err(error) => Err(bad(path, &format!("it is no PEM file: {error}"))),
-    }
-}
-
 fn own_certificate(files: &ClientCertificate, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
-    let chain = certificates(&files.certificate)?;
-    let pem = read(&files.key)?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
-        let locked = pem.windows(9).any(|word| word == b"ENCRYPTED");
-        bad(&files.key, if locked { "its key is encrypted" } else { "there is no private key in it" })
-    })?;
+    let chain = certificates::read(&files.certificate).map_err(unusable)?;
+    let key = certificates::key(&files.key).map_err(unusable)?;
     let own = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             bad(&files.key, &format!("it is not the key of {}", files.certificate.display()))
@@ -112,16 +92,8 @@ fn own_certificate(files: &ClientCertificate, provider: &CryptoProvider) -> Resu
     Ok(Arc::new(own))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    use std::io::Read as _;
-    let failed = |error: std::io::Error| bad(path, &error.to_string());
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > PEM_BYTES_MAX {
-        return Err(bad(path, &format!("it is larger than {PEM_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
+fn unusable(Unusable { path, why }: Unusable) -> Error {
+    Error::BadHosts { path, why }
 }
 
 fn bad(path: &Path, why: &str) -> Error {
