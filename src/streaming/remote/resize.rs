@@ -56,6 +56,8 @@ impl Sizes {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -93,5 +95,23 @@ mod tests {
         let endless = [br#"{"Width":"#, &[b'1'; 2000][..]].concat();
         assert_eq!(sizes.read(&endless), None);
         assert!(sizes.partial.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_bytes_are_cut_makes_no_difference(
+            bytes in prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..300),
+                "([ \\[\\]{}\",:0-9e.-]|\"Width\"|\"Height\"|\\{\"Width\":[0-9]{1,6},\"Height\":[0-9]{1,6}\\}){0,20}"
+                    .prop_map(String::into_bytes),
+            ],
+            cut in 1_usize..50,
+        ) {
+            let last = |cut| {
+                let mut sizes = Sizes::default();
+                bytes.chunks(cut).fold(None, |last, piece| sizes.read(piece).or(last))
+            };
+            prop_assert_eq!(last(cut), last(bytes.len().max(1)));
+        }
     }
 }

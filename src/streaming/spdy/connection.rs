@@ -121,7 +121,7 @@ impl Connection {
     async fn flush(&self) -> io::Result<()> {
         let mut outgoing = self.outgoing.lock().await;
         let output = self.session().take_output();
-        if output.is_empty() { Ok(()) } else { outgoing.send(&output).await }
+        if output.is_empty() && outgoing.unsent.is_empty() { Ok(()) } else { outgoing.send(&output).await }
     }
 }
 
@@ -225,6 +225,22 @@ mod tests {
         }
         assert_eq!(seen, vec![b'x'; 1000]);
         rest.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_cut_off_goes_out_before_anything_is_waited_for() {
+        let (_connection, mut incoming, mut client) = session(100);
+        // Each answer has 12 bytes: of the ninth only 4 find room.
+        for _ in 0..9 {
+            client.send(&[0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1]).await;
+            let next = tokio::time::timeout(std::time::Duration::from_millis(20), incoming.next());
+            assert!(next.await.is_err(), "a ping is no event");
+        }
+        crate::telemetry::task::spawn("test", async move { while incoming.next().await.is_ok() {} });
+        for nth in 0..9 {
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(10), client.frame()).await;
+            assert!(matches!(frame, Ok(Frame::Control { kind: 6, .. })), "answer {nth}: {frame:?}");
+        }
     }
 
     #[tokio::test]
