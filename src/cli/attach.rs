@@ -18,6 +18,7 @@ use super::{
     run::{self, DAEMON_AWAY_MAX},
     session::{self, End, Session},
     signals::Signals,
+    tls::{self, Trust},
 };
 use crate::cri::wire::{ContainerState, ContainerStatus};
 
@@ -31,6 +32,7 @@ const FAILURES_MAX: u32 = 5;
 pub(super) struct Order {
     pub(super) no_stdin: bool,
     pub(super) detach_keys: DetachKeys,
+    pub(super) tls: tls::Files,
     pub(super) container: String,
 }
 
@@ -73,16 +75,17 @@ pub(super) fn attach(place: Place, order: Order) -> Result<Exit, Exit> {
     let config = place.load(None)?.config;
     let runtime = client::runtime()?;
     let listen = config.listen();
-    runtime.block_on(visit(listen.path(), order)).map_err(|error| match &error {
+    let trust = Trust::new(order.tls.clone(), &config.streaming);
+    runtime.block_on(visit(listen.path(), trust, order)).map_err(|error| match &error {
         Error::Signal(number) => Exit::of_signal(*number),
         Error::Write(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Exit::BROKEN_PIPE,
         _ => Exit::RUN.because(&error),
     })
 }
 
-async fn visit(socket: &Path, order: Order) -> Result<Exit, Error> {
+async fn visit(socket: &Path, trust: Trust, order: Order) -> Result<Exit, Error> {
     let mut signals = Signals::listen().map_err(Error::Streams)?;
-    let mut client = Client::connect(socket).await?;
+    let mut client = Client::connect(socket).await?.trusting(trust);
     let container = lookup::container(&mut client, &order.container).await?;
     let has = client.streams_of(&container.id).await?;
     let stdin = has.stdin && !order.no_stdin;
@@ -114,7 +117,7 @@ async fn visit(socket: &Path, order: Order) -> Result<Exit, Error> {
 /// Attaches to a container that has not ended.
 pub(super) async fn open(client: &mut Client, container: &str, streams: Streams) -> Result<Session, Error> {
     let url = client.attach(container, streams).await?;
-    Ok(Session::open(&url).await?)
+    Ok(Session::open(&url, client.trust()).await?)
 }
 
 /// Stays attached until the container has ended or the person has gone: attaches again when the daemon was restarted,

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use tonic::{
 };
 use tower::service_fn;
 
-use super::exit::Exit;
+use super::{exit::Exit, tls::Trust};
 use crate::cri::wire::{
     AttachRequest, Container, ContainerConfig, ContainerStatus, ContainerStatusRequest,
     CreateContainerRequest, ExecRequest, Image, ImageSpec, ImageStatusRequest, ListContainersRequest,
@@ -46,6 +47,7 @@ pub(super) fn runtime() -> Result<Runtime, Exit> {
 pub(super) struct Client {
     pods: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    trust: Arc<Trust>,
 }
 
 /// Why the daemon did not do it.
@@ -108,7 +110,18 @@ impl Client {
         Ok(Self {
             pods: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX),
             images: ImageServiceClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX),
+            trust: Arc::default(),
         })
+    }
+
+    /// The same client, whose sessions know the streaming server by `trust` where that speaks TLS.
+    pub(super) fn trusting(self, trust: Trust) -> Self {
+        Self { trust: Arc::new(trust), ..self }
+    }
+
+    /// The certificates for sessions.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// What the daemon says of itself in Status, as it says it to `crictl info`.

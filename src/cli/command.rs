@@ -14,7 +14,7 @@ use super::{
     place::Place,
     run::{self, Network},
     say::say,
-    serve,
+    serve, tls,
 };
 use crate::{launcher, supervisor, telemetry};
 
@@ -70,6 +70,8 @@ enum Command {
         tty: bool,
         #[command(flatten)]
         detach: Detach,
+        #[command(flatten)]
+        tls: tls::Files,
         /// What to run; pulled when it is not here
         image: String,
         /// Instead of the image's own command; its entrypoint stays
@@ -86,6 +88,8 @@ enum Command {
         /// Give the command a terminal; it ends with it
         #[arg(short, long)]
         tty: bool,
+        #[command(flatten)]
+        tls: tls::Files,
         #[arg(value_name = "CONTAINER", help = CONTAINER)]
         container: String,
         /// The command, and its arguments
@@ -101,6 +105,8 @@ enum Command {
         no_stdin: bool,
         #[command(flatten)]
         detach: Detach,
+        #[command(flatten)]
+        tls: tls::Files,
         #[arg(value_name = "CONTAINER", help = CONTAINER)]
         container: String,
     },
@@ -214,15 +220,15 @@ impl Command {
             Self::Serve { place, log_level } => {
                 serve::serve(place, log_level.or_else(|| env::var("PINTLE_LOG").ok()))
             }
-            Self::Run { place, network, interactive, tty, detach, image, command } => {
+            Self::Run { place, network, interactive, tty, detach, tls, image, command } => {
                 let detach_keys = detach.keys;
-                run::run(place, &run::Order { network, interactive, tty, detach_keys, image, command })
+                run::run(place, &run::Order { network, interactive, tty, detach_keys, tls, image, command })
             }
-            Self::Exec { place, interactive, tty, container, command } => {
-                exec::exec(place, exec::Order { interactive, tty, container, command })
+            Self::Exec { place, interactive, tty, tls, container, command } => {
+                exec::exec(place, exec::Order { interactive, tty, tls, container, command })
             }
-            Self::Attach { place, no_stdin, detach: Detach { keys: detach_keys }, container } => {
-                attach::attach(place, attach::Order { no_stdin, detach_keys, container })
+            Self::Attach { place, no_stdin, detach: Detach { keys: detach_keys }, tls, container } => {
+                attach::attach(place, attach::Order { no_stdin, detach_keys, tls, container })
             }
             Self::Logs { place, follow, tail, since, timestamps, container } => {
                 logs::logs(place, &logs::Order { container, follow, tail, since, timestamps })

@@ -11,6 +11,7 @@ use super::{
     place::Place,
     session::{self, End, Session},
     signals::Signals,
+    tls::{self, Trust},
 };
 
 /// What `pintle exec` was asked for.
@@ -18,6 +19,7 @@ use super::{
 pub(super) struct Order {
     pub(super) interactive: bool,
     pub(super) tty: bool,
+    pub(super) tls: tls::Files,
     pub(super) container: String,
     pub(super) command: Vec<String>,
 }
@@ -48,7 +50,8 @@ pub(super) fn exec(place: Place, order: Order) -> Result<Exit, Exit> {
     let config = place.load(None)?.config;
     let runtime = client::runtime()?;
     let listen = config.listen();
-    runtime.block_on(run(listen.path(), order)).map_err(|error| match &error {
+    let trust = Trust::new(order.tls.clone(), &config.streaming);
+    runtime.block_on(run(listen.path(), trust, order)).map_err(|error| match &error {
         Error::Signal(number) => Exit::of_signal(*number),
         Error::Write(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Exit::BROKEN_PIPE,
         Error::Failed(why) => Exit::of_start_failure(why).because(&error),
@@ -56,15 +59,15 @@ pub(super) fn exec(place: Place, order: Order) -> Result<Exit, Exit> {
     })
 }
 
-async fn run(socket: &std::path::Path, order: Order) -> Result<Exit, Error> {
+async fn run(socket: &std::path::Path, trust: Trust, order: Order) -> Result<Exit, Error> {
     let mut signals = Signals::listen().map_err(Error::Streams)?;
     let work = async {
-        let mut client = Client::connect(socket).await?;
+        let mut client = Client::connect(socket).await?.trusting(trust);
         let container = lookup::container(&mut client, &order.container).await?;
         let streams =
             client::Streams { stdin: order.interactive, stdout: true, stderr: !order.tty, tty: order.tty };
         let url = client.exec(&container.id, order.command, streams).await?;
-        let session = Session::open(&url).await?;
+        let session = Session::open(&url, client.trust()).await?;
         // A command in a terminal ends with its client, so there is no detaching from one.
         let console = Console::open(order.interactive, order.tty, DetachKeys::none());
         let mut console = console.map_err(Error::Streams)?;

@@ -4,7 +4,7 @@
 //! - `serve`, `config`, `image`, `run`, `exec`, `attach`, `logs`, `network`, `check`: one file or folder for each
 //!   command.
 //! - `client`: a small CRI client over the unix socket. `lookup`: which container an argument means.
-//! - `session`: the client's side of an exec or attach. `console`: the person's, with `stdio` (standard streams),
+//! - `session`: the client's side of an exec or attach, with `tls` where streams are served so. `console`: the person's, with `stdio` (standard streams),
 //!   `terminal` (raw mode, size) and `detach` (keys that end it). `signals`: what ends a command from outside.
 //! - `place`: where the daemon is, the arguments that all commands share. `say`: text on stdout. `exit`: exit codes, from
 //!   sysexits(3).
@@ -36,5 +36,6 @@ mod session;
 mod signals;
 mod stdio;
 mod terminal;
+mod tls;
 
 pub use command::main;

@@ -21,6 +21,7 @@ use super::{
     place::Place,
     session::{End, Session},
     signals::Signals,
+    tls::{self, Trust},
 };
 use crate::{
     cri::wire::{
@@ -61,6 +62,7 @@ pub(super) struct Order {
     pub(super) interactive: bool,
     pub(super) tty: bool,
     pub(super) detach_keys: DetachKeys,
+    pub(super) tls: tls::Files,
     pub(super) image: String,
     pub(super) command: Vec<String>,
 }
@@ -101,6 +103,7 @@ pub(super) fn run(place: Place, order: &Order) -> Result<Exit, Exit> {
         let listen = config.listen();
         let client = Client::connect(listen.path()).await;
         let client = client.map_err(|error| Exit::RUN.because(&error))?;
+        let client = client.trusting(Trust::new(order.tls.clone(), &config.streaming));
         let mut visit = Visit::begin(client, interrupts).map_err(|error| Exit::RUN.because(&error))?;
         let outcome = visit.work(order).await;
         let cleaned = visit.clean().await;
@@ -418,7 +421,15 @@ mod tests {
     fn order(command: &[&str]) -> Order {
         let command = command.iter().map(ToString::to_string).collect();
         let (interactive, tty, detach_keys) = (false, false, DetachKeys::none());
-        Order { network: Network::Pod, interactive, tty, detach_keys, image: "busybox".into(), command }
+        Order {
+            network: Network::Pod,
+            interactive,
+            tty,
+            detach_keys,
+            tls: tls::Files::default(),
+            image: "busybox".into(),
+            command,
+        }
     }
 
     #[test]

@@ -14,10 +14,12 @@ use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{self, ClientRequestBuilder, Message, protocol::WebSocketConfig},
 };
+use tokio_util::either::Either;
 
 use super::{
     console::{Console, Hearing, Typed},
     stdio::Output,
+    tls::{self, Trust},
 };
 use crate::{logs::Stream, model::TerminalSize};
 
@@ -36,10 +38,13 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one message toward the server.
 const CHUNK_BYTES_MAX: usize = 32 << 10;
 
+/// The connection that a session is made on, in the clear or over TLS.
+type Connection = Either<TcpStream, tls::Connection>;
+
 /// A connection over which a program's streams go.
 #[derive(Debug)]
 pub(super) struct Session {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Connection>,
 }
 
 /// How a session ended.
@@ -62,10 +67,21 @@ pub(super) enum End {
 pub(super) enum Error {
     #[error("the daemon gave the address {0:?}, which this command cannot connect to")]
     Address(String),
+    #[error("connect to the daemon's streaming server at {address} over TLS")]
+    Tls {
+        address: String,
+        #[source]
+        source: tls::Error,
+    },
     #[error(
-        "streams are served over TLS ({0:?}), which this command does not speak: use `crictl --tls-ca FILE`"
+        "the daemon's streaming server at {address} wants a certificate of an authority in its tls_client_ca: give \
+         --tls-cert FILE and --tls-key FILE"
     )]
-    Tls(String),
+    Certificate {
+        address: String,
+        #[source]
+        source: tungstenite::Error,
+    },
     #[error("connect to the daemon's streaming server at {address}")]
     Connect {
         address: String,
@@ -81,14 +97,16 @@ pub(super) enum Error {
 }
 
 impl Session {
-    /// Connects to the URL that the daemon gave for an exec or attach.
-    pub(super) async fn open(url: &str) -> Result<Self, Error> {
+    /// Connects to the URL that the daemon gave for an exec or attach; `trust` counts where that is over TLS.
+    pub(super) async fn open(url: &str, trust: &Trust) -> Result<Self, Error> {
         let unusable = || Error::Address(url.to_owned());
-        if url.starts_with("https://") {
-            return Err(Error::Tls(url.to_owned()));
-        }
-        let rest = url.strip_prefix("http://").ok_or_else(unusable)?;
+        let (scheme, rest) = url.split_once("://").ok_or_else(unusable)?;
         let (address, _) = rest.split_once('/').ok_or_else(unusable)?;
+        let (host, _port) = address.rsplit_once(':').ok_or_else(unusable)?;
+        if !["http", "https"].contains(&scheme) {
+            return Err(unusable());
+        }
+        // The name of the scheme says nothing here: the connection is made already.
         let uri = format!("ws://{rest}").parse().map_err(|_| unusable())?;
         let address = address.to_owned();
         let stream = match TcpStream::connect(&address).await {
@@ -97,12 +115,20 @@ impl Session {
         };
         // Keys are small and wanted now.
         let _at_once = stream.set_nodelay(true);
+        let stream = match scheme {
+            "https" => match trust.connect(host, stream).await {
+                Ok(stream) => Either::Right(stream),
+                Err(source) => return Err(Error::Tls { address, source }),
+            },
+            _ => Either::Left(stream),
+        };
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         let request = ClientRequestBuilder::new(uri).with_sub_protocol(PROTOCOL);
         match client_async_with_config(request, stream, Some(limits)).await {
             Ok((socket, _)) => Ok(Self { socket }),
+            Err(source) if is_refusal(&source) => Err(Error::Certificate { address, source }),
             Err(source) => Err(Error::Upgrade { address, source }),
         }
     }
@@ -120,8 +146,12 @@ impl Session {
     }
 }
 
+fn is_refusal(error: &tungstenite::Error) -> bool {
+    matches!(error, tungstenite::Error::Io(error) if tls::is_refusal_of_client(error))
+}
+
 /// Shows what the program writes.
-async fn show(mut stream: SplitStream<WebSocketStream<TcpStream>>, output: &Output) -> End {
+async fn show(mut stream: SplitStream<WebSocketStream<Connection>>, output: &Output) -> End {
     while let Some(Ok(message)) = stream.next().await {
         let Message::Binary(mut bytes) = message else { continue };
         if bytes.is_empty() {
@@ -144,7 +174,7 @@ async fn show(mut stream: SplitStream<WebSocketStream<TcpStream>>, output: &Outp
 
 /// Gives the program what is typed; comes back only when the person, or the server, has gone.
 async fn type_into(
-    mut sink: SplitSink<WebSocketStream<TcpStream>, Message>,
+    mut sink: SplitSink<WebSocketStream<Connection>, Message>,
     mut hearing: Hearing<'_>,
 ) -> End {
     // A program waits for it a moment before it starts.
@@ -168,7 +198,7 @@ async fn type_into(
 }
 
 async fn type_chunks(
-    sink: &mut SplitSink<WebSocketStream<TcpStream>, Message>,
+    sink: &mut SplitSink<WebSocketStream<Connection>, Message>,
     bytes: &[u8],
 ) -> Result<(), tungstenite::Error> {
     for chunk in bytes.chunks(CHUNK_BYTES_MAX) {
@@ -248,8 +278,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_none_is_named() {
-        for url in ["https://127.0.0.1:1/exec/x", "http://127.0.0.1:1", "127.0.0.1:1/exec/x", ""] {
-            let error = Session::open(url).await.unwrap_err();
+        for url in
+            ["ftp://127.0.0.1:1/exec/x", "http://127.0.0.1:1", "http://x/exec/x", "127.0.0.1:1/exec/x", ""]
+        {
+            let error = Session::open(url, &Trust::default()).await.unwrap_err();
             assert!(error.to_string().contains(&format!("{url:?}")), "{error}");
         }
     }

@@ -5,12 +5,13 @@ mod exec;
 mod logs;
 mod run;
 mod seat;
+mod tls;
 
 use std::process::{Command, Output, Stdio};
 
 use crate::harness::{Node, pintle, runner::Test};
 
-pub(crate) const TESTS: [&[Test]; 4] = [logs::TESTS, exec::TESTS, attach::TESTS, run::TESTS];
+pub(crate) const TESTS: [&[Test]; 5] = [logs::TESTS, exec::TESTS, attach::TESTS, run::TESTS, tls::TESTS];
 
 /// `pintle COMMAND`, with the daemon of the node.
 fn command<const N: usize>(node: &Node, name: &str, arguments: [&str; N]) -> Command {
