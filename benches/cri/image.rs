@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::Result;
 
 /// Applets that the benchmarks call.
-const APPLETS: [&str; 6] = ["sh", "sleep", "true", "yes", "head", "cat"];
+const APPLETS: [&str; 9] = ["sh", "sleep", "true", "yes", "head", "cat", "dd", "echo", "nc"];
 
 /// Writes the archive `name` into `folder`; the image is named `reference`.
 pub(crate) fn archive(folder: &Path, reference: &str, command: &[&str]) -> Result<PathBuf> {

@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench cri` (as root) starts each runtime on folders and a cgroup of its own, gives it the
 //! same busybox image, and prints one table. Figures are of the machine they were taken on; compare columns,
-//! not runs. `cargo bench --bench cri -- pods` measures the lives of pods only, `-- network` their networks only.
+//! not runs. `cargo bench --bench cri -- pods` measures the lives of pods only, `-- network` their networks,
+//! `-- stream` exec, attach and port-forward.
 
 #[path = "image.rs"]
 mod image;
@@ -10,6 +11,10 @@ mod image;
 mod network;
 #[path = "runtime.rs"]
 mod runtime;
+#[path = "spdy.rs"]
+mod spdy;
+#[path = "stream.rs"]
+mod stream;
 
 use std::{
     env,
@@ -82,6 +87,9 @@ async fn measure(peer: Peer, only: &[String]) -> Result<Figures> {
     }
     if wanted("network") {
         figures.extend(network::measure(peer).await?);
+    }
+    if wanted("stream") {
+        figures.extend(stream::measure(peer).await?);
     }
     Ok(figures)
 }

@@ -246,6 +246,11 @@ impl Node {
         Ok(())
     }
 
+    /// The address of the CRI, as its clients want it.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("unix://{}", socket_in(&self.folder).display())
+    }
+
     pub(crate) fn log_of(&self, name: &str) -> PathBuf {
         self.folder.join("logs").join(format!("{name}.log"))
     }
