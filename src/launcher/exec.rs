@@ -1,4 +1,10 @@
-//! A process in a container that runs already: all its namespaces at once, by the pidfd of its init.
+//! A process in a container that runs already.
+//!
+//! Its init may have gone into other namespaces since, also into a user namespace that it has made, where it has every
+//! capability. It does not choose where an exec lands: those of the pod are entered by the descriptors that its
+//! supervisor has held since they were made, and a process cannot leave its pid namespace. Its mount namespace alone is
+//! followed, as runc and crun do: what the container has mounted for itself is what its user asks to see, and is its
+//! own files anyway.
 //!
 //! libcontainer is not asked: in 0.7 its route into a container has no seccomp filter.
 
@@ -9,8 +15,9 @@ use super::{
     lsm::NodeProc,
     report::Reporter,
     stdio::ExecStdio,
+    template::PodNamespaces,
     user::Identity,
-    users::{self, Users},
+    users,
 };
 use crate::{
     model::{ContainerId, Failure, ProcessPlan, Stage},
@@ -28,10 +35,10 @@ pub struct Exec<'a> {
     pub identity: &'a Identity,
     /// Of the container's init.
     pub init: OwnedFd,
-    /// Of the kinds that the container does not share with the host.
-    pub namespaces: Namespaces,
-    /// Of the pod; among `namespaces`.
-    pub users: Option<&'a Users>,
+    /// The namespaces of the pod.
+    pub pod: &'a PodNamespaces,
+    /// The kinds that are the container's own: mount and, unless it has the host's, pid.
+    pub own: Namespaces,
     /// Give it a cgroup namespace, so that it sees its own leaf as the root and so the container's limits.
     pub own_cgroup_namespace: bool,
     pub stdio: ExecStdio,
@@ -64,11 +71,10 @@ pub fn exec(exec: &Exec<'_>, one_thread: OneThread) -> Failure {
 /// The container's namespaces, the pid namespace for what is forked from now on; and the standard streams.
 fn enter(exec: &Exec<'_>) -> Result<(), Failure> {
     let failed = |what: &str, error: &std::io::Error| Failure::io(Stage::Namespace, what, "", error);
-    exec.stdio.give_to(users::host_uid(exec.users, exec.identity.user.uid));
-    process::enter(exec.init.as_fd(), exec.namespaces).map_err(|error| failed("setns", &error))?;
-    if exec.users.is_some() {
-        users::become_root().map_err(|error| failed("user", &error))?;
-    }
+    exec.stdio.give_to(users::host_uid(exec.pod.users.as_ref(), exec.identity.user.uid));
+    // As root of the node still: what init executes may be out of reach for root of the pod (ptrace(2)).
+    process::enter(exec.init.as_fd(), exec.own).map_err(|error| failed("setns", &error))?;
+    exec.pod.enter_shared().map_err(|error| failed("of the pod", &error))?;
     // The user namespace's own, if the pod has one.
     if exec.own_cgroup_namespace {
         process::unshare(Namespaces::CGROUP).map_err(|error| failed("cgroup", &error))?;

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -37,6 +37,12 @@ pub struct PodNamespaces {
 }
 
 impl PodNamespaces {
+    /// The namespaces that the pod does not share with the host, but for the template.
+    pub fn shared(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let others = [&self.network, &self.ipc, &self.uts].into_iter().flatten().map(AsFd::as_fd);
+        self.users.as_ref().map(Users::namespace).into_iter().chain(others)
+    }
+
     /// Enters those that the pod does not share with the host, but for the template. In a user namespace of the pod's
     /// this process is root from then on.
     ///

@@ -142,7 +142,7 @@ pub(super) fn on_host(users: Option<&Users>, user: &ResolvedUser) -> ResolvedUse
 }
 
 /// In a user namespace that this process has entered: its root, who may make files there.
-pub(super) fn become_root() -> io::Result<()> {
+fn become_root() -> io::Result<()> {
     privilege::become_user(0, 0, &[])
 }
 

@@ -8,6 +8,7 @@ use crate::harness::{
     BUSYBOX, Container, Node, Pod,
     runner::tests,
     v1::{self, ContainerState, NamespaceMode},
+    wait_until,
 };
 
 tests![
@@ -17,6 +18,7 @@ tests![
     an_image_is_a_volume_of_the_pods_root,
     containers_that_share_processes_see_each_other,
     an_exec_is_confined_in_the_pods_users,
+    an_init_does_not_choose_where_an_exec_lands,
     devices_and_limits_hold,
     the_nodes_network_goes_with_users_of_the_pod,
     a_new_daemon_takes_a_pod_over_and_leaves_nothing_of_it,
@@ -310,6 +312,51 @@ fn an_exec_is_confined_in_the_pods_users() {
     assert!(container.exec(["unshare", "-U", "true"]).code != 0, "by the filter");
     // Its own output may be opened again, whoever it is.
     assert_eq!(container.shell("echo again > /dev/stdout"), "again\n");
+    node.assert_clean();
+}
+
+/// The namespaces of a process, by kind, as the node sees them.
+fn namespaces(node: &Node, pid: u32) -> Vec<String> {
+    let link = |kind| node.run("readlink", [&format!("/proc/{pid}/ns/{kind}")]).trim().to_owned();
+    KINDS.map(link).into()
+}
+
+const KINDS: [&str; 7] = ["user", "net", "ipc", "uts", "pid", "cgroup", "mnt"];
+
+fn an_init_does_not_choose_where_an_exec_lands() {
+    let node = Node::start();
+    node.pull(BUSYBOX);
+    // All that an init without privileges can leave; `-p` only for its children.
+    let leaves = "exec unshare -U -r -m -n -i -u -p sh -c 'mount -t tmpfs own /dev/shm && exec sleep 1001'";
+    for (pod, root) in [(pod_of(&node, "own", FIRST), FIRST), (node.run_pod("host"), 0)] {
+        let stays = run_with(&pod, |_| {});
+        let container = pod.create_with("leaves", BUSYBOX, ["sh", "-c", leaves], |config| {
+            security(config).seccomp = None;
+        });
+        container.start();
+        wait_until("init has left", || {
+            node.read(&format!("/proc/{}/cmdline", container.pid())).contains("1001")
+        });
+        let (of_pod, of_init) = (namespaces(&node, stays.pid()), namespaces(&node, container.pid()));
+
+        let script = KINDS.map(|kind| format!("readlink /proc/self/ns/{kind};")).concat();
+        let of_exec = container.exec(["sh", "-c", &script]);
+        let of_exec: Vec<_> = of_exec.stdout.lines().map(str::to_owned).collect();
+        for (at, kind) in KINDS.iter().enumerate() {
+            let (pods, inits) = (of_exec[at] == of_pod[at], of_exec[at] == of_init[at]);
+            match *kind {
+                "user" | "net" | "ipc" | "uts" => assert!(pods && !inits, "{kind}: {of_exec:?}"),
+                "cgroup" => assert!(!pods && !inits, "{kind}: {of_exec:?}"),
+                _ => assert!(inits && !pods, "{kind}: {of_exec:?}"),
+            }
+        }
+        assert!(container.shell("grep '^own ' /proc/mounts").contains("/dev/shm tmpfs"));
+        let map = container.shell("cat /proc/self/uid_map");
+        assert_eq!(map.split_whitespace().nth(1), Some(root.to_string().as_str()), "{map}");
+        let held = "grep CapBnd /proc/self/status";
+        assert_eq!(container.shell(held), stays.shell(held));
+        assert_eq!(container.shell("ps -o args | grep -c 'sleep 100[1]'"), "1\n");
+    }
     node.assert_clean();
 }
 

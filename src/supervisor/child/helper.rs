@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::{
     cgroup,
-    launcher::{self, Device, Exec, Joined, Launch, PodNamespaces, Report, Reporter, Stdio, Users},
+    launcher::{self, Device, Exec, Joined, Launch, PodNamespaces, Report, Reporter, Stdio},
     model::{ContainerPlan, Failure, PodId, Stage},
     sys::{
         pids::Slot,
@@ -59,10 +59,7 @@ pub(in crate::supervisor) struct Create<'a> {
 pub(in crate::supervisor) fn create(create: Create<'_>) -> Result<Pid, Failure> {
     let Create { pod, plan, namespaces, joined, cgroup, stdio, pid, report } = create;
     let mut keep = vec![namespaces.template.as_fd(), report.as_fd()];
-    keep.extend(
-        [&namespaces.network, &namespaces.ipc, &namespaces.uts].into_iter().flatten().map(AsFd::as_fd),
-    );
-    keep.extend(namespaces.users.as_ref().map(Users::namespace));
+    keep.extend(namespaces.shared());
     if let Some(joined) = &joined {
         keep.push(joined.pid_namespace.as_fd());
         keep.extend(joined.target_mounts.as_ref().map(AsFd::as_fd));
@@ -104,6 +101,7 @@ pub(in crate::supervisor) fn exec(
 ) -> Result<Pid, Failure> {
     let mut keep = exec.stdio.descriptors();
     keep.extend([exec.init.as_fd(), exec.report.as_fd()]);
+    keep.extend(exec.pod.shared());
     let what = format!("helper of pod {pod}: exec in {}", exec.container);
     spawn(&keep.into_iter().collect(), &exec.report, &what, "exec", leaf, |one_thread| {
         let in_cgroup = |error: cgroup::Error| error.failure("exec");

@@ -190,8 +190,8 @@ impl Init {
 pub(super) struct Container {
     pub(super) id: ContainerId,
     pub(super) phase: Phase,
-    /// Those that an exec enters.
-    pub(super) namespaces: Namespaces,
+    /// The namespaces of its init that an exec enters; the others are the pod's.
+    pub(super) own: Namespaces,
     pub(super) own_cgroup_namespace: bool,
     /// Of its init.
     pub(super) bounds: Bounds,
@@ -232,16 +232,16 @@ impl Container {
         phase: Phase,
     ) -> Self {
         let own_pid = plan.pid != PidMode::Node;
-        let namespaces = shared.and(Namespaces::MOUNT).and_if(own_pid, Namespaces::PID);
+        let own = Namespaces::MOUNT.and_if(own_pid, Namespaces::PID);
         let own_cgroup_namespace = !plan.privileged;
         Self {
             id: plan.id.clone(),
             phase,
-            namespaces,
+            own,
             own_cgroup_namespace,
             bounds: Bounds::new(
                 &plan.process,
-                namespaces.and_if(own_cgroup_namespace, Namespaces::CGROUP),
+                shared.and(own).and_if(own_cgroup_namespace, Namespaces::CGROUP),
                 users,
             ),
             oom_score_adj: plan.process.oom_score_adj,

@@ -84,7 +84,7 @@ impl Supervisor {
         let (report, their_report) = helper::report_pair().map_err(failed)?;
         let leaf = container.cgroup.exec_leaf(number);
         let identity = container.identity.clone();
-        let (namespaces, own_cgroup_namespace) = (container.namespaces, container.own_cgroup_namespace);
+        let (own, own_cgroup_namespace) = (container.own, container.own_cgroup_namespace);
         let bounds = container.bounds.of_another(&plan);
         self.next_exec += 1;
         // Before the fork: a process that nobody listens to would be nobody's.
@@ -100,8 +100,8 @@ impl Supervisor {
                 plan: &plan,
                 identity: &identity,
                 init,
-                namespaces,
-                users: pod.namespaces.users.as_ref(),
+                pod: &pod.namespaces,
+                own,
                 own_cgroup_namespace,
                 stdio,
                 pid: slot,

@@ -309,7 +309,7 @@ fn namespace_of(pid: Pid, kind: &str) -> Result<OwnedFd, Failure> {
     Ok(namespace.into())
 }
 
-/// The namespaces of the pod that an exec enters.
+/// The kinds of namespaces that the pod does not share with the host.
 pub(super) fn shared_namespaces(pod: &Pod) -> sys::process::Namespaces {
     use sys::process::Namespaces;
     Namespaces::NONE
