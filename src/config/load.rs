@@ -262,7 +262,7 @@ mod tests {
             problem("\nrooot = '/a'"),
             "config.toml:2: rooot: unknown field `rooot`, expected one of \
              `root`, `state`, `listen`, `log`, `cgroup`, `image`, `network`, `pod`, `handlers`, `cdi`, \
-             `metrics`, `streaming`"
+             `selinux`, `metrics`, `streaming`"
         );
         assert_eq!(
             problem("root = '/a'\n\n[log]\nlevel = 'info'\ncolour = 1"),

@@ -12,7 +12,7 @@ mod tests {
     use super::DEFAULT;
 
     /// (table, the source that holds its struct `Config`)
-    const PARTS: [(&str, &str); 10] = [
+    const PARTS: [(&str, &str); 11] = [
         ("", "config/settings.rs"),
         ("cdi", "cdi"),
         ("cgroup", "cgroup"),
@@ -22,6 +22,7 @@ mod tests {
         ("network", "network"),
         ("pod", "pod/config.rs"),
         ("handlers.pintle", "pod/handler.rs"),
+        ("selinux", "pod/selinux.rs"),
         ("streaming", "streaming"),
     ];
 

@@ -24,6 +24,7 @@ pub struct Config {
     pub pod: pod::Config,
     pub handlers: pod::Handlers,
     pub cdi: cdi::Config,
+    pub selinux: pod::SelinuxConfig,
     pub metrics: metrics::Config,
     pub streaming: streaming::Config,
 }
@@ -41,6 +42,7 @@ impl Default for Config {
             pod: pod::Config::default(),
             handlers: pod::Handlers::default(),
             cdi: cdi::Config::default(),
+            selinux: pod::SelinuxConfig::default(),
             metrics: metrics::Config::default(),
             streaming: streaming::Config::default(),
         }

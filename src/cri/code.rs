@@ -75,7 +75,9 @@ impl Coded for pod::Error {
             Self::SeccompLate { .. } | Self::CdiLate => Code::Unavailable,
             Self::Cdi(error) => error.code(),
             // Only an operator can install the parser, or another kernel.
-            Self::AppArmor { .. } | Self::NoUserNamespaces(_) => Code::FailedPrecondition,
+            Self::AppArmor { .. } | Self::NoUserNamespaces(_) | Self::NoSelinuxLabels(_) => {
+                Code::FailedPrecondition
+            }
             Self::SeccompFile { source, .. } => shortage(source).unwrap_or(Code::FailedPrecondition),
             Self::Shared(error) => error.code(),
             Self::ExecTimeout(_) => Code::DeadlineExceeded,

@@ -82,6 +82,7 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
         config: config.pod.clone(),
         handlers: config.handlers.clone(),
         users,
+        selinux: pod::Selinux::of_this_node(&config.selinux),
     };
     let pods = Pods::start_up(deps).await.map_err(Error::Pod)?;
     let meter = Meter::start(pods.images().clone(), pods.board());

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
+    ffi::{CString, OsString},
     fmt,
     io::{self, Write as _},
     os::{
@@ -30,6 +30,7 @@ use super::{
     device::{self, Device},
     finish::{Keyring, Route, confine},
     joined::{self, Joined},
+    label::{MountLabel, label_queues},
     lsm::NodeProc,
     report::{Report, Reporter, TRACE_BYTES_MAX},
     rootfs,
@@ -90,13 +91,14 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
 
     let proc = NodeProc::open(&plan.process)?;
     let mut trees = Vec::with_capacity(plan.volumes.len() + devices.len() + 12);
-    trees.extend(cgroups(&cgroup_views, plan.privileged)?);
+    let label = MountLabel(&plan.mount_label);
+    trees.extend(cgroups(&cgroup_views, plan.privileged, label)?);
     let root = match &namespaces.users {
-        Some(users) => rootfs::overlay_for(users, &namespaces.template, &plan.lower, &plan.writable)?,
-        None => rootfs::overlay(&plan.lower, &plan.writable)?,
+        Some(users) => rootfs::overlay_for(users, &namespaces.template, &plan.lower, &plan.writable, label)?,
+        None => rootfs::overlay(&plan.lower, &plan.writable, label)?,
     };
     rootfs::guard(&root, namespaces.users.as_ref())?;
-    let volumes = plan.volumes.iter().map(|volume| volume::open(volume, &root, namespaces));
+    let volumes = plan.volumes.iter().map(|volume| volume::open(volume, &root, namespaces, plan));
     let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
     let identity = user::resolve(&root, &plan.process.user, &plan.process.image_user)?;
     if let Some(users) = &namespaces.users {
@@ -125,8 +127,9 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
         trees.insert(0, Tree::new(detached(CWD, Path::new(SHM), private)?, "/dev/shm")?);
         let target = rustix::fs::open(ROOTFS, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         attach(root.as_fd(), target.as_fd())?;
-        rustix::mount::mount("bundle", BUNDLE, "tmpfs", MountFlags::empty(), c"mode=0700,size=1m")?;
-        Ok(())
+        let options = CString::new(format!("mode=0700,size=1m{}", label.option()))?;
+        rustix::mount::mount("bundle", BUNDLE, "tmpfs", MountFlags::empty(), options.as_c_str())?;
+        label.stand_in_at(BUNDLE)
     };
     in_template().map_err(|error| Failure::io(Stage::Rootfs, "template", "", &error))?;
     for (volume, opened) in plan.volumes.iter().zip(volumes) {
@@ -146,6 +149,7 @@ pub fn create(launch: Launch<'_>) -> Result<(), Failure> {
         keyring: Keyring::of(&plan.id, true),
         proc: Rc::new(proc),
         trees: trees.into(),
+        label: plan.mount_label.as_str().into(),
         readonly_rootfs: plan.readonly_rootfs,
         others: others.clone(),
         pid,
@@ -242,6 +246,7 @@ fn complete(plan: &ContainerPlan, namespaces: &PodNamespaces, joins: bool) -> Re
     if let Some(users) = &namespaces.users {
         fit_mounts(&mut spec, users.map(), namespaces.network.is_some());
     }
+    MountLabel(&plan.mount_label).add_to(&mut spec);
     let root = RootBuilder::default().path(ROOTFS).readonly(false).build();
     spec.set_root(Some(root.map_err(|error| bad(error.to_string()))?));
     Ok(spec)
@@ -270,7 +275,7 @@ fn fit_mounts(spec: &mut Spec, map: &IdMap, own_network: bool) {
 }
 
 /// The container's view of its own cgroups, read-only unless it is privileged.
-fn cgroups(views: &[(String, PathBuf)], writable: bool) -> Result<Vec<Tree>, Failure> {
+fn cgroups(views: &[(String, PathBuf)], writable: bool, label: MountLabel<'_>) -> Result<Vec<Tree>, Failure> {
     const TARGET: &str = "/sys/fs/cgroup";
     let failed = |path: &Path, error: &io::Error| Failure::io(Stage::Cgroup, "", path, error);
     let change = Change { read_only: !writable, peers: Some(PeerGroup::Private), ..Change::default() };
@@ -279,6 +284,7 @@ fn cgroups(views: &[(String, PathBuf)], writable: bool) -> Result<Vec<Tree>, Fai
         let folders = || -> io::Result<Tree> {
             let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
             rustix::mount::fsconfig_set_string(fs.as_fd(), "mode", "0755")?;
+            label.configure(fs.as_fd())?;
             rustix::mount::fsconfig_create(fs.as_fd())?;
             let flags = MountAttrFlags::MOUNT_ATTR_NOEXEC
                 | MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -309,6 +315,8 @@ struct Init {
     keyring: Keyring,
     proc: Rc<NodeProc>,
     trees: Rc<[Tree]>,
+    /// The SELinux label of its files; empty: none.
+    label: Rc<str>,
     readonly_rootfs: bool,
     /// The pid namespace of others that it joins.
     others: Option<Rc<OwnedFd>>,
@@ -330,6 +338,10 @@ impl Init {
             && let Some(null) = own_null(root.as_fd())
         {
             rustix::stdio::dup2_stdin(null).map_err(|error| of_dev(error.into()))?;
+        }
+        if !self.label.is_empty() {
+            label_queues(root.as_fd(), &self.label)
+                .map_err(|error| Failure::io(Stage::Rootfs, "SELinux label of", "/dev/mqueue", &error))?;
         }
         volume::attach_all(root.as_fd(), &self.trees)?;
         make_in_root(root.as_fd(), Path::new(&self.plan.cwd), Make::Directory)

@@ -10,6 +10,8 @@
 //! | `users.rs` | the user namespace of a pod, and whose its files are |
 //! | `user.rs` | who the process runs as, from the image's passwd and group |
 //! | `libcontainer.rs` | the call of libcontainer: spec, `build()`, our `Executor` |
+//! | `lsm.rs` | the AppArmor profile or SELinux label of a process |
+//! | `label.rs` | SELinux labels of files: mounts, and volumes |
 //! | `joined.rs` | a container in the pid namespace of others |
 //! | `finish.rs` | the last steps before execve, the same for a container's init and for an exec |
 //! | `program.rs` | the program: looked for in PATH, explained when the kernel does not take it |
@@ -33,6 +35,7 @@ mod device;
 mod exec;
 mod finish;
 mod joined;
+mod label;
 mod libcontainer;
 mod lsm;
 mod probe;

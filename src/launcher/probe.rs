@@ -13,6 +13,7 @@ use rustix::{
 };
 
 use super::{
+    label::MountLabel,
     rootfs,
     template::{self, PodNamespaces},
     users::Users,
@@ -37,6 +38,7 @@ pub fn try_user_namespace(folder: &Path) -> Result<(), Failure> {
         sysctls: Vec::new(),
         shm_bytes: 1 << 20,
         users: Some(map),
+        mount_label: String::new(),
     })?;
     let PodNamespaces { users: Some(users), template, .. } = &namespaces else {
         return Err(Failure::new(Stage::Internal, "user", "no namespace was made"));
@@ -62,7 +64,7 @@ fn root_file_system(folder: &Path, users: &Users, template: &OwnedFd) -> Result<
     }
     let [_, layer] = &lower;
     fs::write(layer.join("file"), "x").map_err(|error| failed("make layers in", error))?;
-    let root = rootfs::overlay_for(users, template, &lower, &writable)?;
+    let root = rootfs::overlay_for(users, template, &lower, &writable, MountLabel(""))?;
     rootfs::guard(&root, Some(users))?;
     for name in ["file", "dev"] {
         let found = rustix::fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW);

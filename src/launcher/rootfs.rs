@@ -21,15 +21,16 @@ use crate::{
 };
 
 use super::{
+    label::MountLabel,
     template::{BUNDLE, enter_copy},
     users::Users,
 };
 
-/// Overlays `lower` (top first) with `writable/upper`; gives a detached mount.
+/// Overlays `lower` (top first) with `writable/upper`, all of it with `label`; gives a detached mount.
 ///
 /// # Errors
 /// Stage `Rootfs`, naming the directory.
-pub(super) fn overlay(lower: &[PathBuf], writable: &Path) -> Result<OwnedFd, Failure> {
+pub(super) fn overlay(lower: &[PathBuf], writable: &Path, label: MountLabel<'_>) -> Result<OwnedFd, Failure> {
     let at = |path: &Path| {
         let path = path.to_path_buf();
         move |error: io::Error| Failure::io(Stage::Rootfs, "", &path, &error)
@@ -48,7 +49,7 @@ pub(super) fn overlay(lower: &[PathBuf], writable: &Path) -> Result<OwnedFd, Fai
         }
         halves.push(layer_directory(&path)?);
     }
-    mount(&open, &halves).map_err(|error| Failure::io(Stage::Rootfs, "overlay on", writable, &error))
+    mount(&open, &halves, label).map_err(|error| Failure::io(Stage::Rootfs, "overlay on", writable, &error))
 }
 
 /// As [`overlay`], for a pod with a user namespace: the layers stay as they are on the disk and are mapped, what is
@@ -61,6 +62,7 @@ pub(super) fn overlay_for(
     template: &OwnedFd,
     lower: &[PathBuf],
     writable: &Path,
+    label: MountLabel<'_>,
 ) -> Result<OwnedFd, Failure> {
     let failed = |what: &str, error: &io::Error| Failure::io(Stage::Rootfs, what, writable, error);
     let mut trees = mapped_layers(users, lower)?;
@@ -86,7 +88,7 @@ pub(super) fn overlay_for(
     let mounted = in_copy_of(template, || {
         attach_all(&trees)?;
         let layers = trees.get(..lower.len()).unwrap_or_default();
-        mount(layers, &halves)
+        mount(layers, &halves, label)
     });
     mounted.map_err(|error| failed("overlay on", &error))
 }
@@ -95,7 +97,12 @@ pub(super) fn overlay_for(
 ///
 /// # Errors
 /// As [`image`].
-pub(super) fn image_for(users: &Users, template: &OwnedFd, lower: &[PathBuf]) -> Result<OwnedFd, Failure> {
+pub(super) fn image_for(
+    users: &Users,
+    template: &OwnedFd,
+    lower: &[PathBuf],
+    label: MountLabel<'_>,
+) -> Result<OwnedFd, Failure> {
     let first = lower.first().map_or(Path::new(""), PathBuf::as_path);
     let failed = |error: &io::Error| Failure::io(Stage::Rootfs, "overlay of", first, error);
     let mut trees = mapped_layers(users, lower)?;
@@ -106,7 +113,7 @@ pub(super) fn image_for(users: &Users, template: &OwnedFd, lower: &[PathBuf]) ->
     }
     let mounted = in_copy_of(template, || {
         attach_all(&trees)?;
-        let mounted = mount(&trees, &[])?;
+        let mounted = mount(&trees, &[], label)?;
         change(mounted.as_fd(), Change { read_only: true, ..Change::default() })?;
         Ok(mounted)
     });
@@ -148,11 +155,32 @@ fn attach_all(trees: &[OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// The layers to show of an image that is to have `label`: two at least, for only an overlay can have one, and an image
+/// without a writable layer that has one layer is none. The second is an empty folder in `writable`.
+///
+/// # Errors
+/// Stage `Rootfs`, naming the folder.
+pub(super) fn labelled_layers(
+    lower: &[PathBuf],
+    writable: &Path,
+    label: MountLabel<'_>,
+) -> Result<Vec<PathBuf>, Failure> {
+    let mut layers = lower.to_vec();
+    if layers.len() == 1 && !label.0.is_empty() {
+        let empty = writable.join("empty");
+        match rustix::fs::mkdir(&empty, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => layers.push(empty),
+            Err(error) => return Err(Failure::io(Stage::Rootfs, "", &empty, &error.into())),
+        }
+    }
+    Ok(layers)
+}
+
 /// The content of an image without a writable layer: `lower`, top first; gives a detached read-only mount.
 ///
 /// # Errors
 /// Stage `Rootfs`, naming the directory.
-pub(super) fn image(lower: &[PathBuf]) -> Result<OwnedFd, Failure> {
+pub(super) fn image(lower: &[PathBuf], label: MountLabel<'_>) -> Result<OwnedFd, Failure> {
     let read_only = Change { read_only: true, peers: Some(PeerGroup::Private), ..Change::default() };
     // The kernel overlays two layers at least if none is writable.
     if let [only] = lower {
@@ -167,7 +195,7 @@ pub(super) fn image(lower: &[PathBuf]) -> Result<OwnedFd, Failure> {
         )
     };
     let open = lower.iter().map(|layer| layer_directory(layer)).collect::<Result<Vec<_>, _>>()?;
-    let mounted = mount(&open, &[]).map_err(failed)?;
+    let mounted = mount(&open, &[], label).map_err(failed)?;
     change(mounted.as_fd(), Change { peers: None, ..read_only }).map_err(failed)?;
     Ok(mounted)
 }
@@ -190,7 +218,7 @@ pub fn try_overlay(folder: &Path, layers: usize) -> Result<(), Failure> {
     for made in lower.iter().chain([&writable]) {
         std::fs::create_dir(made).map_err(|error| failed("make layers in", error))?;
     }
-    let root = overlay(&lower, &writable)?;
+    let root = overlay(&lower, &writable, MountLabel(""))?;
     guard(&root, None)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&root, "file", flags, Mode::RUSR);
@@ -198,14 +226,19 @@ pub fn try_overlay(folder: &Path, layers: usize) -> Result<(), Failure> {
     written.map(drop).map_err(|error| failed("write to an overlay in", error.into()))
 }
 
-fn mount(lower: &[OwnedFd], halves: &[OwnedFd]) -> io::Result<OwnedFd> {
-    match mount_as(Layers::OneByOne, lower, halves) {
+fn mount(lower: &[OwnedFd], halves: &[OwnedFd], label: MountLabel<'_>) -> io::Result<OwnedFd> {
+    let mounted = match mount_as(Layers::OneByOne, lower, halves, label) {
         // Linux before 6.5 has no `lowerdir+`, and says so only when everything is set: until then its overlayfs
         // takes any word.
-        Err(refused) if refused.errno == Errno::INVAL => mount_as(Layers::Listed, lower, halves),
+        Err(refused) if refused.errno == Errno::INVAL => mount_as(Layers::Listed, lower, halves, label),
         mounted => mounted,
     }
-    .map_err(|refused| io::Error::other(format!("{}{}", io::Error::from(refused.errno), refused.log)))
+    .map_err(|refused| io::Error::other(format!("{}{}", io::Error::from(refused.errno), refused.log)))?;
+    if !halves.is_empty() {
+        // One without a writable layer takes no attribute.
+        label.stand_in(&mounted)?;
+    }
+    Ok(mounted)
 }
 
 /// How overlayfs is told its layers.
@@ -222,7 +255,12 @@ struct Refused {
     log: String,
 }
 
-fn mount_as(layers: Layers, lower: &[OwnedFd], halves: &[OwnedFd]) -> Result<OwnedFd, Refused> {
+fn mount_as(
+    layers: Layers,
+    lower: &[OwnedFd],
+    halves: &[OwnedFd],
+    label: MountLabel<'_>,
+) -> Result<OwnedFd, Refused> {
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let silent = |errno| Refused { errno, log: String::new() };
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(silent)?;
@@ -239,6 +277,7 @@ fn mount_as(layers: Layers, lower: &[OwnedFd], halves: &[OwnedFd]) -> Result<Own
         // What a container wrote is never read again after a crash, so it need not be synced when it ends.
         rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile").map_err(told)?;
     }
+    label.configure(fs.as_fd()).map_err(told)?;
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(told)?;
     rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(silent)
 }

@@ -13,7 +13,7 @@ use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags},
 };
 
-use super::{joined::PROC, users::Users};
+use super::{joined::PROC, label::MountLabel, users::Users};
 use crate::{
     model::{Failure, IpcMode, NetworkMode, PodPlan, Stage, Volume, VolumeSource},
     sys::{
@@ -72,7 +72,7 @@ pub(super) const FILES: &str = "/files";
 /// Bytes of one such file when it is made; the daemon makes none that is larger.
 const FILE_BYTES_MAX: u64 = 128 << 10;
 /// Nothing but directories and the pod's files is in the template, so a page less would do too.
-const TEMPLATE_OPTIONS: &std::ffi::CStr = c"mode=0755,size=1m";
+const TEMPLATE_OPTIONS: &str = "mode=0755,size=1m";
 /// The folder in the template of the pod's shared memory.
 pub(super) const SHM: &str = "/shm";
 /// A helper mounts its bundle here.
@@ -175,7 +175,10 @@ fn template(plan: &PodPlan, users: Option<&Users>) -> io::Result<()> {
     rustix::mount::mount_change("/", private)?;
     // The flags are those of the pod's files in its containers.
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("template", STAGE, "tmpfs", flags, TEMPLATE_OPTIONS)?;
+    let label = MountLabel(&plan.mount_label);
+    let options = std::ffi::CString::new(format!("{TEMPLATE_OPTIONS}{}", label.option()))?;
+    rustix::mount::mount("template", STAGE, "tmpfs", flags, options.as_c_str())?;
+    label.stand_in_at(STAGE)?;
     for folder in ["proc", "sys", "dev", "shm", "files", "b", "rootfs", PROC.trim_start_matches('/')] {
         fs::create_dir(Path::new(STAGE).join(folder))?;
     }
@@ -192,8 +195,10 @@ fn template(plan: &PodPlan, users: Option<&Users>) -> io::Result<()> {
     if plan.ipc == IpcMode::Pod {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let owner = users.map(Users::tmpfs_options).unwrap_or_default();
-        let options = std::ffi::CString::new(format!("mode=1777,size={}{owner}", plan.shm_bytes))?;
-        rustix::mount::mount("shm", Path::new(STAGE).join("shm"), "tmpfs", flags, options.as_c_str())?;
+        let options = format!("mode=1777,size={}{owner}{}", plan.shm_bytes, label.option());
+        let (options, shm) = (std::ffi::CString::new(options)?, Path::new(STAGE).join("shm"));
+        rustix::mount::mount("shm", &shm, "tmpfs", flags, options.as_c_str())?;
+        label.stand_in_at(&shm)?;
     } else {
         rustix::mount::mount_bind("/dev/shm", Path::new(STAGE).join("shm"))?;
     }

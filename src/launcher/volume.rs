@@ -21,12 +21,13 @@ use rustix::{
 
 use super::{
     copy_up::{NotCopied, copy_up},
+    label::{MountLabel, NotLabelled, relabel},
     rootfs,
     template::{FILES, PodNamespaces, VOLUME_IMAGE},
     users::Users,
 };
 use crate::{
-    model::{Failure, IdMap, MountOptions, Propagation, Stage, Volume, VolumeSource},
+    model::{ContainerPlan, Failure, IdMap, MountOptions, Propagation, Stage, Volume, VolumeSource},
     sys::{
         mount::{self, Change, PeerGroup},
         path::{self, Make},
@@ -62,7 +63,8 @@ pub(super) enum Opened<'a> {
     PodFile(&'a Path),
 }
 
-/// Opens a volume in the host's mount namespace; `root` is the container's own root, as its image left it.
+/// Opens a volume in the host's mount namespace; `root` is the root of the container that `plan` is of, as its image left
+/// it.
 ///
 /// # Errors
 /// Stage `MountSource`, `Propagation` or `ImageVolume`, naming the source.
@@ -70,17 +72,21 @@ pub(super) fn open<'a>(
     volume: &'a Volume,
     root: &OwnedFd,
     namespaces: &PodNamespaces,
+    plan: &ContainerPlan,
 ) -> Result<Opened<'a>, Failure> {
+    let label = plan.mount_label.as_str();
     let pods = namespaces.users.as_ref();
     let mapping = volume.id_map.as_ref().map(|map| Mapping::of(map, pods)).transpose()?;
     match &volume.source {
-        VolumeSource::Host(path) => open_host(volume, path, mapping.as_ref()).map(Opened::Tree),
-        VolumeSource::Image(folder) => open_image(volume, folder, root, pods).map(Opened::Tree),
+        VolumeSource::Host(path) => open_host(volume, path, mapping.as_ref(), label).map(Opened::Tree),
+        VolumeSource::Image(folder) => open_image(volume, folder, root, pods, label).map(Opened::Tree),
         VolumeSource::PodFile(file) => Ok(Opened::PodFile(file)),
         VolumeSource::Layers { lower, sub_path } => {
+            let label = MountLabel(label);
+            let lower = rootfs::labelled_layers(lower, &plan.writable, label)?;
             let image = match mapping.as_ref().map(Mapping::users).or(pods) {
-                Some(users) => rootfs::image_for(users, &namespaces.template, lower),
-                None => rootfs::image(lower),
+                Some(users) => rootfs::image_for(users, &namespaces.template, &lower, label),
+                None => rootfs::image(&lower, label),
             };
             let image = image.map_err(|failure| Failure { stage: Stage::ImageVolume, ..failure })?;
             Ok(Opened::Image(image, sub_path))
@@ -129,7 +135,12 @@ fn own_change(volume: &Volume) -> Change {
     Change { read_only: volume.readonly, nodev, noexec, nosuid, ..Change::default() }
 }
 
-fn open_host(volume: &Volume, source: &Path, mapping: Option<&Mapping<'_>>) -> Result<Tree, Failure> {
+fn open_host(
+    volume: &Volume,
+    source: &Path,
+    mapping: Option<&Mapping<'_>>,
+    label: &str,
+) -> Result<Tree, Failure> {
     let failed = |error: &io::Error| source_failed(volume, source, error);
     if !source.exists() {
         fs::create_dir_all(source).map_err(|error| failed(&error))?;
@@ -142,9 +153,15 @@ fn open_host(volume: &Volume, source: &Path, mapping: Option<&Mapping<'_>>) -> R
             PeerGroup::Shared
         }
     };
-    let read_only = volume.recursive_read_only;
-    let recursive = Change { peers: Some(peers), recursive: true, read_only, ..Change::default() };
+    let recursive = Change { peers: Some(peers), recursive: true, ..Change::default() };
     let tree = mount::detached(CWD, source, recursive).map_err(|error| failed(&error))?;
+    if volume.relabel && !label.is_empty() {
+        relabel(&tree, label).map_err(|not| not_labelled(source, &not))?;
+    }
+    if volume.recursive_read_only {
+        let read_only = Change { read_only: true, recursive: true, ..Change::default() };
+        mount::change(tree.as_fd(), read_only).map_err(|error| failed(&error))?;
+    }
     // Only the top: what is mounted below it keeps its own flags, as bind mounts always did.
     mount::change(tree.as_fd(), own_change(volume)).map_err(|error| failed(&error))?;
     if let Some(mapping) = mapping {
@@ -159,6 +176,7 @@ fn open_image(
     folder: &Path,
     root: &OwnedFd,
     users: Option<&Users>,
+    label: &str,
 ) -> Result<Tree, Failure> {
     let failed = |error: &io::Error| source_failed(volume, folder, error);
     let of_image =
@@ -183,6 +201,9 @@ fn open_image(
             }
         }
         Err(error) => return Err(of_image(&error)),
+    }
+    if !label.is_empty() {
+        relabel(&made, label).map_err(|not| not_labelled(folder, &not))?;
     }
     let private = Change { peers: Some(PeerGroup::Private), ..Change::default() };
     let tree = mount::detached(made.as_fd(), Path::new(""), private).map_err(|error| failed(&error))?;
@@ -220,6 +241,10 @@ fn open_pod_file(volume: &Volume, file: &Path) -> Result<Tree, Failure> {
     let change = Change { peers: Some(PeerGroup::Private), ..own_change(volume) };
     let tree = mount::detached(CWD, &Path::new(FILES).join(name), change).map_err(|error| failed(&error))?;
     Tree::new(tree, &volume.target).map_err(|error| failed(&error))
+}
+
+fn not_labelled(source: &Path, NotLabelled { path, error }: &NotLabelled) -> Failure {
+    Failure::io(Stage::MountSource, "SELinux label of", source.join(path), error)
 }
 
 fn source_failed(volume: &Volume, source: &Path, error: &io::Error) -> Failure {

@@ -75,7 +75,7 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// `propagation`.
     pub propagation: Propagation,
-    /// Asked for and echoed; there is no SELinux here to obey it.
+    /// `selinux_relabel`: its files get the label of the container's, where that has one.
     pub selinux_relabel: bool,
     /// The content is that of an image, and `host_path` is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -15,6 +15,7 @@ mod plan;
 mod pod;
 mod process;
 mod resources;
+mod selinux;
 pub mod signal;
 mod terminal;
 mod time;
@@ -38,5 +39,6 @@ pub use process::{
     AppArmorChoice, Capabilities, GroupsPolicy, ResolvedUser, SeccompChoice, Security, UserChoice,
 };
 pub use resources::{HugepageLimit, PodLimits, Resources};
+pub use selinux::{BadLabel, Label, LabelParts, Level, PodLabels, check_label_name};
 pub use terminal::TerminalSize;
 pub use time::UnixNanos;

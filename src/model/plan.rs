@@ -24,6 +24,8 @@ pub struct ContainerPlan {
     pub lower: Vec<PathBuf>,
     /// Host folder that holds (or will hold) `upper` and `work`.
     pub writable: PathBuf,
+    /// The SELinux label of its root and of what is mounted for it alone; empty: none.
+    pub mount_label: String,
     /// The root is mounted read-only once all is in place.
     pub readonly_rootfs: bool,
     /// In the order in which they are mounted: parents before children.
@@ -75,6 +77,9 @@ pub struct ProcessPlan {
     /// The AppArmor profile that the program runs under (apparmor(7)); empty: the node's, which is none as a rule.
     #[serde(default)]
     pub apparmor: String,
+    /// The SELinux label that the program runs under; empty: as the policy has it.
+    #[serde(default)]
+    pub selinux: String,
     /// proc(5), `oom_score_adj`: -1000 to 1000.
     pub oom_score_adj: i64,
     /// Soft and hard RLIMIT_NOFILE.
@@ -133,6 +138,8 @@ pub struct Volume {
     /// How the ids on it, and on the mounts below it, are mapped. `None`: a host path is not; an image is as the root
     /// file system.
     pub id_map: Option<IdMap>,
+    /// Whether its files get the container's SELinux label of files.
+    pub relabel: bool,
 }
 
 /// A device file in the container's `/dev` or elsewhere in it, or a directory of such.
@@ -179,4 +186,6 @@ pub struct PodPlan {
     pub shm_bytes: u64,
     /// The map of the pod's user namespace; `None`: its users are the host's.
     pub users: Option<IdMap>,
+    /// The SELinux label of what its containers share; empty: none.
+    pub mount_label: String,
 }

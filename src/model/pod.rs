@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Handler, IdPrefix, PodLimits, Resources, Security, UserMode};
+use super::{Handler, IdPrefix, PodLabels, PodLimits, Resources, Security, UserMode};
 
 /// The request of RunPodSandbox (CRI `PodSandboxConfig`), checked. Labels and annotations are kept byte for
 /// byte: the kubelet has no other copy.
@@ -41,6 +41,9 @@ pub struct PodConfig {
     /// The settings of that handler as of now; a pod of an earlier release has those that all had then.
     #[serde(default)]
     pub handler: Handler,
+    /// The labels of SELinux that its containers get; `None`: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux: Option<PodLabels>,
 }
 
 impl PodConfig {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::LabelParts;
+
 /// Everything that decides what a process may do (CRI `LinuxContainerSecurityContext`, and the part of
 /// `LinuxSandboxSecurityContext` that it shares).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -22,6 +24,9 @@ pub struct Security {
     /// `seccomp`.
     pub seccomp: SeccompChoice,
     pub apparmor: AppArmorChoice,
+    /// `selinux_options`.
+    #[serde(skip_serializing_if = "LabelParts::is_empty")]
+    pub selinux: LabelParts,
     /// `None`: pintle's own list. `Some`: exactly these, also when empty.
     pub masked_paths: Option<Vec<String>>,
     /// As `masked_paths`.

@@ -28,6 +28,9 @@ pub enum Error {
     /// The node cannot make what the pod asks for.
     #[error("no pod can have a user namespace of its own on this node: {0}")]
     NoUserNamespaces(String),
+    /// SELinux is enabled, and there is no label that the pod could have.
+    #[error("no pod can have a label of SELinux on this node: {0}")]
+    NoSelinuxLabels(String),
     /// What the container asks for is not its pod's.
     #[error("{0}")]
     OtherUsers(&'static str),

@@ -53,6 +53,7 @@ mod reach;
 mod reconcile;
 mod recover;
 mod seccomp;
+mod selinux;
 mod signal;
 #[cfg(test)]
 mod sim;
@@ -72,6 +73,7 @@ pub use handler::Handlers;
 pub use life::{Change, Event};
 pub use node::Deps;
 pub use pods::Pods;
+pub use selinux::{Config as SelinuxConfig, HostSelinux, Selinux};
 pub use storage::StorageFault;
 pub use stream::{ExecEnds, RunningExec, Wanted};
 pub use users::UserNamespaces;

@@ -19,6 +19,7 @@ use super::{
     life::Event,
     names::Names,
     reach::Reach,
+    selinux::Selinux,
     users::UserNamespaces,
     view::Board,
 };
@@ -43,6 +44,7 @@ pub struct Deps {
     pub config: Config,
     pub handlers: Handlers,
     pub users: UserNamespaces,
+    pub selinux: Selinux,
 }
 
 /// What all drivers share.
@@ -61,6 +63,7 @@ pub(super) struct Node {
     pub(super) handlers: Handlers,
     /// Whether pods can have users of their own.
     pub(super) users: UserNamespaces,
+    pub(super) selinux: Selinux,
     pub(super) creates: Admission,
     pub(super) execs: Execs,
     /// What is to be taken away and could not be yet.
@@ -87,10 +90,11 @@ impl Node {
             config,
             handlers,
             users,
+            selinux,
         } = deps;
         let places = Places { state: state_dir, root: root_dir };
         let node = Self::on(cgroups, network, images, places, boot_id, config);
-        (Self { cdi, handlers, users, ..node }, zygote)
+        (Self { cdi, handlers, users, selinux, ..node }, zygote)
     }
 
     /// Without the process that new pods come from: recovery needs none.
@@ -115,6 +119,7 @@ impl Node {
             config,
             handlers: Handlers::default(),
             users: UserNamespaces::untried(),
+            selinux: Selinux::off(),
             execs: Execs::default(),
             debts: Debts::default(),
             findings: Findings::default(),

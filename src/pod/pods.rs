@@ -81,13 +81,17 @@ impl Pods {
         if config.namespaces.network == NetworkMode::Pod {
             self.node.network.admit(&config).await?;
         }
+        let own = PodId::from_bytes(random_bytes()?);
+        self.node.selinux.settle(&own, &mut config)?;
         let config = Arc::new(config);
-        let id = PodId::from_bytes(random_bytes()?);
         // The name comes before the turn: a retry finds the first call, also while that waits in the queue.
         let (reply, answer) = oneshot::channel();
         let mut mail = Some(Mail { call: Call::Run { config: Arc::clone(&config) }, reply });
-        let begin = || self.begin_run(id, Arc::clone(&config), mail.take());
+        let begin = || self.begin_run(own.clone(), Arc::clone(&config), mail.take());
         let (id, reach) = self.node.names().reserve(&config.metadata, begin);
+        if id != own {
+            self.node.selinux.free(&own);
+        }
         if let (None, Some(map)) = (&mail, config.namespaces.users.map()) {
             users::tell_shared_ids(&id, map, &self.view());
         }

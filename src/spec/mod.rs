@@ -7,6 +7,7 @@
 //! mounts.rs       what libcontainer mounts, and the volumes in their order
 //! devices.rs      device files and cgroup device rules
 //! lsm.rs          which AppArmor profile
+//! selinux.rs      which SELinux labels
 //! capability.rs   capabilities by name and bit
 //! seccomp/        system call filters
 //! ```
@@ -29,6 +30,7 @@ mod lsm;
 mod mounts;
 pub mod seccomp;
 mod security;
+mod selinux;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -37,6 +39,7 @@ pub use self::{
     capability::is_capability,
     lsm::{APPARMOR_DEFAULT, APPARMOR_PARSERS, apparmor, apparmor_default_text, apparmor_lists},
     security::{MASKED_PATHS, READONLY_PATHS},
+    selinux::{SelinuxContexts, pod_labels, selinux_contexts, selinux_policy},
 };
 use crate::model::{ContainerConfig, ContainerId, ImageConfig, PodConfig, ProcessPlan, RootfsLayers};
 
@@ -140,6 +143,7 @@ mod tests {
             no_new_privs: true,
             seccomp: Some([1, 2].as_slice().into()),
             apparmor: String::new(),
+            selinux: "u:r:t:s0:c1".into(),
             oom_score_adj: 9,
             nofile: (3, 4),
         };

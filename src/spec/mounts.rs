@@ -58,8 +58,9 @@ pub(super) fn oci(privileged: bool) -> Vec<runtime::Mount> {
 }
 
 /// The volumes in the order in which to mount them: parents first, else the pod's files, the image's volumes, and
-/// those of the request as asked. Where the request has a mount, neither of the others is made.
-pub(super) fn volumes(inputs: &Inputs<'_>) -> Result<Vec<Volume>, Error> {
+/// those of the request as asked. Where the request has a mount, neither of the others is made. `relabels`: whether the
+/// container's label is that of volumes which are to have it.
+pub(super) fn volumes(inputs: &Inputs<'_>, relabels: bool) -> Result<Vec<Volume>, Error> {
     let Inputs { container, image, .. } = inputs;
     let given = container.mounts.len() + image.volumes.len();
     if given > MOUNTS_MAX {
@@ -71,7 +72,10 @@ pub(super) fn volumes(inputs: &Inputs<'_>) -> Result<Vec<Volume>, Error> {
         .mounts
         .iter()
         .map(|mount| volume(mount, container.security.privileged, own_users, &mut layers));
-    let asked = asked.collect::<Result<Vec<_>, _>>()?;
+    let mut asked = asked.collect::<Result<Vec<_>, _>>()?;
+    for volume in asked.iter_mut() {
+        volume.relabel &= relabels;
+    }
     let mut targets = HashSet::new();
     if let Some(twice) = asked.iter().find(|volume| !targets.insert(volume.target.clone())) {
         return Err(Error::DuplicateMount { path: twice.target.clone() });
@@ -85,6 +89,7 @@ pub(super) fn volumes(inputs: &Inputs<'_>) -> Result<Vec<Volume>, Error> {
         propagation: Propagation::Private,
         options: MountOptions::default(),
         id_map: None,
+        relabel: false,
     });
     let mut volumes: Vec<Volume> = own.collect();
     for (number, path) in image.volumes.iter().enumerate() {
@@ -118,6 +123,7 @@ fn image_volume(target: String, folder: PathBuf) -> Volume {
         propagation: Propagation::Private,
         options: MountOptions::default(),
         id_map: None,
+        relabel: false,
     }
 }
 
@@ -157,6 +163,7 @@ fn volume<'a>(
             propagation: mount.propagation,
             options: mount.options,
             id_map: mount.id_map.clone(),
+            relabel: mount.selinux_relabel && mount.image.is_none(),
         });
     };
     Err(Error::Mount { path: mount.container_path.clone(), problem })
@@ -231,7 +238,7 @@ mod tests {
         image: &ImageConfig,
         volume_layers: &[RootfsLayers],
     ) -> Result<Vec<Volume>, Error> {
-        super::volumes(&Inputs {
+        let inputs = Inputs {
             id: &ContainerId::from_bytes([7; 32]),
             pod: &PodConfig::default(),
             container,
@@ -243,7 +250,8 @@ mod tests {
             seccomp: None,
             apparmor: String::new(),
             held_capabilities: 0,
-        })
+        };
+        super::volumes(&inputs, true)
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A term with a count lasts that many passes, one without lasts for ever; after the last term the point is
-//! quiet. `PINTLE_FAILPOINT_TRACE` names a file to which each process appends every name once, when it first
+//! quiet. `PINTLE_SELINUX` names a folder that stands in for SELinux on a kernel that has none: `fs` for selinuxfs, `etc`
+//! for `/etc/selinux`, `self/attr` for a process's attributes. `PINTLE_FAILPOINT_TRACE` names a file to which each process appends every name once, when it first
 //! passes it, so that a sweep can learn which points a run touches.
 //!
 //! Invariant: the environment is read by [`read`] only. A fork inherits scripts and counts, so a supervisor
@@ -24,7 +25,7 @@ use std::{
     ffi::OsString,
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -43,6 +44,7 @@ const EXIT_BAD_SCRIPT: i32 = 64;
 
 const SCRIPTS: &str = "PINTLE_FAILPOINTS";
 const TRACE: &str = "PINTLE_FAILPOINT_TRACE";
+const SELINUX: &str = "PINTLE_SELINUX";
 
 static POINTS: OnceLock<Points> = OnceLock::new();
 
@@ -50,6 +52,7 @@ static POINTS: OnceLock<Points> = OnceLock::new();
 struct Points {
     scripts: BTreeMap<String, Script>,
     trace: Option<Trace>,
+    selinux: Option<PathBuf>,
 }
 
 /// The actions of one failpoint, pass by pass.
@@ -76,20 +79,29 @@ enum Action {
     Error(String),
 }
 
-/// Reads both variables; the first call counts. A script that cannot be read ends the process.
+/// Reads the variables; the first call counts. A script that cannot be read ends the process.
 pub fn read() {
     POINTS.get_or_init(|| {
         let scripts = parse(&env::var(SCRIPTS).unwrap_or_default()).unwrap_or_else(|error| {
             eprintln!("{SCRIPTS}: {error}");
             std::process::exit(EXIT_BAD_SCRIPT)
         });
-        Points { scripts, trace: env::var_os(TRACE).map(|path| Trace::open(path.into())) }
+        Points {
+            scripts,
+            trace: env::var_os(TRACE).map(|path| Trace::open(path.into())),
+            selinux: env::var_os(SELINUX).map(PathBuf::from),
+        }
     });
 }
 
-/// Both variables, where they are set.
+/// The variables, where they are set.
 pub(super) fn environment() -> Vec<(&'static str, OsString)> {
-    [SCRIPTS, TRACE].into_iter().filter_map(|name| Some((name, env::var_os(name)?))).collect()
+    [SCRIPTS, TRACE, SELINUX].into_iter().filter_map(|name| Some((name, env::var_os(name)?))).collect()
+}
+
+/// The folder that stands in for SELinux.
+pub(super) fn selinux() -> Option<&'static Path> {
+    POINTS.get()?.selinux.as_deref()
 }
 
 /// Passes the point `name`; an `error` is printed here, for this place cannot fail.

@@ -18,7 +18,7 @@ mod queue;
 pub mod repeat;
 pub mod task;
 
-/// Reads `PINTLE_FAILPOINTS` and `PINTLE_FAILPOINT_TRACE`; called once, first thing in each process that was
+/// Reads `PINTLE_FAILPOINTS` and the variables like it; called once, first thing in each process that was
 /// executed. Forked processes inherit what was read. Does nothing without the feature `failpoints`.
 pub fn read_failpoints() {
     #[cfg(feature = "failpoints")]
@@ -32,6 +32,15 @@ pub fn failpoint_environment() -> Vec<(&'static str, std::ffi::OsString)> {
     return failpoint::environment();
     #[cfg(not(feature = "failpoints"))]
     return Vec::new();
+}
+
+/// The folder that stands in for SELinux where a test runs on a kernel without it (`PINTLE_SELINUX`). `None` without the
+/// feature `failpoints`.
+pub fn selinux_stand_in() -> Option<&'static std::path::Path> {
+    #[cfg(feature = "failpoints")]
+    return failpoint::selinux();
+    #[cfg(not(feature = "failpoints"))]
+    return None;
 }
 
 /// A named point at which a test may kill, delay or fail this process: `failpoint!("image.layer-renamed");`.

@@ -37,6 +37,7 @@ mod plugins;
 mod pod;
 mod restart;
 mod security;
+mod selinux;
 mod stats;
 mod stream;
 mod streaming;
@@ -96,6 +97,7 @@ fn stories() -> impl Iterator<Item = Test> {
         plugins::TESTS,
         security::TESTS,
         apparmor::TESTS,
+        selinux::TESTS,
         gauntlet::TESTS,
         event::TESTS,
         event::CHURN_TESTS,

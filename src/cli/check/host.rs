@@ -1,6 +1,9 @@
 //! `pintle check`: the host's files that several questions read.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Reads the host's settings.
 #[derive(Debug)]
@@ -23,6 +26,11 @@ impl Host {
             fs::write(path, text).unwrap();
         }
         (Self { root: dir.path().into() }, dir)
+    }
+
+    /// The folder in the place of `/`.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Whether there is a file or folder; `path` is relative to `/`.

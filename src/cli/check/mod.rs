@@ -84,7 +84,7 @@ pub(super) fn check(place: Place) -> Result<Exit, Exit> {
             storage::questions(&config.root),
             cgroup::questions(&host, &config.cgroup),
             network::questions(&host, &config.network),
-            policy::questions(&host),
+            policy::questions(&host, &config.selinux),
             cdi::questions(&config.cdi),
             monitoring::questions(&config.metrics),
             leftovers::questions(config.listen().path()),

@@ -1,10 +1,13 @@
 //! `pintle check`: AppArmor and SELinux.
 
 use super::{Finding, fail, host::Host, ok, warn};
-use crate::spec::APPARMOR_PARSERS;
+use crate::{
+    pod::{HostSelinux, SelinuxConfig},
+    spec::APPARMOR_PARSERS,
+};
 
-pub(super) fn questions(host: &Host) -> Vec<Finding> {
-    vec![apparmor(host), selinux(host)]
+pub(super) fn questions(host: &Host, config: &SelinuxConfig) -> Vec<Finding> {
+    vec![apparmor(host), selinux(host, config.enabled)]
 }
 
 fn apparmor(host: &Host) -> Finding {
@@ -20,11 +23,24 @@ fn apparmor(host: &Host) -> Finding {
     }
 }
 
-fn selinux(host: &Host) -> Finding {
-    match host.read("sys/fs/selinux/enforce").as_deref() {
-        Some("1") => warn("SELinux", "enforcing: pods get no labels of their own"),
-        Some(_) => ok("SELinux", "permissive"),
-        None => ok("SELinux", "off"),
+fn selinux(host: &Host, enabled: bool) -> Finding {
+    const TOPIC: &str = "SELinux";
+    let enforces = host.read("sys/fs/selinux/enforce").as_deref() == Some("1");
+    match (HostSelinux::look_below(host.root()), enabled) {
+        (HostSelinux::Off, false) => ok(TOPIC, "off"),
+        (HostSelinux::Off, true) => fail(
+            TOPIC,
+            "selinux.enabled is set, but the kernel has no SELinux or no policy: pods get no labels",
+        ),
+        (HostSelinux::On(_) | HostSelinux::NoContexts(_), false) if enforces => {
+            warn(TOPIC, "enforcing, but pods get no labels of their own: selinux.enabled is not set")
+        }
+        (HostSelinux::On(_) | HostSelinux::NoContexts(_), false) => ok(TOPIC, "permissive"),
+        (HostSelinux::NoContexts(reason), true) => fail(TOPIC, format!("no pod can be made: {reason}")),
+        (HostSelinux::On(_), true) => ok(
+            TOPIC,
+            "pods get labels; no release of pintle was tried under a policy yet, only against files that stand in for one",
+        ),
     }
 }
 
@@ -49,10 +65,23 @@ mod tests {
     }
 
     #[test]
-    fn selinux_that_enforces_is_a_warning() {
-        for (text, level) in [("1\n", Level::Warn), ("0\n", Level::Ok)] {
-            let (host, _dir) = Host::fake(&[("sys/fs/selinux/enforce", text)]);
-            assert_eq!(selinux(&host).level, level);
+    fn selinux_needs_a_policy_with_labels_where_it_is_enabled_and_is_a_warning_where_it_only_enforces() {
+        const ENFORCES: (&str, &str) = ("sys/fs/selinux/enforce", "1\n");
+        const CURRENT: (&str, &str) = ("proc/self/attr/current", "u:r:t:s0");
+        const CONFIG: (&str, &str) = ("etc/selinux/config", "SELINUXTYPE=targeted\n");
+        const LABELS: (&str, &str) =
+            ("etc/selinux/targeted/contexts/lxc_contexts", "process = \"u:r:t:s0\"\nfile = \"u:o:f:s0\"\n");
+        for (files, enabled, level) in [
+            (&[][..], false, Level::Ok),
+            (&[], true, Level::Fail),
+            (&[ENFORCES, CURRENT], false, Level::Warn),
+            (&[("sys/fs/selinux/enforce", "0\n"), CURRENT], false, Level::Ok),
+            (&[ENFORCES, CURRENT], true, Level::Fail),
+            (&[ENFORCES, CURRENT, CONFIG, LABELS], true, Level::Ok),
+            (&[ENFORCES, CONFIG, LABELS, ("proc/self/attr/current", "kernel")], true, Level::Fail),
+        ] {
+            let (host, _dir) = Host::fake(files);
+            assert_eq!(selinux(&host, enabled).level, level, "{files:?} {enabled}");
         }
     }
 }

@@ -74,6 +74,7 @@ fn namespaces() -> Finding {
         hostname: "check".into(),
         sysctls: Vec::new(),
         shm_bytes: 1 << 20,
+        mount_label: String::new(),
     };
     let tried = attempt(Namespaces::NONE, || {
         launcher::build_namespaces(&plan).map_err(|failure| failure.to_string())?;

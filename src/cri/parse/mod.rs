@@ -3,7 +3,8 @@
 //! Invariant: what leaves here is well formed and within [`limits`]; later rooms do not look again.
 //! Invariant: nothing has happened yet when a request is refused.
 //! Invariant: what pintle cannot do is refused by name, never dropped in silence. The exceptions do nothing
-//! on a host without the mechanism, and peers ignore them there too: SELinux options and relabelling.
+//! on a host without the mechanism or where it is not enabled, and peers ignore them there too: SELinux options and
+//! relabelling.
 //! Not here: whether an id, an image or a handler exists, and whether a state allows the request.
 
 mod container;
@@ -15,6 +16,7 @@ pub(crate) mod limits;
 mod pod;
 mod resources;
 mod security;
+mod selinux;
 mod text;
 mod users;
 

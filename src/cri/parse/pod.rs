@@ -66,6 +66,7 @@ fn pod(
         resources: linux.resources,
         runtime_handler,
         handler: Handler::default(),
+        selinux: None,
     })
 }
 
@@ -299,6 +300,7 @@ pub(super) mod tests {
             overhead: Some(Resources { cpu_shares: 2, ..Default::default() }),
             resources: None,
             runtime_handler: "fast".into(),
+            selinux: None,
             handler: Handler::default(),
         };
         assert_eq!(run_pod(request()), Ok(expected));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     At as _, Refusal, Under as _, Why, absent, id,
     limits::*,
+    selinux,
     text::{absolute_path, count, known, line, no_way_up, quote},
     users,
 };
@@ -38,6 +39,7 @@ pub(super) fn sandbox(wire: wire::LinuxSandboxSecurityContext) -> Result<Securit
         },
         seccomp: seccomp(wire.seccomp, &wire.seccomp_profile_path, wire.privileged)?,
         apparmor: apparmor(wire.apparmor, "")?,
+        selinux: selinux::parts(wire.selinux_options)?,
         ..Security::default()
     })
 }
@@ -70,6 +72,7 @@ pub(super) fn container(wire: wire::LinuxContainerSecurityContext) -> Result<Sec
         capabilities: capabilities(wire.capabilities.unwrap_or_default()).under("capabilities")?,
         seccomp: seccomp(wire.seccomp, &wire.seccomp_profile_path, wire.privileged)?,
         apparmor: apparmor(wire.apparmor, &wire.apparmor_profile)?,
+        selinux: selinux::parts(wire.selinux_options)?,
         masked_paths: Some(paths(wire.masked_paths).at("masked_paths")?),
         readonly_paths: Some(paths(wire.readonly_paths).at("readonly_paths")?),
     })
@@ -269,7 +272,7 @@ mod tests {
     use wire::{NamespaceMode, security_profile::ProfileType};
 
     use super::*;
-    use crate::model::{IdMap, IdRange};
+    use crate::model::{IdMap, IdRange, LabelParts};
 
     fn context() -> wire::LinuxContainerSecurityContext {
         wire::LinuxContainerSecurityContext::default()
@@ -301,6 +304,7 @@ mod tests {
             seccomp: profile(ProfileType::RuntimeDefault, ""),
             apparmor: profile(ProfileType::Localhost, "localhost/web"),
             apparmor_profile: "unconfined".into(),
+            selinux_options: Some(wire::SeLinuxOption { r#type: "web_t".into(), ..Default::default() }),
             masked_paths: vec!["/proc/kcore".into()],
             ..context()
         });
@@ -323,6 +327,7 @@ mod tests {
             },
             seccomp: SeccompChoice::RuntimeDefault,
             apparmor: AppArmorChoice::Localhost("web".into()),
+            selinux: LabelParts { kind: "web_t".into(), ..LabelParts::default() },
             masked_paths: Some(vec!["/proc/kcore".into()]),
             readonly_paths: Some(vec![]),
         };

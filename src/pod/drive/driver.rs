@@ -198,6 +198,7 @@ impl Driver {
                 let Pod { node, id, config, .. } = &*self.pod;
                 node.board.withdraw(id);
                 node.names().forget(&config.metadata, id);
+                node.selinux.free(id);
             }
             Order::Reply(ticket, answer) => {
                 if let Some(reply) = self.waiting.remove(&ticket) {

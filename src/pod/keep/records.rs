@@ -163,6 +163,7 @@ mod tests {
             no_new_privs: true,
             seccomp: Some(Arc::from([1, 2, 3].as_slice())),
             apparmor: "web".into(),
+            selinux: "u:r:t:s0".into(),
             oom_score_adj: -7,
             nofile: (1, 2),
         };

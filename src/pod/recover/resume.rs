@@ -259,6 +259,7 @@ fn resume(node: &Arc<Node>, found: Found, turns: Arc<Semaphore>) -> oneshot::Rec
     }
     let (facts, recovered) = found.recovered();
     let name = facts.config.metadata.clone();
+    node.selinux.hold(&facts.id, &facts.config);
     let pod = Pod {
         node: Arc::clone(node),
         folder: node.places.live(&facts.id),

@@ -4,8 +4,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxCapabilities, Process, Root, Spec, User};
 
-use super::{Error, Inputs, capability, devices, environment, mounts, security};
-use crate::model::{ContainerPlan, LogPath, ProcessPlan, Security};
+use super::{
+    Error, Inputs, capability, devices, environment, mounts, security,
+    selinux::{ContainerLabels, container_labels},
+};
+use crate::model::{ContainerPlan, Label, LogPath, ProcessPlan, Security};
 
 /// The version of the OCI runtime spec that the field writes; libcontainer takes any 1.x.
 const OCI_VERSION: &str = "1.2.0";
@@ -27,15 +30,18 @@ pub fn build(inputs: &Inputs<'_>) -> Result<ContainerPlan, Error> {
     let arguments = environment::arguments(container, image)?;
     // What the node's own root lacks can be given to nobody.
     let capabilities = security::capabilities(&container.security)? & inputs.held_capabilities;
+    let labels = inputs.pod.selinux.as_ref();
+    let labels = labels.map(|labels| container_labels(labels, &container.security, &container.namespaces));
     let host_devices = container.security.privileged && !inputs.pod.handler.privileged_without_host_devices;
     Ok(ContainerPlan {
         id: inputs.id.clone(),
         oci: oci(&container.security, capabilities, container.tty, &annotations(inputs))?,
-        process: process(inputs, arguments, capabilities)?,
+        process: process(inputs, arguments, capabilities, labels.as_ref())?,
         lower: inputs.layers.lower.clone(),
         writable: inputs.writable.clone(),
+        mount_label: text(labels.as_ref().map(|labels| &labels.file)),
         readonly_rootfs: container.security.readonly_rootfs,
-        volumes: mounts::volumes(inputs)?,
+        volumes: mounts::volumes(inputs, labels.as_ref().is_some_and(|labels| labels.relabels))?,
         devices: devices::nodes(container)?,
         device_rules: devices::rules(host_devices),
         resources: container.resources.clone(),
@@ -48,7 +54,12 @@ pub fn build(inputs: &Inputs<'_>) -> Result<ContainerPlan, Error> {
     })
 }
 
-fn process(inputs: &Inputs<'_>, arguments: Vec<String>, capabilities: u64) -> Result<ProcessPlan, Error> {
+fn process(
+    inputs: &Inputs<'_>,
+    arguments: Vec<String>,
+    capabilities: u64,
+    labels: Option<&ContainerLabels>,
+) -> Result<ProcessPlan, Error> {
     let Inputs { pod, container, image, .. } = inputs;
     security::check_user(&container.security)?;
     let oom_score_adj = container.resources.oom_score_adj;
@@ -67,9 +78,15 @@ fn process(inputs: &Inputs<'_>, arguments: Vec<String>, capabilities: u64) -> Re
         no_new_privs: container.security.no_new_privs,
         seccomp: security::filter(&container.security, inputs.seccomp.as_ref())?,
         apparmor: inputs.apparmor.clone(),
+        selinux: text(labels.and_then(|labels| labels.process.as_ref())),
         oom_score_adj,
         nofile: NOFILE,
     })
+}
+
+/// A label as the kernel reads it; none is empty.
+fn text(label: Option<&Label>) -> String {
+    label.map(Label::to_string).unwrap_or_default()
 }
 
 /// The file of the log; `None` if either half of the path is missing.

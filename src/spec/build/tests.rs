@@ -322,6 +322,7 @@ fn the_plan_says_the_rest() {
         no_new_privs: true,
         seccomp: Some(seccomp::default(0xa804_25fb)),
         apparmor: String::new(),
+        selinux: String::new(),
         oom_score_adj: 985,
         nofile: (1024, 524_288),
     };
@@ -436,6 +437,7 @@ fn any_security() -> impl Strategy<Value = Security> {
             capabilities: crate::model::Capabilities { add, drop, ambient },
             seccomp,
             apparmor: Default::default(),
+            selinux: Default::default(),
             masked_paths,
             readonly_paths,
         })

@@ -4,7 +4,7 @@
 //! has executed its program: then only what a process cannot give back to itself is compared, so that a program
 //! which has gone on since (another user, namespaces of its own below ours) is not taken for one that got away.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use crate::{
     launcher::Users,
@@ -13,6 +13,7 @@ use crate::{
         idmap,
         process::{self, Namespaces},
     },
+    telemetry,
 };
 
 /// The user namespace in which a process is to be, if that is not ours.
@@ -40,6 +41,8 @@ pub(super) struct Bounds {
     ambient: u64,
     no_new_privs: bool,
     filtered: bool,
+    /// The SELinux label of its program; empty: none was planned.
+    label: String,
 }
 
 /// `CAP_SETGID` and `CAP_SETUID`.
@@ -65,6 +68,7 @@ impl Bounds {
             ambient: process.ambient,
             no_new_privs: process.no_new_privs,
             filtered: process.seccomp.is_some(),
+            label: process.selinux.clone(),
         }
     }
 
@@ -80,6 +84,9 @@ impl Bounds {
             self.check(status, || false)?;
             check_ids(status, user, true, true)
         })?;
+        if telemetry::selinux_stand_in().is_none() {
+            self.check_next_label(Path::new("/proc"), pid)?;
+        }
         match self.place(pid)? {
             Place::Planned => Ok(()),
             Place::Below | Place::Elsewhere => Err("it is in another user namespace".into()),
@@ -98,9 +105,41 @@ impl Bounds {
             let checked = check_ids(status, user, users, groups);
             checked.or_else(|excess| if has_own_users() { Ok(()) } else { Err(excess) })
         })?;
+        if telemetry::selinux_stand_in().is_none() {
+            self.check_label(Path::new("/proc"), pid)?;
+        }
         match self.place(pid)? {
             Place::Planned | Place::Below => Ok(()),
             Place::Elsewhere => Err("it is in another user namespace".into()),
+        }
+    }
+
+    /// Compares the SELinux label that the next program of a process will have (proc(5), `attr`) with the planned one.
+    fn check_next_label(&self, proc: &Path, pid: u32) -> Result<(), String> {
+        if self.label.is_empty() {
+            return Ok(());
+        }
+        match label(proc, &pid.to_string(), "exec") {
+            Ok(next) if next == self.label => Ok(()),
+            Ok(next) => {
+                Err(format!("its program would have the SELinux label {next:?}, not {:?}", self.label))
+            }
+            Err(error) => unless_ended(&error, "SELinux label"),
+        }
+    }
+
+    /// Makes sure that a process does not run under our own SELinux label. It may have changed to another since, as the
+    /// policy lets it.
+    fn check_label(&self, proc: &Path, pid: u32) -> Result<(), String> {
+        if self.label.is_empty() {
+            return Ok(());
+        }
+        match (label(proc, &pid.to_string(), "current"), label(proc, "self", "current")) {
+            (Ok(its), Ok(ours)) if its == ours && its != self.label => {
+                Err(format!("it runs under pintle's own SELinux label {its:?}, not {:?}", self.label))
+            }
+            (Ok(_), Ok(_)) => Ok(()),
+            (Err(error), _) | (_, Err(error)) => unless_ended(&error, "SELinux label"),
         }
     }
 
@@ -174,6 +213,11 @@ impl Bounds {
     }
 }
 
+fn label(proc: &Path, process: &str, attribute: &str) -> io::Result<String> {
+    let text = fs::read_to_string(proc.join(process).join("attr").join(attribute))?;
+    Ok(text.trim_end_matches(['\0', '\n']).to_owned())
+}
+
 fn has_ended(status: &str) -> bool {
     process::field(status, "State").is_some_and(|state| state.starts_with(['Z', 'X']))
 }
@@ -225,6 +269,7 @@ mod tests {
             ambient: 0,
             no_new_privs: true,
             filtered: true,
+            label: String::new(),
         }
     }
 
@@ -360,6 +405,37 @@ mod tests {
         assert_eq!(mapped.on_host(&user(1, 2, &[3, 9])), Ok(user(101, 202, &[203, 209])));
         assert!(mapped.on_host(&user(1, 2, &[10])).is_err());
         assert_eq!(bounds().on_host(&user(1, 2, &[10])), Ok(user(1, 2, &[10])));
+    }
+
+    #[test]
+    fn a_process_that_would_keep_pintles_own_selinux_label_is_found() {
+        let proc = tempfile::tempdir().unwrap();
+        let write = |process: &str, attribute: &str, label: &str| {
+            let folder = proc.path().join(process).join("attr");
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(attribute), label).unwrap();
+        };
+        let planned = Bounds { label: "u:r:container_t:s0:c1".into(), ..bounds() };
+        let (next, now) =
+            (|| planned.check_next_label(proc.path(), 7), || planned.check_label(proc.path(), 7));
+        assert_eq!((next(), now()), (Ok(()), Ok(())), "it has ended");
+        write("self", "current", "u:r:runtime_t:s0\0");
+        for (label, fits) in
+            [("", false), ("u:r:container_t:s0:c2", false), ("u:r:container_t:s0:c1\0", true)]
+        {
+            write("7", "exec", label);
+            assert_eq!(next().is_ok(), fits, "{label}");
+        }
+        for (label, fits) in
+            [("u:r:runtime_t:s0", false), ("u:r:container_t:s0:c1\n", true), ("u:r:other_t:s0:c1", true)]
+        {
+            write("7", "current", label);
+            assert_eq!(now().is_ok(), fits, "{label}");
+        }
+        write("self", "current", "u:r:container_t:s0:c1");
+        write("7", "current", "u:r:container_t:s0:c1");
+        assert_eq!(now(), Ok(()), "pintle itself may be in a container");
+        assert_eq!(bounds().check_next_label(proc.path(), 7), Ok(()), "none was planned");
     }
 
     #[test]

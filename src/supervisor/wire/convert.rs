@@ -72,6 +72,7 @@ pub(crate) fn setup_request(pod: &PodId, dir: &Path, plan: &PodPlan, cgroup: &cg
         name: plan.name.clone(),
         uids: plan.users.iter().flat_map(|map| range_messages(&map.uids)).collect(),
         gids: plan.users.iter().flat_map(|map| range_messages(&map.gids)).collect(),
+        mount_label: plan.mount_label.clone(),
     }
 }
 
@@ -90,6 +91,7 @@ pub(crate) fn pod_plan(message: v1::Setup) -> Result<(PodId, PathBuf, PodPlan, c
         sysctls: message.sysctls.into_iter().map(|pair| (pair.key, pair.value)).collect(),
         shm_bytes: message.shm_bytes,
         users: id_map(message.uids, message.gids),
+        mount_label: message.mount_label,
     };
     Ok((pod, to_path(message.dir), plan, cgroup))
 }
@@ -136,6 +138,7 @@ pub(crate) fn process_message(plan: &ProcessPlan) -> v1::Process {
         nofile_soft: plan.nofile.0,
         nofile_hard: plan.nofile.1,
         apparmor: plan.apparmor.clone(),
+        selinux: plan.selinux.clone(),
     }
 }
 
@@ -163,6 +166,7 @@ pub(crate) fn process_plan(message: v1::Process) -> ProcessPlan {
         oom_score_adj: message.oom_score_adj,
         nofile: (message.nofile_soft, message.nofile_hard),
         apparmor: message.apparmor,
+        selinux: message.selinux,
     }
 }
 
@@ -180,6 +184,7 @@ pub(crate) fn create_request(plan: &ContainerPlan, version: u32) -> Result<v1::C
         process: Some(process_message(&plan.process)),
         lower: plan.lower.iter().map(|path| to_bytes(path)).collect(),
         writable: to_bytes(&plan.writable),
+        mount_label: plan.mount_label.clone(),
         readonly_rootfs: plan.readonly_rootfs,
         volumes: plan.volumes.iter().map(volume_message).collect(),
         devices: plan.devices.iter().map(device_message).collect(),
@@ -236,6 +241,7 @@ fn volume_message(volume: &Volume) -> v1::Volume {
         uids: volume.id_map.iter().flat_map(|map| range_messages(&map.uids)).collect(),
         gids: volume.id_map.iter().flat_map(|map| range_messages(&map.gids)).collect(),
         mapped_source,
+        relabel: volume.relabel,
     }
 }
 
@@ -320,6 +326,7 @@ pub(crate) fn container_plan(mut message: v1::Create) -> Result<ContainerPlan, F
         readonly: volume.readonly,
         recursive_read_only: volume.recursive_read_only,
         options: MountOptions { nodev: volume.nodev, noexec: volume.noexec, nosuid: volume.nosuid },
+        relabel: volume.relabel,
     };
     Ok(ContainerPlan {
         id: ContainerId::parse(&message.container_id).map_err(|error| bad("container id", error))?,
@@ -327,6 +334,7 @@ pub(crate) fn container_plan(mut message: v1::Create) -> Result<ContainerPlan, F
         process: process_plan(message.process.ok_or_else(|| bad("create", "no process"))?),
         lower: message.lower.into_iter().map(to_path).collect(),
         writable: to_path(message.writable),
+        mount_label: message.mount_label,
         readonly_rootfs: message.readonly_rootfs,
         volumes: message.volumes.into_iter().map(volume).collect(),
         devices: message.devices.into_iter().map(device).collect(),
@@ -411,6 +419,7 @@ pub(in crate::supervisor) mod tests {
             propagation: Propagation::Private,
             options: MountOptions::default(),
             id_map: Some(id_map()),
+            relabel: true,
         }
     }
 
@@ -435,6 +444,7 @@ pub(in crate::supervisor) mod tests {
             sysctls: vec![("a".into(), "b".into())],
             shm_bytes: 7,
             users: Some(id_map()),
+            mount_label: "u:o:f:s0:c1,c2".into(),
         };
         let pod = PodId::from_bytes([1; 32]);
         let handle = format!(r#"{{"driver":"Cgroupfs","version":"v1","path":"/{pod}","trees":[]}}"#);
@@ -465,11 +475,13 @@ pub(in crate::supervisor) mod tests {
                 no_new_privs: true,
                 seccomp: Some([1, 2, 3, 4, 5, 6, 7, 8].into()),
                 apparmor: "web".into(),
+                selinux: "u:r:t:s0:c1,c2".into(),
                 oom_score_adj: -5,
                 nofile: (1024, 4096),
             },
             lower: vec!["/l/1".into(), "/l/2".into()],
             writable: "/w".into(),
+            mount_label: "u:o:f:s0".into(),
             readonly_rootfs: true,
             volumes: [
                 VolumeSource::Host("/s".into()),
@@ -485,6 +497,7 @@ pub(in crate::supervisor) mod tests {
                 propagation: Propagation::Bidirectional,
                 options: MountOptions { nodev: true, noexec: false, nosuid: true },
                 id_map: None,
+                relabel: false,
             })
             .into_iter()
             .chain([mapped_volume()])

@@ -39,6 +39,8 @@ pub(crate) struct Setup {
     pub(crate) failpoints: String,
     /// `PINTLE_FAILPOINT_TRACE`: a file that collects the names of the points passed.
     pub(crate) trace: Option<PathBuf>,
+    /// `PINTLE_SELINUX`: a folder that stands in for SELinux.
+    pub(crate) selinux: Option<PathBuf>,
     /// A program with its arguments that runs the daemon (prlimit(1), nice(1)); several may follow each other.
     pub(crate) under: Vec<String>,
     /// Where the daemon's stderr leads; otherwise to the node's `daemon.log`.
@@ -291,6 +293,9 @@ impl Node {
         command.env("PINTLE_FAILPOINTS", &setup.failpoints).env("RUST_BACKTRACE", "1");
         if let Some(trace) = &setup.trace {
             command.env("PINTLE_FAILPOINT_TRACE", trace);
+        }
+        if let Some(folder) = &setup.selinux {
+            command.env("PINTLE_SELINUX", folder);
         }
         let stderr = setup.stderr.as_ref().map_or_else(|| log.try_clone(), |stderr| stderr.try_clone());
         command.stdin(Stdio::null()).stdout(log).stderr(stderr.unwrap());

@@ -157,6 +157,7 @@ impl<'a> Grouped<'a> {
             sysctls: sysctls(config, &pod.node.config).0,
             shm_bytes: pod.node.config.shm_bytes(),
             users: config.namespaces.users.map().cloned(),
+            mount_label: config.selinux.as_ref().map(|labels| labels.file.to_string()).unwrap_or_default(),
         };
         let newborn = zygote.fork(&pod.id, cgroup).await?;
         let (pid, pidfd) = (newborn.pid(), newborn.pidfd());
