@@ -6,7 +6,7 @@
 //! - `edits`: what a device changes about a container, purely.
 //!
 //! Invariant: the files are read anew for each container that asks for devices, so that a change is seen by the next.
-//! Invariant: a file that cannot be used costs its own devices only; whoever asks for one of them is told why.
+//! Invariant: a file that cannot be used costs its own devices only; whoever asks for one of them gets the reason.
 //! Invariant: what a device needs and pintle does not do (hooks, Intel RDT, network devices) is an error that names it,
 //! never left out, unless the operator has said so.
 //! Not here: who may ask for a device (the kubelet decides that), and how device files and mounts are made.

@@ -124,7 +124,7 @@ fn hugepages(files: &mut Files<'_>, size: &str) -> Hugepages {
 fn processes(group: &Group) -> Vec<u32> {
     let (mut pids, mut cgroups) = (Vec::new(), 0);
     let Some(directory) = group.processes_directory() else { return pids };
-    // An error ends the walk: what was found until then is told.
+    // An error ends the walk: what was found until then is returned.
     let _walked = tree::walk(&directory, &mut |visit| {
         let Visit::Enter(at) = visit else { return Ok(()) };
         cgroups += 1;

@@ -27,7 +27,7 @@ pub enum Version {
 }
 
 /// How long removing waits for killed processes to leave. A process in the kernel's hands may stay longer;
-/// then the caller is told and tries again later.
+/// then the caller gets an error and tries again later.
 const REMOVE_WAIT: Duration = Duration::from_secs(1);
 
 /// A cgroup of ours: `path` in every tree, or a leaf of it.
@@ -188,7 +188,7 @@ impl Group {
         result
     }
 
-    /// Removes the directories and all below them, in every tree even when one fails; the first error is told.
+    /// Removes the directories and all below them, in every tree even when one fails; the first error is returned.
     pub(super) fn remove(&self) -> Result<(), Error> {
         let deadline = Instant::now() + REMOVE_WAIT;
         let mut result = Ok(());

@@ -181,7 +181,7 @@ fn absent(setting: &Setting, path: PathBuf) -> Error {
     Error::NoController { limit: setting.limit, controller: setting.controller, path }
 }
 
-/// An absent file in a cgroup that is there means an absent controller, and that is what the operator is told.
+/// An absent file in a cgroup that is there means an absent controller, and that is what the error says.
 fn write(setting: &Setting, path: &Path) -> Result<(), Error> {
     match file::write(path, &setting.value) {
         Err(Error::Write { source, .. })

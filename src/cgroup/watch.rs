@@ -1,4 +1,4 @@
-//! Being told when the kernel kills for want of memory, so that *when* is known and not only how often.
+//! Notification when the kernel kills for want of memory, so that *when* is known and not only how often.
 
 use std::{
     fs::File,

@@ -74,7 +74,7 @@ impl<T> Journal<T> {
         Ok(Subscriber::new(Arc::clone(&self.shared), id))
     }
 
-    /// The daemon ends: subscribers read what there is and are told.
+    /// The daemon ends: subscribers read the entries that are held, and then the end.
     pub fn close(&self) {
         self.shared.state().close();
         self.shared.grown.send_replace(());

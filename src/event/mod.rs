@@ -16,7 +16,7 @@
 //! Invariant: a slow subscriber costs its own stream: it holds up neither publishers nor other subscribers, and
 //! its place is free as soon as it has lost its way.
 //! Invariant: moments only grow, also when the clock is set back.
-//! Not here: what an event is about, and who is told in which words. Nothing is on disk: what happened while
+//! Not here: what an event is about, and who receives it in which message. Nothing is on disk: what happened while
 //! no daemon ran is found out, and published, by recovery.
 
 mod error;

@@ -1,4 +1,4 @@
-//! One subscriber of the journal: its place in it, and why it is told nothing more.
+//! One subscriber of the journal: its place in it, and why it gets no more entries.
 
 use std::sync::Arc;
 

@@ -83,7 +83,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The one error that decides what a failure means, where several are told.
+    /// The one error that decides what a failure means, where several are reported.
     pub fn decisive(&self) -> &Self {
         match self {
             Self::Everywhere { decisive, .. } => decisive.decisive(),

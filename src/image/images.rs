@@ -104,7 +104,7 @@ impl Images {
     ///
     /// # Errors
     /// [`Error::BadArchive`] for what is neither, [`Error::BadReference`] for the name. What is wrong with one
-    /// image is told in [`Loaded`] and leaves nothing behind.
+    /// image is reported in [`Loaded`] and leaves nothing behind.
     pub async fn load(
         &self,
         input: Input,

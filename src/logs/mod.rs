@@ -10,7 +10,7 @@
 //!
 //! Invariant: a record is in the file whole or not at all; a full disk loses lines, never halves.
 //! Invariant: memory per log is bounded (one batch of 64 KiB and two held lines), and no line allocates.
-//! Invariant: a write error never reaches the workload. It is counted, and told in the log afterwards.
+//! Invariant: a write error never reaches the workload. It is counted, and reported in the log afterwards.
 //! Not here: when to rotate (the kubelet decides), who reads the pipes (`supervisor`).
 
 mod file;

@@ -13,7 +13,7 @@ use rustix::{
     path::DecInt,
 };
 
-/// Descriptors of one container that are looked at one by one. Of further ones only their number is told, on
+/// Descriptors of one container that are looked at one by one. Of further ones only their number is reported, on
 /// kernels that know it (Linux 6.2).
 const DESCRIPTORS_MAX: usize = 4096;
 

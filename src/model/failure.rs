@@ -20,7 +20,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure that is told in words.
+    /// A failure in words.
     pub fn new(stage: Stage, object: impl Into<String>, text: impl Into<String>) -> Self {
         Self { stage, object: object.into(), errno: 0, path: String::new(), text: text.into() }
     }

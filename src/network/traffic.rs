@@ -20,7 +20,7 @@ use crate::sys::process;
 /// Most that is read of one `net/dev`; bytes. An interface takes some 130.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// Interfaces of one pod that are told; the kernel lists them in the order in which they were made, so the
+/// Interfaces of one pod that are reported; the kernel lists them in the order in which they were made, so the
 /// pod's own comes first.
 const INTERFACES_MAX: usize = 64;
 

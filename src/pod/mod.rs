@@ -27,7 +27,7 @@
 //! Invariant: only the driver of a pod changes its records and its view.
 //! Invariant: a driver never waits for a workload, nor for a plugin, nor for a supervisor: those are effects.
 //! Invariant: when a caller hears of a success, it is written and shown. Failures leave nothing behind.
-//! Invariant: followers are told of a change after it is shown, and in the order in which it was decided.
+//! Invariant: a change is announced to followers after it is shown, and in the order in which it was decided.
 //! Invariant: no fsync between RunPodSandbox and StartContainer.
 //! Not here: how anything is done. No system calls on containers, no network, no layers, no wire types; no
 //! figures (`meter`).

@@ -271,7 +271,7 @@ impl Pods {
         self.node.events.moment()
     }
 
-    /// The daemon ends. Its followers are told and have to come back; the pods go on.
+    /// The daemon ends. Its followers get the end of the stream and have to come back; the pods go on.
     pub fn end_following(&self) {
         self.node.events.close();
     }

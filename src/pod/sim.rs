@@ -6,7 +6,7 @@
 //!
 //! Always: every call is answered once, no work is ordered twice, an exit is announced once and keeps its code, nothing
 //! that lives is listed as exited, nothing is killed that nobody wanted ended. After each death and recovery: what a
-//! caller was told of is there. In the end: nothing is left.
+//! caller got an answer about is there. In the end: nothing is left.
 //!
 //! Long: one world, and what each kind of work does in it.
 
@@ -845,7 +845,7 @@ impl Life {
                     steps.one()?;
                     live.damaged = false;
                     live.pod = Some(PodRecord { state: PodPhase::Ready, ..found.record.clone() });
-                    // All of it was there, whether or not a caller was told.
+                    // All of it was there, whether or not a caller got an answer.
                     world.was_ready = true;
                 }
                 proven(found, remains, probe)
@@ -947,7 +947,7 @@ fn resumed(found: super::recover::decide::Found) -> (Ledger, Vec<super::life::Or
     Ledger::recovered(facts, recovered, Instant::now())
 }
 
-/// Nobody has been told of the pod, so a call that is about it changes nothing.
+/// Nobody has got an answer about the pod, so a call that is about it changes nothing.
 fn is_unfinished(desk: &Desk) -> bool {
     matches!(desk.ledger.phase(), None | Some(PodPhase::Starting))
 }

@@ -21,8 +21,8 @@
 //!
 //! A folder uses only those below it: daemon and zygote, inside, last words, child, wire.
 //!
-//! Invariant: an exit is on disk before anybody is told, and told until a daemon has stored it.
-//! Invariant: a container's log is complete before its exit is told.
+//! Invariant: an exit is on disk before it is reported, and reported until a daemon has stored it.
+//! Invariant: a container's log is complete before its exit is reported.
 //! Invariant: a supervisor whose daemon dies goes on; one whose pod was never set up ends.
 //! Not here: what a pod or container should be (`pod`), how one is made (`launcher`).
 

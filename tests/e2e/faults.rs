@@ -1,4 +1,4 @@
-//! Records, leases and folders are damaged under pods that run; nothing is told to have ended that lives, and
+//! Records, leases and folders are damaged under pods that run; nothing is reported as ended that lives, and
 //! nothing is left behind.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};

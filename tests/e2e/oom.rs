@@ -23,7 +23,7 @@ const GREEDY: &str = "tail /dev/zero";
 /// Containers of one pod, one after the other.
 const PER_POD: u64 = 20;
 
-/// What happens to a container of one kind, and how it must be told.
+/// What happens to a container of one kind, and how it must be reported.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     name: &'static str,
@@ -121,7 +121,7 @@ fn the_first_of_two_kills_is_the_reason() {
 
 type End = (i32, String);
 
-/// Runs a container of this kind to its end: how that was told, and how it must be.
+/// Runs a container of this kind to its end: how that was reported, and how it must be.
 fn end_one(node: &Node, pod: &Pod<'_>, number: u64, kind: &Kind, chance: &mut Chance) -> (End, End) {
     let go = format!("go-{}-{number}", pod.config.metadata.as_ref().unwrap().name);
     let waiting = format!("while [ ! -e /shared/{go} ]; do sleep 0.02; done; exec {GREEDY}");

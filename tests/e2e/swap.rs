@@ -1,4 +1,4 @@
-//! Swap: who may have how much of it, and what is told of it. A host without any says so.
+//! Swap: who may have how much of it, and what is reported of it. A host without any says so.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 

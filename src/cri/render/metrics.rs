@@ -74,7 +74,7 @@ mod tests {
         pod::ContainerView,
     };
 
-    /// Name → label values without the common ones, and value, of everything that is told.
+    /// Name → label values without the common ones, and value, of every sample.
     fn samples() -> Vec<(String, Vec<String>, u64)> {
         let wire = pod_metrics(&fixture::pod());
         let all = wire.metrics.into_iter().chain(wire.container_metrics.into_iter().flat_map(|c| c.metrics));

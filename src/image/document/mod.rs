@@ -186,7 +186,7 @@ fn manifest(
         return Err(Error::Limit { what: "number of layers", limit: LAYERS_MAX as u64 });
     }
     for layer in layers {
-        // Compression is told by the first bytes; the type says only whether it is a layer at all. Addresses
+        // Compression is recognised by the first bytes; the type says only whether it is a layer at all. Addresses
         // of foreign layers (`urls`) are never followed: they would name any host on our behalf. Their blob is
         // asked for as any other, and many registries have it.
         let known = layer.media_type.starts_with("application/vnd.oci.image.layer.")

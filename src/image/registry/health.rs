@@ -34,7 +34,7 @@ struct Failing {
 }
 
 impl Health {
-    /// Whether others go first. When the time is over, the first who asks is told no and has to find out.
+    /// Whether others go first. When the time is over, the first who asks gets a no and has to find out.
     pub(super) fn rests(&self, host: &Host, now: Instant) -> bool {
         let mut failing = self.lock();
         let Some(known) = failing.get_mut(&host.base).filter(|known| known.host == *host) else {
@@ -98,7 +98,7 @@ mod tests {
         assert!(health.rests(&host, s(15)));
         health.failed(&host, s(16));
         assert!(health.rests(&host, s(45)) && !health.rests(&host, s(46)));
-        // Its outcome is never told: another finds out.
+        // Its outcome is never reported: another finds out.
         assert!(health.rests(&host, s(85)) && !health.rests(&host, s(86)));
         health.works(&host);
         assert!(!health.rests(&host, s(87)) && !health.rests(&host, s(87)));

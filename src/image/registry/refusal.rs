@@ -79,7 +79,7 @@ pub(super) async fn read(mut response: Response) -> String {
             }
         }
     };
-    // What came in time is told.
+    // What came in time is reported.
     let _read = timeout(BODY_TIMEOUT, reading).await;
     body.truncate(BODY_BYTES_MAX);
     words_of(&body)

@@ -144,7 +144,7 @@ struct Sink {
 /// One stream's standing.
 #[derive(Debug, Default)]
 struct Account {
-    /// Lines lost and not yet told of.
+    /// Lines lost and not yet reported.
     lost: u64,
     lost_ever: u64,
     /// A record of the line at hand was lost; the rest of it must not look like a line of its own.

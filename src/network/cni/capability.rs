@@ -1,4 +1,4 @@
-//! What plugins are told of a pod: `CNI_ARGS` as Calico, Cilium, Flannel and Multus read them, and arguments by capability
+//! What plugins are given of a pod: `CNI_ARGS` as Calico, Cilium, Flannel and Multus read them, and arguments by capability
 //! as containerd and CRI-O give them. Pure.
 
 use serde_json::{Map, Value, json};

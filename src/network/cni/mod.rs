@@ -1,7 +1,7 @@
 //! Networks that plugins make: the Container Network Interface, versions 0.1.0 to 1.1.0 of its specification.
 //!
 //! - `config.rs`, `folder.rs`: which configuration counts, and the folder that it is read from.
-//! - `capability.rs`, `invocation.rs`: what plugins are told of a pod, and how.
+//! - `capability.rs`, `invocation.rs`: what plugins are given of a pod, and how.
 //! - `plugin.rs`, `chain.rs`: one plugin as a child process; all of a network, one after another.
 //! - `result.rs`: what they answer.
 //! - `cache.rs`: what is kept of an attachment, for DEL and for libcni's tools.

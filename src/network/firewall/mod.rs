@@ -37,7 +37,7 @@ const TABLE: &str = "pintle";
 /// The table, and what it is to say.
 #[derive(Debug, Default)]
 pub(super) struct Firewall {
-    /// What the kernel has been told last. One change at a time.
+    /// The ruleset that was written last. One change at a time.
     written_last: Mutex<Wanted>,
     /// The kernel has no nftables with address translation.
     missing: AtomicBool,

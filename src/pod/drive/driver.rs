@@ -281,7 +281,7 @@ impl Driver {
                 Input::Exited(id, exit)
             }
             supervisor::Event::Lost => {
-                // One that was told to end is expected to hang up.
+                // One that was asked to end is expected to hang up.
                 if self.ledger.phase() == Some(PodPhase::Ready) {
                     warn!(pod = %self.pod.id, "lost the connection to the supervisor");
                 }
@@ -293,7 +293,7 @@ impl Driver {
     }
 
     fn supervisor_ended(&mut self) -> Input {
-        // One that was told to end is expected to.
+        // One that was asked to end is expected to.
         if self.ledger.phase() == Some(PodPhase::Ready) {
             error!(pod = %self.pod.id, "the supervisor has ended; its containers are killed");
         }

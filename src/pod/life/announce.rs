@@ -19,18 +19,18 @@ pub struct Event {
     pub pod: Arc<PodView>,
 }
 
-/// In the order of a life; each is told once at most.
+/// In the order of a life; each is announced once at most.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Change {
     Created,
-    /// Not told of a container whose start failed.
+    /// Not announced of a container whose start failed.
     Started,
     Stopped,
     Deleted,
 }
 
 impl Change {
-    /// The last that could have been told of a container in `state`.
+    /// The last that could have been announced of a container in `state`.
     pub(super) fn reached(state: &ContainerState) -> Self {
         match state {
             ContainerState::Created { .. } => Self::Created,
@@ -39,7 +39,7 @@ impl Change {
         }
     }
 
-    /// What is still to be told of a container in `state` of which this was told last. While an answer to its
+    /// What is still to be announced of a container in `state` of which this was announced last. While an answer to its
     /// start is on the way, nobody knows whether an end is that of a workload that ran.
     fn unannounced(self, state: &ContainerState, starting: bool) -> &'static [Self] {
         match (self, state) {
@@ -61,7 +61,7 @@ impl Ledger {
         self.orders.push(Order::Announce(event));
     }
 
-    /// Tells what the container has become since it was last told of.
+    /// Announces what the container has become since the last announcement.
     pub(super) fn announce_life(&mut self, at: usize) {
         let starting = self.containers[at].is_starting();
         self.announce_of(at, starting);

@@ -89,7 +89,7 @@ impl ContainerState {
     }
 }
 
-/// A container that is being made, or taken away before anybody was told of it.
+/// A container that is being made, or taken away before anybody knew of it.
 #[derive(Debug)]
 pub(super) struct PendingContainer {
     pub(super) id: ContainerId,
@@ -139,7 +139,7 @@ pub(super) struct Container {
     /// Its record is older than it: a write for this reason failed.
     pub(super) unwritten: Option<RecordReason>,
     pub(super) limits: Changes<Resources>,
-    /// What followers were told of it last.
+    /// What was announced of it last.
     pub(super) announced: Change,
 }
 
@@ -188,7 +188,7 @@ pub(in crate::pod) struct Remembered {
     pub(in crate::pod) view: ContainerView,
     /// A start was asked of its supervisor, and its answer is not recorded.
     pub(in crate::pod) starting: bool,
-    /// Followers were not told of its end.
+    /// Its end was not announced.
     pub(in crate::pod) unheard_end: bool,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Changes of one object are made one at a time, in the order in which they were asked for: each says what it
 //! sets, and what that makes depends on the one before. The kernel goes first and the record after it; when
-//! either refuses, both are as they were. A daemon that dies between the two has told nobody, and the repeated
+//! either refuses, both are as they were. A daemon that dies between the two has answered nobody, and the repeated
 //! call finds the limits set and writes the record.
 
 use std::{collections::VecDeque, sync::Arc};

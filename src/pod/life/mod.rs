@@ -1,4 +1,4 @@
-//! The rules of a pod's life, purely: a [`Ledger`] is told what has happened and gives orders.
+//! The rules of a pod's life, purely: a [`Ledger`] takes what has happened and gives orders.
 //!
 //! ```text
 //! pod        Starting ─made─► Ready ──stop, supervisor ended──► Stopping ──torn down──► NotReady ──► Gone

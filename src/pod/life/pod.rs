@@ -25,7 +25,7 @@ pub(in crate::pod) struct PodFacts {
 /// What a pod can do, as its record says it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(in crate::pod) enum PodPhase {
-    /// Being made. Nobody has been told its id.
+    /// Being made. Nobody knows its id yet.
     Starting,
     /// Its supervisor holds its namespaces, its network is up, and containers may be made.
     Ready,

@@ -15,7 +15,7 @@ use crate::{
     supervisor::ContainerFacts,
 };
 
-/// Failed releases of the network after which a stop succeeds and the release is owed: the kubelet never
+/// Failed releases of the network after which a stop succeeds and the release is a debt: the kubelet never
 /// calls RemovePodSandbox after a failed StopPodSandbox.
 const RELEASES_MAX: u32 = 3;
 
@@ -55,7 +55,7 @@ impl Ledger {
         }
     }
 
-    /// From here on the pod can be listed and found. It has to be before anybody is told its id.
+    /// From here on the pod can be listed and found. It has to be before anybody gets its id.
     pub(super) fn ready_written(&mut self, result: Result<(), Error>) {
         let starts = self.after(PodInput::Started) == Some(PodPhase::Ready);
         let (PodState::Made { waiting, attachment, link }, true) = (&mut self.state, starts) else { return };

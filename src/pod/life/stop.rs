@@ -9,7 +9,7 @@ use super::{
 };
 use crate::model::{ContainerId, Exit, Failure, Stage};
 
-/// Rounds of killing, two seconds each and more, after which those who wait are told that it does not die.
+/// Rounds of killing, two seconds each and more, after which those who wait get an error: it does not die.
 /// The killing goes on.
 pub(super) const KILL_ROUNDS_QUIET_MAX: u32 = 5;
 
@@ -105,7 +105,7 @@ impl Ending {
     }
 }
 
-/// Why those who wait for a container's end are told that it does not come.
+/// The error for those who wait for a container's end that does not come.
 pub(super) fn undying(id: &ContainerId, pid: Option<u32>) -> Failure {
     Failure {
         stage: Stage::Deadline,
@@ -205,7 +205,7 @@ impl Ledger {
         self.kill_round(at, round);
     }
 
-    /// A process in uninterruptible sleep: those who wait are told, and nobody else is held up.
+    /// A process in uninterruptible sleep: those who wait get an error, and nobody else is held up.
     fn report_undying(&mut self, at: usize) {
         let container = &mut self.containers[at];
         let (id, pid) = (container.id().clone(), container.shown().state.pid());

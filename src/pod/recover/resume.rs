@@ -149,7 +149,7 @@ fn is_gone(failure: &Failure) -> bool {
 }
 
 /// What its record said is in other places too: the config on disk, as of the pod's creation; the addresses in their
-/// leases; the rest is told by the supervisor.
+/// leases; the rest is reported by the supervisor.
 async fn rebuild(node: &Arc<Node>, mut found: Box<Found>) -> Box<Found> {
     let record = &mut found.record;
     let id = record.id.clone();
@@ -404,7 +404,7 @@ mod tests {
         start(&node).await;
         let expected = [(255, ExitReason::NodeReboot), (3, ExitReason::Error)];
         assert_eq!((node.board.view().pods[0].ready, exits(&node)), (false, expected.to_vec()));
-        // The other's end was told by the daemon that wrote it down.
+        // The other's end was announced by the daemon that wrote it down.
         let mut follower = node.events.subscribe().unwrap();
         let entry = follower.next().await.unwrap();
         let one = running(&record, 1).id;

@@ -493,7 +493,7 @@ impl Reader {
     }
 
     async fn tell(&self, event: Event) {
-        // It is told again on the next connection; without a client there is nobody to tell.
+        // It is reported again on the next connection; without a client there is nobody to report it to.
         let _unread: Result<(), mpsc::error::SendError<Event>> = self.tell.send(event).await;
     }
 }

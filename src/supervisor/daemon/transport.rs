@@ -23,7 +23,7 @@ use crate::model::{Failure, Stage};
 use v1::{reply::Result as Answer, request::Call};
 
 /// Bytes that may wait for a supervisor that does not read. One that is stopped is asked the same few small things
-/// again and again; past this it is as good as lost, and what it missed is told to its next connection.
+/// again and again; past this it is as good as lost, and what it missed is sent to its next connection.
 const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// An answer, with the descriptors that came with it.

@@ -261,7 +261,7 @@ impl Supervisor {
         }
     }
 
-    /// Closes a client's socket. One that is not told the end before has been dropped, or has gone.
+    /// Closes a client's socket. One that is not sent the end before has been dropped, or has gone.
     fn detach(&mut self, id: &ContainerId, token: u64) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Some(index) = container.attached.iter().position(|client| client.token == token) else { return };

@@ -340,7 +340,7 @@ impl Supervisor {
             let text = format!("the helper that made it ended with {} afterwards", ended.code());
             self.say(Level::Warn, Some(id), text);
         }
-        // One that has done its work leaves an init that tells when it waits, or whose end will be told.
+        // One that has done its work leaves an init that reports when it waits, or whose end will be reported.
         if ended != Ended::Code(0) {
             let text = format!("the helper that made it ended with {}", ended.code());
             self.died_while_made(id, &text);

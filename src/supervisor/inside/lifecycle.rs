@@ -452,7 +452,7 @@ impl Supervisor {
         self.close_oom_watch(id);
         crate::failpoint!("supervisor.exit-decided");
         if let Some(pod) = &self.pod {
-            // On a state directory that is full the daemon is still told; it has its own record.
+            // On a state directory that is full the exit is still reported to the daemon, which has its own record.
             if let Err(error) = store::put(&super::super::exit_path(&pod.dir, id), &exit, Durability::Process)
             {
                 self.say(Level::Error, Some(id), format!("could not record its exit: {error}"));

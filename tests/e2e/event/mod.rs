@@ -1,6 +1,6 @@
-//! What happens is told to everyone who follows: once, in order, and with the state it led to.
+//! Events: each reaches everyone who follows, once, in order, and with the state it led to.
 //!
-//! `churn.rs` compares what was told over many lives with what was done and what lists showed.
+//! `churn.rs` compares the events of many lives with what was done and what lists showed.
 
 mod churn;
 
@@ -34,7 +34,7 @@ tests![
 
 pub(crate) const CHURN_TESTS: &[Test] = churn::TESTS;
 
-/// How long a silence shows that nothing more is told.
+/// How long a silence shows that no more events come.
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// Subscribers that the daemon has places for.

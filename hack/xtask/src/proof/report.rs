@@ -26,7 +26,7 @@ const AMOUNTS: [(&str, &str); 5] = [
     ("PINTLE_E2E_SESSIONS", "10000"),
 ];
 
-/// Runs a story, which is told where to write its figures, and writes the page whatever comes of it.
+/// Runs a story, which gets the place for its figures, and writes the page whatever comes of it.
 pub(super) fn run(name: &str, promise: &str, story: &str, place: &Where) -> Result<()> {
     // In a folder of its own: the test machine is to write there, and nowhere else.
     let folder = env::temp_dir().join(format!("pintle-proof-{name}-{}", std::process::id()));

@@ -70,7 +70,7 @@ enum Look {
     Recorded(Exit),
     /// No process is left in its cgroup.
     Empty,
-    /// There are processes, or it cannot be told.
+    /// There are processes, or it is not known.
     Alive,
 }
 
@@ -81,7 +81,7 @@ async fn look(pod: &Arc<Pod>, id: &ContainerId) -> Look {
     let end = keep::end_file(&pod.node.places.known(&pod.id), &id);
     let look = move || {
         let empty = leaf.is_none_or(|leaf| matches!(leaf.populated(), Ok(false)));
-        // What was told once holds: the disk may know what the supervisor cannot say any more.
+        // What was reported once holds: the disk may know what the supervisor cannot say any more.
         let kept = || store::get::<EndRecord>(&end).ok().map(|end| end.exit);
         Ok((supervisor::recorded_exit(&folder, &id).or_else(kept), empty))
     };
@@ -107,7 +107,7 @@ async fn kill_directly(pod: &Arc<Pod>, id: &ContainerId) {
 }
 
 /// Kills what a dead supervisor has left, and finds out how it ended. Containers whose end it wrote down keep
-/// that end; what has processes still is not told to have ended.
+/// that end; what has processes still is not reported as ended.
 pub(super) async fn orphans(pod: Arc<Pod>, ids: Vec<ContainerId>) -> Report {
     kill_pod(&pod).await;
     let mut ends = Vec::new();

@@ -51,7 +51,7 @@ pub(super) async fn make(pod: Arc<Pod>, zygote: Option<Arc<Zygote>>) -> Report {
         let error = Error::Defect("there is no zygote to fork a supervisor from");
         return Report::PodFailed(Leftovers::default(), error);
     };
-    // The turn ends with the making, before anybody is told.
+    // The turn ends with the making, before anybody is answered.
     let turn = match pod.node.creates.enter().await {
         Ok(turn) => turn,
         Err(busy) => return Report::PodFailed(Leftovers::default(), busy),
@@ -228,7 +228,7 @@ impl Attached<'_> {
 }
 
 /// Takes away what there is of a pod that could not be made: the last thing first, all of it, whatever fails.
-/// What cannot be taken away is owed, and the records stay until that is paid. Without `leftovers` all of its parts
+/// What cannot be taken away is a debt, and the records stay until that is paid. Without `leftovers` all of its parts
 /// are there.
 pub(super) async fn undo(pod: Arc<Pod>, client: Option<Client>, leftovers: Option<Leftovers>) -> Report {
     let _reserve = descriptors::lend_reserve();

@@ -23,7 +23,7 @@ use crate::{
     sys::descriptors,
 };
 
-/// How long a supervisor may take to end after it was told to.
+/// How long a supervisor may take to end after it was asked to.
 const SUPERVISOR_END_MAX: Duration = Duration::from_secs(5);
 
 /// How long killed processes may take to leave their cgroup before it is an error.
