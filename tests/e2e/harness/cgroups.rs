@@ -117,6 +117,20 @@ impl Cgroups {
         tops.filter(|folder| folder.exists()).collect()
     }
 
+    /// Thaws what a daemon that was killed in the midst of a kill has left frozen: on v1 it would not die.
+    pub(crate) fn thaw(&self) {
+        for top in self.folders() {
+            // From the top down: what is below a frozen group stays frozen.
+            for folder in std::iter::once(top.clone()).chain(below(&top)) {
+                let state = folder.join("freezer.state");
+                if state.exists() {
+                    // The group may have gone meanwhile.
+                    let _ = fs::write(state, "THAWED");
+                }
+            }
+        }
+    }
+
     /// The part of the node's folder `top` that a kubelet makes and removes itself: this, and the pods' in it.
     pub(crate) fn kubelets(&self, top: &Path) -> PathBuf {
         top.join(match self.driver {

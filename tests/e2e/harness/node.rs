@@ -327,6 +327,7 @@ impl Drop for Node {
             eprintln!("---- the daemon's last words in {name}\n{}\n----", self.log_tail());
         }
         self.end_daemon("-KILL");
+        self.folders.cgroups.thaw();
         self.namespaces.end();
         let _ = self.registry.wait();
     }
