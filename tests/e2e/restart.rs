@@ -258,7 +258,7 @@ fn live(insist: &Insist<'_>, name: &str, later: &Setup) -> Result<(), Status> {
     let ready = insist.on(|| node.cri().list_pod_sandbox(ready_pods()))?.items;
     // On a slow machine the worker has ended by now, and with it a supervisor that dies of that. What it recorded
     // of the worker stands; the server ends with nothing else.
-    if ready.is_empty() && insist.on(|| server.try_status())?.reason == "SupervisorDied" {
+    if ready.is_empty() && wait_for_exit(insist, &server)?.reason == "SupervisorDied" {
         return Err(Status::aborted("the supervisor died"));
     }
     assert_eq!(ready.iter().map(|pod| pod.id.as_str()).collect::<Vec<_>>(), [pod.id.as_str()]);
