@@ -8,7 +8,9 @@ use std::{
 use tonic::Code;
 
 use crate::{
-    harness::{BUSYBOX, Container, Node, Pod, client, pid_of_program, runner::tests, v1, wait_until},
+    harness::{
+        BUSYBOX, Container, Node, Pod, WebSocket, client, pid_of_program, runner::tests, v1, wait_until,
+    },
     streaming::{Screen, in_terminal, terminal},
 };
 
@@ -20,6 +22,7 @@ tests![
     a_client_that_does_not_read_delays_nobody,
     a_new_daemon_attaches_to_an_old_container,
     a_terminal_is_shown_logged_and_resized,
+    a_terminal_that_ends_at_once_has_lost_nothing,
     what_has_ended_is_not_attached_to,
 ];
 
@@ -232,6 +235,39 @@ fn a_terminal_is_shown_logged_and_resized() {
             "{:?}",
             container.log_texts()
         );
+    }
+    node.assert_clean();
+}
+
+/// The kernel hangs a terminal up with its last user, however much of what that wrote is still to be read.
+fn a_terminal_that_ends_at_once_has_lost_nothing() {
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let script = "yes 0123456789abcdef | head -n 20000; echo last";
+    let expected = format!("{}last\r\n", "0123456789abcdef\r\n".repeat(20_000));
+    let sleeper = pod.run_in("sleeper", ["sleep", "1000"]);
+    for nth in 0..5 {
+        let container = pod.create_with(&format!("main-{nth}"), BUSYBOX, ["sh", "-c", script], |config| {
+            config.tty = true;
+        });
+        container.start();
+        assert_eq!(container.wait(), 0);
+        let log = container.log_texts();
+        assert_eq!((log.len(), log.last().map(|line| line.trim_end())), (20_001, Some("last")));
+
+        let request = v1::ExecRequest {
+            container_id: sleeper.id.clone(),
+            cmd: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            stdout: true,
+            tty: true,
+            ..Default::default()
+        };
+        let url = node.cri().exec(request).unwrap().url;
+        let mut client = WebSocket::open(&node, &url, "v5.channel.k8s.io");
+        let messages = std::iter::from_fn(|| client.next()).map(|message| message.into_data());
+        let shown: Vec<u8> =
+            messages.filter(|data| data.first() == Some(&1)).flat_map(|data| data[1..].to_vec()).collect();
+        assert!(shown == expected.as_bytes(), "{nth}: {} bytes of {}", shown.len(), expected.len());
     }
     node.assert_clean();
 }

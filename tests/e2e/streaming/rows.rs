@@ -8,7 +8,7 @@ tests![each_row_has_its_stories];
 type Row = (&'static str, &'static [&'static str]);
 
 /// What clients in the field need of exec, attach and port-forward.
-const CHECK_LIST: [Row; 18] = [
+const CHECK_LIST: [Row; 20] = [
     (
         "crictl exec: output, input to its end, exit code",
         &["streaming::exec_brings_each_stream_and_the_exit_code", "streaming::exec_that_cannot_run_says_why"],
@@ -21,6 +21,10 @@ const CHECK_LIST: [Row; 18] = [
             "attach::clients_see_the_same_and_the_log_has_it_too",
             "attach::a_terminal_is_shown_logged_and_resized",
         ],
+    ),
+    (
+        "the last output of a terminal, of a container's and of an exec's",
+        &["attach::a_terminal_that_ends_at_once_has_lost_nothing"],
     ),
     ("crictl port-forward", &["streaming::ports_of_a_pod_are_reached_from_outside"]),
     (
@@ -71,6 +75,16 @@ const CHECK_LIST: [Row; 18] = [
         &[
             "streaming::the_client_of_kubernetes_runs_commands",
             "streaming::the_client_of_kubernetes_forwards_ports",
+        ],
+    ),
+    (
+        "pintle exec, attach and run, in the clear and over TLS",
+        &[
+            "cli::exec::a_command_has_its_streams_and_its_exit_code",
+            "cli::attach::a_person_detaches_and_the_container_goes_on",
+            "cli::run::a_run_has_the_terminal_and_leaves_nothing",
+            "cli::tls::exec_attach_and_run_know_the_daemon_by_its_own_certificate",
+            "cli::tls::a_person_shows_a_certificate_where_one_is_wanted",
         ],
     ),
     ("critest's streaming specs", &["conformance::critest_says_what_we_expect_of_each_spec"]),
