@@ -1,10 +1,15 @@
 //! Programs run in a container beside its own.
+//!
+//! `PINTLE_E2E_EXECS` is how many of them one story runs, four at a time; `cargo xtask proof execs` has 100,000.
 
-use std::time::{Duration, Instant};
+use std::{
+    env, fs, thread,
+    time::{Duration, Instant},
+};
 
 use tonic::Code;
 
-use crate::harness::{BUSYBOX, Node, Output, runner::tests, wait_until};
+use crate::harness::{BUSYBOX, Node, Output, figures, runner::tests, wait_for, wait_until};
 
 tests![
     streams_and_exit_code_come_back_apart,
@@ -13,6 +18,7 @@ tests![
     a_child_that_holds_the_pipe_does_not_hold_the_answer,
     much_output_comes_whole,
     many_at_once_all_answer,
+    many_one_after_the_other_leave_nothing,
     much_output_of_many_is_cut_and_not_held,
     nothing_runs_where_nothing_is,
     a_program_that_is_not_there_is_an_error,
@@ -154,4 +160,81 @@ fn an_exec_dies_for_memory_as_its_container_would() {
     assert_eq!(node.read(&format!("/proc/{}/oom_score_adj", container.pid())), "500\n");
     assert_eq!(container.shell("cat /proc/self/oom_score_adj"), "500\n");
     node.assert_clean();
+}
+
+/// Without the variable: CI has other things to do.
+const EXECS: usize = 400;
+/// How many are under way at a time.
+const WORKERS: usize = 4;
+/// How far the memory of a process may be from what it was.
+const SLACK_KIB: u64 = 4 << 10;
+
+/// The resident memory in the text of a process's status file; KiB.
+fn resident_kib(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn descriptors(node: &Node, pid: &str) -> usize {
+    node.run("ls", [&format!("/proc/{pid}/fd")]).lines().count()
+}
+
+fn many_one_after_the_other_leave_nothing() {
+    let count = env::var("PINTLE_E2E_EXECS").ok().and_then(|text| text.parse().ok()).unwrap_or(EXECS);
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    let container = pod.run_in("main", ["sleep", "1000000"]);
+    let stat = node.read(&format!("/proc/{}/stat", container.pid()));
+    let supervisor = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap();
+    let resident = || {
+        let daemon = fs::read_to_string(format!("/proc/{}/status", node.daemon_pid())).unwrap();
+        [node.read(&format!("/proc/{supervisor}/status")), daemon].map(|status| resident_kib(&status))
+    };
+    // One that has ended and was not reaped counts, too. The shell counts by itself, and starts none.
+    let processes = || node.run("sh", ["-c", "set -- /proc/[0-9]*; echo $#"]);
+    // Cgroups of other tests may go while it looks, which it would take for a failure.
+    let find = format!("find /sys/fs/cgroup -type d -path '*{}*/exec-*' 2>/dev/null; true", pod.id);
+    let cgroups = || node.run("sh", ["-c", &find]);
+    let run = |count: usize| {
+        let workers: Vec<Vec<Duration>> = thread::scope(|scope| {
+            let one = |nth| {
+                let container = &container;
+                scope.spawn(move || (nth..count).step_by(WORKERS).map(|_| timed(container)).collect())
+            };
+            let workers: Vec<_> = (0..WORKERS).map(one).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+        });
+        workers.concat()
+    };
+    // The first ones make room that stays.
+    run(EXECS / 2);
+    let (alive, left, open) = (processes(), cgroups(), descriptors(&node, supervisor));
+    let before = resident();
+    let begun = Instant::now();
+    let mut times = run(count);
+    let took = begun.elapsed();
+    wait_for("no process is left", &alive, processes);
+    wait_for("no cgroup is left", &left, cgroups);
+    wait_for("no descriptor is left", &open, || descriptors(&node, supervisor));
+    let after = resident();
+    let [supervisor_kib, daemon_kib] = [0, 1].map(|nth| after[nth].saturating_sub(before[nth]));
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+    figures::keep(&format!(
+        "execs: {count}\nseconds for them: {}\nmilliseconds of one, p50: {:.1}\np99: {:.1}\nprocesses left: 0\n\
+         cgroups left: 0\ndescriptors left: 0\nKiB more of the supervisor: {supervisor_kib}\n\
+         KiB more of the daemon: {daemon_kib}\n",
+        took.as_secs(),
+        at(50),
+        at(99),
+    ));
+    assert!(supervisor_kib < SLACK_KIB && daemon_kib < SLACK_KIB, "{supervisor_kib}, {daemon_kib}");
+    node.assert_clean();
+}
+
+/// How long one takes, whose exit code must be 0.
+fn timed(container: &crate::harness::Container<'_>) -> Duration {
+    let begun = Instant::now();
+    assert_eq!(container.exec(["true"]).code, 0);
+    begun.elapsed()
 }

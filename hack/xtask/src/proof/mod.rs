@@ -20,7 +20,7 @@ enum How {
     NotBuilt,
 }
 
-const PROOFS: [Proof; 14] = [
+const PROOFS: [Proof; 15] = [
     Proof {
         name: "conformance",
         promise: "critest passes",
@@ -55,6 +55,11 @@ const PROOFS: [Proof; 14] = [
         name: "streams",
         promise: "10,000 sessions of clients that come and go leave nothing, 990 idle ones cost next to nothing, and what a client does not read is not kept",
         how: How::Reported("streaming::many"),
+    },
+    Proof {
+        name: "execs",
+        promise: "100,000 ExecSync, four at a time, leave no process, cgroup, descriptor or memory",
+        how: How::Reported("exec::many_one"),
     },
     Proof {
         name: "speed",

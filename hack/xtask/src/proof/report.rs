@@ -17,13 +17,14 @@ use super::{
 const PAGES: &str = "docs/proof";
 
 /// How much the proofs ask for, unless the caller says otherwise: deaths of `kills`, ends that `oom` judges,
-/// pods of `events` and of `cni`, sessions of `streams`.
-const AMOUNTS: [(&str, &str); 5] = [
+/// pods of `events` and of `cni`, sessions of `streams`, execs of `execs`.
+const AMOUNTS: [(&str, &str); 6] = [
     ("PINTLE_E2E_KILLS", "200"),
     ("PINTLE_E2E_OOM_KILLS", "200"),
     ("PINTLE_E2E_EVENT_PODS", "1000"),
     ("PINTLE_E2E_CNI_PODS", "500"),
     ("PINTLE_E2E_SESSIONS", "10000"),
+    ("PINTLE_E2E_EXECS", "100000"),
 ];
 
 /// Runs a story, which gets the place for its figures, and writes the page whatever comes of it.
