@@ -109,7 +109,10 @@ pub(super) fn confine<'a>(
     let confined = Confined { program, passage, route, report };
     if let Some(filter) = &plan.seccomp {
         let needs = Needs { fork: route.fork.is_some(), terminal: route.terminal };
-        confined.passage.load(filter, needs).map_err(|error| failed("seccomp", &error))?;
+        confined
+            .passage
+            .load(filter, plan.seccomp_flags, needs)
+            .map_err(|error| failed("seccomp", &error))?;
         if let Err(error) = confined.passage.set_capabilities(plan.capabilities, plan.ambient) {
             confined.fail(failed("capabilities", &error));
         }

@@ -74,6 +74,9 @@ pub struct ProcessPlan {
     pub no_new_privs: bool,
     /// A ready BPF program (`struct sock_filter` after `struct sock_filter`, native byte order); `None` is no filter.
     pub seccomp: Option<Arc<[u8]>>,
+    /// How the program is loaded: `SECCOMP_FILTER_FLAG_*` (seccomp(2)).
+    #[serde(default)]
+    pub seccomp_flags: u32,
     /// The AppArmor profile that the program runs under (apparmor(7)); empty: the node's, which is none as a rule.
     #[serde(default)]
     pub apparmor: String,

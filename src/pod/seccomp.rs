@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Component, Path},
-    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     model::{ContainerConfig, SeccompChoice},
-    spec,
+    spec::{self, seccomp::Filter},
 };
 
 /// Bytes of a Localhost profile. Docker's default profile, a large one, has 15 KiB.
@@ -26,22 +25,25 @@ const PROFILE_BYTES_MAX: u64 = 1 << 20;
 /// A profile may lie on a file system that does not answer. The create fails then, and only it.
 const PROFILE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The program for the filter that the container asks for; `None` is "no filter".
+/// The filter that the container asks for; `None` is "no filter".
 ///
 /// # Errors
 /// A Localhost profile that is missing, no plain file, too long, late or not a profile.
-pub(super) async fn program(config: &ContainerConfig) -> Result<Option<Arc<[u8]>>, Error> {
+pub(super) async fn filter(config: &ContainerConfig) -> Result<Option<Filter>, Error> {
     match &config.security.seccomp {
         _ if config.security.privileged => Ok(None),
         SeccompChoice::Unconfined | SeccompChoice::Unsaid => Ok(None),
-        SeccompChoice::RuntimeDefault => Ok(Some(spec::seccomp::default(spec::capabilities(config)?))),
+        SeccompChoice::RuntimeDefault => {
+            let program = spec::seccomp::default(spec::capabilities(config)?);
+            Ok(Some(Filter { program, flags: 0, unknown_keys: Vec::new() }))
+        }
         SeccompChoice::Localhost(path) => compile(path, &profile(path).await?, config).map(Some),
     }
 }
 
 /// The one place that knows how a profile becomes a program. Which calls a profile allows depends on the
 /// capabilities that the process will have.
-fn compile(name: &str, json: &[u8], config: &ContainerConfig) -> Result<Arc<[u8]>, Error> {
+fn compile(name: &str, json: &[u8], config: &ContainerConfig) -> Result<Filter, Error> {
     let bad =
         |error: &dyn std::error::Error| Error::SeccompProfile { profile: name.into(), fault: chain(error) };
     let filter = spec::seccomp::from_json(json, spec::capabilities(config)?, kernel_version());
@@ -50,7 +52,7 @@ fn compile(name: &str, json: &[u8], config: &ContainerConfig) -> Result<Arc<[u8]
         let (container, keys) = (&config.metadata.name, filter.unknown_keys.join(", "));
         warn!(container, keys, "keys of a seccomp profile are not known and have no effect");
     }
-    Ok(filter.program)
+    Ok(filter)
 }
 
 /// Major and minor version of the running kernel; 0.0 if it says none.
@@ -131,9 +133,9 @@ mod tests {
     async fn a_privileged_or_unconfined_container_has_no_filter() {
         let mut config = ContainerConfig::default();
         config.security.seccomp = SeccompChoice::Unconfined;
-        assert_eq!(program(&config).await.unwrap(), None);
+        assert!(filter(&config).await.unwrap().is_none());
         config.security.seccomp = SeccompChoice::RuntimeDefault;
         config.security.privileged = true;
-        assert_eq!(program(&config).await.unwrap(), None);
+        assert!(filter(&config).await.unwrap().is_none());
     }
 }

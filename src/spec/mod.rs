@@ -99,6 +99,8 @@ pub struct Inputs<'a> {
     /// The compiled filter for the container's `SeccompChoice`; `None` is "no filter", and an error
     /// unless the container is unconfined or privileged.
     pub seccomp: Option<Arc<[u8]>>,
+    /// How that filter is loaded: `SECCOMP_FILTER_FLAG_*` (seccomp(2)).
+    pub seccomp_flags: u32,
     /// The AppArmor profile, as [`apparmor`] has decided; empty: none.
     pub apparmor: String,
     /// The capabilities that this node can give: its own bounding set.
@@ -142,6 +144,7 @@ mod tests {
             ambient: 1,
             no_new_privs: true,
             seccomp: Some([1, 2].as_slice().into()),
+            seccomp_flags: 0,
             apparmor: String::new(),
             selinux: "u:r:t:s0:c1".into(),
             oom_score_adj: 9,

@@ -248,6 +248,7 @@ mod tests {
             writable: "/writable".into(),
             pod_dir: pod_dir.into(),
             seccomp: None,
+            seccomp_flags: 0,
             apparmor: String::new(),
             held_capabilities: 0,
         };

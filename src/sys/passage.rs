@@ -74,12 +74,13 @@ impl Passage {
         Ok(Self { secret })
     }
 
-    /// Puts this process under `program`, an array of `struct sock_filter`, with the passage in front of it.
+    /// Puts this process under `program`, an array of `struct sock_filter`, with the passage in front of it. `flags`
+    /// are `SECCOMP_FILTER_FLAG_*`.
     ///
     /// # Errors
     /// As seccomp(2); `EINVAL` for a program that is not one, or is too long with the passage.
-    pub fn load(&self, program: &[u8], needs: Needs) -> io::Result<()> {
-        load_seccomp(&[&to_bytes(&self.instructions(needs)), program].concat())
+    pub fn load(&self, program: &[u8], flags: u32, needs: Needs) -> io::Result<()> {
+        load_seccomp(&[&to_bytes(&self.instructions(needs)), program].concat(), flags)
     }
 
     /// Lets pass, or goes on behind itself. A call that is not named here is decided by its number alone, so the
@@ -312,7 +313,7 @@ mod tests {
         let passage = Passage::new().unwrap();
         let born = AtomicI32::new(0);
         no_new_privileges().unwrap();
-        passage.load(&NOTHING, ALL).unwrap();
+        passage.load(&NOTHING, 0, ALL).unwrap();
         let refused = |error: &io::Error| error.raw_os_error() == Some(1);
         let mut buffer = [0; 8];
         let facts = [

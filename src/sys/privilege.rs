@@ -149,16 +149,18 @@ pub fn limit_open_files(soft: u64, hard: u64) -> io::Result<()> {
 /// Size of one `struct sock_filter`.
 pub(super) const INSTRUCTION_BYTES: usize = 8;
 
-/// Puts this process under a filter: `program` is an array of `struct sock_filter` (seccomp(2)).
+/// Puts this process under a filter: `program` is an array of `struct sock_filter`, `flags` are
+/// `SECCOMP_FILTER_FLAG_*` (seccomp(2)).
 ///
 /// # Errors
 /// As seccomp(2); `EINVAL` for a program that is not one.
-pub fn load_seccomp(program: &[u8]) -> io::Result<()> {
+pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
     let length = u16::try_from(program.len() / INSTRUCTION_BYTES).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: the kernel copies `length` instructions, which is what the slice holds; alignment does not
     // matter to copy_from_user.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, 1, 0, &raw const program) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_seccomp, 1, libc::c_ulong::from(flags), &raw const program) })
+        .map(drop)
 }
 
 /// Leaves this process no system call but those that are numbered in `calls` (of the machine's own kind); all others
@@ -182,7 +184,7 @@ pub fn allow_only(calls: &[libc::c_long]) -> io::Result<()> {
     }
     program.push((RETURN, 0, 0, REFUSE));
     no_new_privileges()?;
-    load_seccomp(&to_bytes(&program))
+    load_seccomp(&to_bytes(&program), 0)
 }
 
 /// The calls of a process that closes what it has left, and then only sleeps until a child has ended, reaps it and

@@ -92,7 +92,7 @@ fn seccomp_filter() -> Finding {
     // The default filter of a container without capabilities refuses new namespaces to root too.
     let tried = attempt(Namespaces::NONE, || {
         let filter = seccomp::default(0);
-        privilege::load_seccomp(&filter).map_err(|error| format!("load a filter: {error}"))?;
+        privilege::load_seccomp(&filter, 0).map_err(|error| format!("load a filter: {error}"))?;
         match unshare(Namespaces::NETWORK) {
             Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
                 Ok("the default filter holds".into())

@@ -162,6 +162,7 @@ mod tests {
             ambient: 2,
             no_new_privs: true,
             seccomp: Some(Arc::from([1, 2, 3].as_slice())),
+            seccomp_flags: 2,
             apparmor: "web".into(),
             selinux: "u:r:t:s0".into(),
             oom_score_adj: -7,

@@ -77,6 +77,7 @@ fn process(
         ambient: security::ambient(&container.security, capabilities)?,
         no_new_privs: container.security.no_new_privs,
         seccomp: security::filter(&container.security, inputs.seccomp.as_ref())?,
+        seccomp_flags: inputs.seccomp_flags,
         apparmor: inputs.apparmor.clone(),
         selinux: text(labels.and_then(|labels| labels.process.as_ref())),
         oom_score_adj,

@@ -43,6 +43,7 @@ fn plan(pod: &PodConfig, container: &ContainerConfig, image: &ImageConfig) -> Re
         writable: "/containers/c".into(),
         pod_dir: "/pods/p".into(),
         seccomp: Some(seccomp::default(crate::spec::capabilities(container)?)),
+        seccomp_flags: 0,
         apparmor: String::new(),
         held_capabilities: u64::MAX,
     })
@@ -321,6 +322,7 @@ fn the_plan_says_the_rest() {
         ambient: 1 << 12,
         no_new_privs: true,
         seccomp: Some(seccomp::default(0xa804_25fb)),
+        seccomp_flags: 0,
         apparmor: String::new(),
         selinux: String::new(),
         oom_score_adj: 985,
@@ -515,7 +517,7 @@ proptest! {
             layers: &RootfsLayers { lower: plan.lower.clone() }, volume_layers: &[],
             writable: plan.writable.clone(), pod_dir: "/pods/p".into(),
             seccomp: Some(seccomp::default(crate::spec::capabilities(&container).unwrap())),
-            apparmor: String::new(), held_capabilities: u64::MAX,
+            seccomp_flags: 0, apparmor: String::new(), held_capabilities: u64::MAX,
         });
         prop_assert_eq!(again.unwrap(), plan);
     }

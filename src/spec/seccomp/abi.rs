@@ -129,6 +129,12 @@ impl Abi {
         TABLES[&self].get(name).copied()
     }
 
+    /// The names of its calls.
+    #[cfg(test)]
+    pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
+        self.table().into_keys()
+    }
+
     fn table(self) -> HashMap<&'static str, u32> {
         let (base, _) = self.span();
         let mut table: HashMap<_, _> =

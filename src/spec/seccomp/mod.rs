@@ -15,8 +15,10 @@
 mod abi;
 mod bpf;
 mod compile;
-mod default;
 #[cfg(test)]
+mod containerd;
+mod default;
+#[cfg(any(test, feature = "fuzzing"))]
 mod interpret;
 mod policy;
 mod profile;
@@ -43,6 +45,8 @@ pub enum Error {
     ArchitecturesTwice,
     #[error("seccomp profile has errno {number}, above the largest there is")]
     Errno { number: u32 },
+    #[error("seccomp profile has errno {name:?} without errnoRet, and that name has no number here")]
+    ErrnoName { name: String },
     #[error("seccomp profile tests argument {index}, but a system call has arguments 0 to 5")]
     Index { index: u32 },
     #[error("seccomp profile is not valid")]
@@ -51,7 +55,7 @@ pub enum Error {
     Kernel { version: String },
     #[error("seccomp profile has a rule with both name and names")]
     Names,
-    #[error("seccomp profile uses SCMP_ACT_NOTIFY, which is not supported")]
+    #[error("seccomp profile uses SCMP_ACT_NOTIFY or listenerPath: pintle has no listener that would answer")]
     Notify,
     #[error("seccomp profile of {bytes} bytes exceeds {PROFILE_BYTES_MAX}")]
     TooLarge { bytes: usize },
@@ -88,6 +92,8 @@ pub fn default(capabilities: u64) -> Arc<[u8]> {
 pub struct Filter {
     /// Ready to load: `struct sock_filter` after `struct sock_filter`.
     pub program: Arc<[u8]>,
+    /// How it is loaded: `SECCOMP_FILTER_FLAG_*` (seccomp(2)).
+    pub flags: u32,
     /// Keys of the profile that are not known and have no effect; some, if there are many.
     pub unknown_keys: Vec<String>,
 }
@@ -108,7 +114,7 @@ pub fn from_json(bytes: &[u8], capabilities: u64, kernel: (u32, u32)) -> Result<
     let policy = profile.policy(Subject { machine: NATIVE, capabilities, kernel })?;
     let program = bpf::bytes(&compile::compile(&policy)?).into();
     let unknown_keys = profile.unknown_keys().into_iter().map(str::to_owned).collect();
-    Ok(Filter { program, unknown_keys })
+    Ok(Filter { program, flags: profile.flags(), unknown_keys })
 }
 
 #[cfg(test)]

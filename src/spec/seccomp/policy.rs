@@ -12,14 +12,22 @@ pub(super) struct Policy<'a> {
     pub(super) rules: Vec<Rule<'a>>,
 }
 
-/// One decision. Of several rules for one call, those with conditions come first, in their order, then
-/// the first without.
+/// One decision. Of several rules for one call, those with conditions come first, in their order, then the first
+/// without; but a refusal without conditions decides alone, and a permission without conditions decides how all are
+/// permitted. A rule that says what is the default already counts for nothing, unless it refuses under conditions.
 #[derive(Clone, Debug)]
 pub(super) struct Rule<'a> {
     pub(super) names: Vec<&'a str>,
     /// All must hold.
     pub(super) conditions: Vec<Condition>,
     pub(super) action: Action,
+}
+
+impl Rule<'_> {
+    /// Whether the rule counts where that is the default.
+    pub(super) fn says_something(&self, default: Action) -> bool {
+        self.action != default || (!default.allows() && !self.conditions.is_empty())
+    }
 }
 
 /// A test of one argument.

@@ -175,6 +175,7 @@ impl ContainerCreation<'_> {
         // `build` knows no host, so the name is settled here.
         let pod = PodConfig { hostname: files::hostname(&self.pod.config), ..(*self.pod.config).clone() };
         let volume_layers: Vec<_> = self.volume_images.iter().map(|image| image.layers.clone()).collect();
+        let filter = seccomp::filter(&config).await?;
         let mut plan = spec::build(&spec::Inputs {
             id: &record.id,
             pod: &pod,
@@ -184,7 +185,8 @@ impl ContainerCreation<'_> {
             volume_layers: &volume_layers,
             writable,
             pod_dir: self.pod.folder.clone(),
-            seccomp: seccomp::program(&config).await?,
+            seccomp_flags: filter.as_ref().map_or(0, |filter| filter.flags),
+            seccomp: filter.map(|filter| filter.program),
             apparmor: self.pod.node.apparmor.profile(&config).await?,
             held_capabilities: self.pod.node.held_capabilities,
         })?;

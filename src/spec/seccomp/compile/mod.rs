@@ -88,17 +88,26 @@ fn decisions<'a>(policy: &Policy<'a>) -> BTreeMap<&'a str, Decision> {
     for rule in &policy.rules {
         for name in &rule.names {
             let (cases, otherwise) = drafts.entry(name).or_default();
-            if rule.conditions.is_empty() {
-                otherwise.get_or_insert(rule.action);
-            } else {
-                cases.push((rule.conditions.clone(), rule.action));
+            if rule.says_something(policy.default) {
+                if rule.conditions.is_empty() {
+                    otherwise.get_or_insert(rule.action);
+                } else {
+                    cases.push((rule.conditions.clone(), rule.action));
+                }
             }
         }
     }
-    drafts
-        .into_iter()
-        .map(|(name, (cases, otherwise))| (name, Decision::new(cases, otherwise.unwrap_or(policy.default))))
-        .collect()
+    let decision = |(cases, otherwise): Draft| match otherwise {
+        None => Decision::new(cases, policy.default),
+        Some(refusal) if !refusal.allows() => Decision::always(refusal),
+        Some(permission) => {
+            let permitted = |(conditions, action): (Vec<Condition>, Action)| {
+                (conditions, if action.allows() { permission } else { action })
+            };
+            Decision::new(cases.into_iter().map(permitted).collect(), permission)
+        }
+    };
+    drafts.into_iter().map(|(name, draft)| (name, decision(draft))).collect()
 }
 
 /// For each value of `seccomp_data.arch`, the runs that cover all numbers.
@@ -324,5 +333,7 @@ fn halves(value: u64) -> (u32, u32) {
     halves
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod reading;
 #[cfg(test)]
 mod tests;

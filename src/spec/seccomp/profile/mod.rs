@@ -16,6 +16,19 @@ use crate::spec::capability;
 const ARG_INDEX_MAX: u32 = 5;
 /// The kernel cuts larger numbers down to this (`MAX_ERRNO`, linux/err.h).
 const ERRNO_MAX: u32 = 4095;
+/// The errors that a refusal can sensibly be (errno(3)), for profiles that give a name alone.
+const ERRNO_NAMES: [(&str, u32); 10] = [
+    ("EPERM", 1),
+    ("ENOENT", 2),
+    ("EIO", 5),
+    ("EAGAIN", 11),
+    ("EACCES", 13),
+    ("EBUSY", 16),
+    ("EINVAL", 22),
+    ("ENOSYS", 38),
+    ("EOPNOTSUPP", 95),
+    ("EAFNOSUPPORT", 97),
+];
 /// Most unknown keys that are told of.
 const UNKNOWN_KEYS_MAX: usize = 8;
 
@@ -29,9 +42,8 @@ type Unknown = BTreeMap<String, IgnoredAny>;
 pub(super) struct Profile {
     default_action: ActionName,
     default_errno_ret: Option<u32>,
-    /// The same in words, beside the number.
-    #[serde(rename = "defaultErrno")]
-    _default_errno: Option<String>,
+    /// The name of that number.
+    default_errno: Option<String>,
     architectures: Option<Vec<String>>,
     arch_map: Option<Vec<ArchMap>>,
     flags: Option<Vec<Flag>>,
@@ -63,8 +75,8 @@ struct Syscalls {
     names: Vec<String>,
     action: ActionName,
     errno_ret: Option<u32>,
-    #[serde(rename = "errno")]
-    _errno: Option<String>,
+    /// The name of that number.
+    errno: Option<String>,
     args: Option<Vec<Arg>>,
     #[serde(rename = "comment")]
     _comment: Option<String>,
@@ -156,18 +168,32 @@ enum ActionName {
     Trap,
 }
 
-/// How the filter is to be loaded. All are met or do no harm: there is one thread when it is loaded,
-/// logging is the node's business, and the mitigations that `SPEC_ALLOW` would drop stay.
+/// How the filter is to be loaded (seccomp(2)).
 #[derive(Clone, Copy, Debug, Deserialize)]
 enum Flag {
+    /// All that is not allowed is logged.
     #[serde(rename = "SECCOMP_FILTER_FLAG_LOG")]
     Log,
+    /// The processor's mitigation of speculative store bypass stays off.
     #[serde(rename = "SECCOMP_FILTER_FLAG_SPEC_ALLOW")]
     SpecAllow,
+    /// For all threads: there is one when it is loaded.
     #[serde(rename = "SECCOMP_FILTER_FLAG_TSYNC")]
     Tsync,
+    /// About waiting for a listener: there is none.
     #[serde(rename = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV")]
     WaitKillableRecv,
+}
+
+impl Flag {
+    /// `SECCOMP_FILTER_FLAG_*` (linux/seccomp.h); none for what is so already.
+    fn bits(self) -> u32 {
+        match self {
+            Self::Log => 1 << 1,
+            Self::SpecAllow => 1 << 2,
+            Self::Tsync | Self::WaitKillableRecv => 0,
+        }
+    }
 }
 
 impl Profile {
@@ -179,16 +205,20 @@ impl Profile {
         if !self.listener_path.is_empty() {
             return Err(Error::Notify);
         }
-        // Accepted and without effect; see `Flag`.
-        let _ = &self.flags;
         let mut rules = Vec::new();
         for entry in self.syscalls.iter().flatten() {
             if entry.applies(subject)? {
                 entry.rules(&mut rules)?;
             }
         }
-        let default = self.default_action.action(self.default_errno_ret)?;
+        let default =
+            self.default_action.action(errno(self.default_errno_ret, self.default_errno.as_deref())?)?;
         Ok(Policy { abis: self.abis(subject.machine)?, default, rules })
+    }
+
+    /// How the filter is to be loaded, for seccomp(2).
+    pub(super) fn flags(&self) -> u32 {
+        self.flags.iter().flatten().fold(0, |all, flag| all | flag.bits())
     }
 
     /// Some of the keys that have no effect, each once.
@@ -240,7 +270,7 @@ impl Syscalls {
     }
 
     fn rules<'a>(&'a self, rules: &mut Vec<Rule<'a>>) -> Result<(), Error> {
-        let action = self.action.action(self.errno_ret)?;
+        let action = self.action.action(errno(self.errno_ret, self.errno.as_deref())?)?;
         let mut names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         match (self.name.as_str(), names.is_empty()) {
             ("", false) => {}
@@ -297,6 +327,17 @@ impl Subject<'_> {
     }
 }
 
+/// The number of an error, which is given as such, or by its name alone (as containers/common reads it).
+fn errno(number: Option<u32>, name: Option<&str>) -> Result<Option<u32>, Error> {
+    match (number, name.filter(|name| !name.is_empty())) {
+        (None, Some(name)) => match ERRNO_NAMES.iter().find(|(known, _)| *known == name) {
+            Some((_, number)) => Ok(Some(*number)),
+            None => Err(Error::ErrnoName { name: name.into() }),
+        },
+        (number, _) => Ok(number),
+    }
+}
+
 impl ActionName {
     fn action(self, number: Option<u32>) -> Result<Action, Error> {
         let number = |max| match number.unwrap_or(1) {
@@ -337,5 +378,7 @@ impl Arg {
     }
 }
 
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod tests;

@@ -118,6 +118,38 @@ fn a_call_newer_than_the_profile_does_not_exist() {
 }
 
 #[test]
+fn an_error_without_a_number_is_found_by_its_name() {
+    let of = |default: &str, name: &str| {
+        format!(
+            r#"{{"defaultAction": "SCMP_ACT_ERRNO", {default} "syscalls": [{{"names": ["read"], "action": "SCMP_ACT_ALLOW"}},
+                {{"names": ["ptrace"], "action": "SCMP_ACT_ERRNO", "errno": "{name}"}}]}}"#
+        )
+    };
+    let ptrace = (Abi::X86_64, "ptrace", [0, 0]);
+    let default = (Abi::X86_64, "close", [0, 0]); // below the number of the newest
+    assert_eq!(answer(&of("", "EACCES"), 0, ptrace), Action::errno(13));
+    assert_eq!(answer(&of(r#""defaultErrno": "EINVAL","#, "EPERM"), 0, default), Action::errno(22));
+    assert_eq!(
+        answer(&of(r#""defaultErrno": "EINVAL", "defaultErrnoRet": 5,"#, "EPERM"), 0, default),
+        Action::errno(5)
+    );
+    assert_eq!(answer(&of(r#""defaultErrno": "","#, ""), 0, default), Action::EPERM);
+    assert!(refused(&of("", "EWHATEVER")).contains("EWHATEVER"));
+}
+
+#[test]
+fn flags_are_those_that_say_something_here() {
+    let of = |flags: &str| {
+        let profile = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "flags": {flags}}}"#);
+        serde_json::from_str::<Profile>(&profile).map(|profile| profile.flags()).ok()
+    };
+    assert_eq!(of("null"), Some(0));
+    assert_eq!(of(r#"["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#), Some(0));
+    assert_eq!(of(r#"["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]"#), Some(6));
+    assert_eq!(of(r#"["SECCOMP_FILTER_FLAG_NEW_LISTENER"]"#), None);
+}
+
+#[test]
 fn includes_and_excludes_follow_capabilities_and_machine() {
     let profile = r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
             {"names": ["mount"], "action": "SCMP_ACT_ALLOW", "comment": "", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
