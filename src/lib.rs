@@ -40,6 +40,11 @@ mod model;
 mod sys;
 mod telemetry;
 
+/// Targets for `hack/fuzz`, which are tried with its stored inputs in every test run. Not an API.
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 /// Parts that `benches/` measures. Not an API: it may change with any commit.
 #[doc(hidden)]
 pub mod measured {

@@ -15,6 +15,8 @@ mod catalog;
 mod config;
 mod content;
 mod edits;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod spec;
 
 use std::path::PathBuf;

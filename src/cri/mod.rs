@@ -24,6 +24,8 @@ mod deadline;
 mod failure;
 #[cfg(test)]
 mod fields;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod image;
 mod parse;
 mod render;

@@ -33,6 +33,8 @@ mod document;
 mod erase;
 mod error;
 mod folder;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod images;
 mod ingest;
 mod layers;

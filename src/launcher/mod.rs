@@ -34,6 +34,8 @@ mod copy_up;
 mod device;
 mod exec;
 mod finish;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod joined;
 mod label;
 mod libcontainer;

@@ -101,7 +101,12 @@ fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
     })
 }
 
-fn lookup(passwd: &str, group: &str, choice: &UserChoice, image_user: &str) -> Result<Identity, Failure> {
+pub(super) fn lookup(
+    passwd: &str,
+    group: &str,
+    choice: &UserChoice,
+    image_user: &str,
+) -> Result<Identity, Failure> {
     let (image_name, image_group) = image_user.split_once(':').unwrap_or((image_user, ""));
     let (wanted, group_wanted) = match (choice.uid, choice.name.as_str()) {
         (Some(uid), _) => (uid.to_string(), ""),

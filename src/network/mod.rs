@@ -36,6 +36,8 @@ mod config;
 mod error;
 mod firewall;
 mod forwarding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use cni::fuzz;
 mod lease;
 mod netlink;
 mod ports;

@@ -43,6 +43,8 @@ mod drive;
 mod error;
 mod exec;
 mod findings;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod handler;
 mod keep;
 mod life;

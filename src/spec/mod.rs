@@ -26,6 +26,8 @@ mod build;
 mod capability;
 mod devices;
 mod environment;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod lsm;
 mod mounts;
 pub mod seccomp;

@@ -8,6 +8,8 @@
 //! Not here: what the records say. Each room owns its own, and grows them by fields with a default.
 
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod record;
 
 pub use file::{get, put, remove, sweep};

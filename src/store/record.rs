@@ -10,7 +10,7 @@ pub const RECORD_BYTES_MAX: usize = 16 << 20;
 
 /// The layout of header and body. Raised only when an old reader would misread a new record; a record
 /// that merely grows a field keeps it.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// `pintle-record VVVV LLLLLLLL CCCCCCCC\n`, in every version.
 const HEADER_BYTES: usize = 37;
@@ -70,7 +70,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadRecord> 
 }
 
 /// The checksum covers version and length too: a flipped version must read as damage, not as a later release.
-fn header(version: u32, body: &[u8]) -> String {
+pub(super) fn header(version: u32, body: &[u8]) -> String {
     let start = format!("pintle-record {version:04x} {:08x} ", body.len());
     let sum = crc32c::crc32c_append(crc32c::crc32c(start.as_bytes()), body);
     format!("{start}{sum:08x}\n")

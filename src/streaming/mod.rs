@@ -31,6 +31,8 @@ mod copy;
 mod descriptor;
 mod exec;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod heartbeat;
 mod remote;
 mod request;

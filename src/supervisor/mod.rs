@@ -34,6 +34,8 @@
 mod allowance;
 mod child;
 mod daemon;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use wire::fuzz;
 mod inside;
 mod last_words;
 mod wire;

@@ -5,6 +5,7 @@
 //! cargo xtask images           makes the images that the end-to-end tests pull, and prints their folder
 //! cargo xtask e2e [name]…      the end-to-end tests whose names hold one of the words; needs root
 //! cargo xtask gauntlet         the attacks of docs/gauntlet.md, and a line of what came of each; needs root
+//! cargo xtask fuzz [name]…     the parsers of foreign bytes on noise, 20 s each or as PINTLE_FUZZ_SECONDS says
 //! cargo xtask bench [name]     speed and memory, beside containerd and runc where they are installed; root
 //! cargo xtask proof [name]     the long ones; without a name, which there are and which are built;
 //!                              with --vm in that machine, with --driver NAME under that cgroup driver
@@ -12,6 +13,7 @@
 //! cargo xtask vm run COMMAND   a shell command in there
 //! ```
 
+mod fuzz;
 mod gauntlet;
 mod images;
 mod proof;
@@ -37,11 +39,12 @@ fn main() -> ExitCode {
                 .chain(arguments),
         ),
         "gauntlet" => gauntlet::run(),
+        "fuzz" => fuzz::command(arguments),
         "bench" => bench(arguments.next()),
         "proof" => proof::prove(arguments),
         "vm" => vm::command(arguments),
         other => Err(format!(
-            "unknown command {other:?}; there are check, images, e2e, gauntlet, bench, proof and vm"
+            "unknown command {other:?}; there are check, images, e2e, gauntlet, fuzz, bench, proof and vm"
         )
         .into()),
     };

@@ -107,7 +107,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::cri::wire;
+    use crate::cri::{fuzz, wire};
 
     #[test]
     fn a_refusal_names_object_field_and_reason() {
@@ -137,50 +137,15 @@ mod tests {
         })
     }
 
-    fn parse_as_everything(bytes: &[u8]) {
-        if let Ok(request) = wire::RunPodSandboxRequest::decode(bytes) {
-            let _ = run_pod(request);
-        }
-        if let Ok(request) = wire::CreateContainerRequest::decode(bytes) {
-            let _ = create_container(request);
-        }
-        if let Ok(request) = wire::ExecSyncRequest::decode(bytes) {
-            let _ = exec_sync(request);
-        }
-        if let Ok(request) = wire::ExecRequest::decode(bytes) {
-            let _ = exec(request);
-        }
-        if let Ok(request) = wire::AttachRequest::decode(bytes) {
-            let _ = attach(request);
-        }
-        if let Ok(request) = wire::PortForwardRequest::decode(bytes) {
-            let _ = port_forward(request);
-        }
-        if let Ok(request) = wire::StopContainerRequest::decode(bytes) {
-            let _ = grace(request.timeout);
-            let _ = id("container_id", &request.container_id);
-        }
-        if let Ok(request) = wire::ListContainersRequest::decode(bytes) {
-            let _ = ContainerFilter::parse(request.filter);
-        }
-        if let Ok(request) = wire::ListPodSandboxRequest::decode(bytes) {
-            let _ = PodFilter::parse(request.filter);
-        }
-        if let Ok(request) = wire::PullImageRequest::decode(bytes) {
-            let _ = reference(request.image);
-            let _ = credentials(request.auth);
-        }
-    }
-
     proptest! {
         #[test]
         fn no_message_makes_the_door_panic(bytes in messages()) {
-            parse_as_everything(&bytes);
+            fuzz::requests(&bytes);
         }
 
         #[test]
         fn no_bytes_make_the_door_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
-            parse_as_everything(&bytes);
+            fuzz::requests(&bytes);
         }
     }
 }

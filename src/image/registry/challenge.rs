@@ -4,7 +4,7 @@
 const CHALLENGE_BYTES_MAX: usize = 8 << 10;
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Challenge {
+pub(in crate::image) enum Challenge {
     Basic,
     /// Get a token at `realm` and come back with it.
     Bearer {
@@ -16,7 +16,7 @@ pub(super) enum Challenge {
 
 impl Challenge {
     /// Reads one header; `None` for other schemes and for what is malformed.
-    pub(super) fn parse(header: &str) -> Option<Self> {
+    pub(in crate::image) fn parse(header: &str) -> Option<Self> {
         if header.len() > CHALLENGE_BYTES_MAX {
             return None;
         }

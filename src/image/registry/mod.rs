@@ -15,12 +15,12 @@
 //! Invariant: no registry can have us ask the services of this machine or of the cloud that it runs in.
 
 mod address;
-mod challenge;
+pub(super) mod challenge;
 mod endpoint;
 mod exchange;
 mod health;
 mod host_name;
-mod hosts;
+pub(super) mod hosts;
 mod no_answer;
 mod refusal;
 mod round;

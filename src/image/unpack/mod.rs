@@ -27,6 +27,16 @@ pub(super) use archive::{Archive, BLOCK, Kind, begins_tar};
 pub(super) use layer::{Limits, Unpacked, unpack};
 pub(super) use overlay::Below;
 
+/// The parts of a name in a layer, for the fuzz target; panics for one that leads out of it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn inside(path: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let parts = name::Name::parse(path).ok()?.parts().to_vec();
+    let good = |part: &Vec<u8>| !matches!(part.as_slice(), b"" | b"." | b"..") && !part.contains(&b'/');
+    assert!(parts.iter().all(good), "{parts:?}");
+    drop(name::Meaning::of(path));
+    Some(parts)
+}
+
 /// Largest tar header with all its extensions; bytes. Holds 4 KiB names and 64 KiB attributes with room.
 const METADATA_BYTES_MAX: u32 = 1 << 20;
 /// Longest path of an entry; bytes. What the kernel takes, without its final NUL.

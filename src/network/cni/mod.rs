@@ -42,6 +42,8 @@ mod capability;
 mod chain;
 mod config;
 mod folder;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod invocation;
 mod netns;
 mod plugin;

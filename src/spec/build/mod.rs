@@ -187,5 +187,7 @@ fn oci(
     serde_json::to_vec(&spec).map_err(Error::Oci)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod rules;
 #[cfg(test)]
 mod tests;

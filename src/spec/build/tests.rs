@@ -485,33 +485,7 @@ proptest! {
         let Ok(plan) = plan(&pod(), &container, &image) else { return Ok(()) };
         let text = String::from_utf8(plan.oci.clone()).unwrap();
         prop_assert!(!text.contains("leak") && !text.contains("secret.example"));
-        let spec: Spec = serde_json::from_slice(&plan.oci).unwrap();
-        let linux = spec.linux().as_ref().unwrap();
-        prop_assert!(linux.seccomp().is_none() && linux.resources().is_none());
-        prop_assert!(linux.namespaces().is_none() && linux.devices().is_none());
-        let process = spec.process().as_ref().unwrap();
-        prop_assert!(process.no_new_privileges().is_none() && process.oom_score_adj().is_none());
-        prop_assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(false));
-
-        let privileged = container.security.privileged;
-        prop_assert!(plan.process.ambient & !plan.process.capabilities == 0);
-        prop_assert!(plan.process.capabilities & !capability::ALL == 0);
-        let unconfined = privileged || container.security.seccomp == SeccompChoice::Unconfined;
-        prop_assert_eq!(plan.process.seccomp.is_none(), unconfined);
-        prop_assert!(plan.device_rules[0].allow == privileged);
-        prop_assert!(plan.process.env.iter().any(|entry| entry.starts_with(b"PATH=")));
-        prop_assert!(plan.process.env.iter().all(|entry| entry[0] != b'=' && !entry.contains(&0)));
-        prop_assert!(plan.process.cwd.starts_with('/') && !plan.process.args[0].is_empty());
-
-        let targets: Vec<_> = plan.volumes.iter().map(|volume| &volume.target).collect();
-        for (n, target) in targets.iter().enumerate() {
-            let below = format!("{target}/");
-            prop_assert!(!targets[..n].iter().any(|earlier| earlier.starts_with(&below)), "{targets:?}");
-            prop_assert!(!targets[..n].contains(target), "{targets:?}");
-        }
-        for own in ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"] {
-            prop_assert!(targets.iter().any(|target| *target == own));
-        }
+        rules::check(&container, &plan);
         let again = super::super::build(&Inputs {
             id: &plan.id, pod: &pod(), container: &container, image: &image,
             layers: &RootfsLayers { lower: plan.lower.clone() }, volume_layers: &[],

@@ -19,6 +19,8 @@ mod compile;
 mod containerd;
 mod default;
 #[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
 mod interpret;
 mod policy;
 mod profile;

@@ -1,6 +1,6 @@
 //! The client of an exec or attach: what it types and what it is shown, over SPDY or WebSocket.
 
-mod resize;
+pub(super) mod resize;
 mod spdy;
 mod websocket;
 

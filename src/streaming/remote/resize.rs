@@ -7,7 +7,7 @@ const PARTIAL_BYTES_MAX: usize = 1024;
 
 /// Reads sizes from bytes that are cut anywhere.
 #[derive(Debug, Default)]
-pub(super) struct Sizes {
+pub(in crate::streaming) struct Sizes {
     partial: Vec<u8>,
     /// Whether something came that is no list of sizes; the rest is not looked at.
     broken: bool,
@@ -25,7 +25,7 @@ struct Size {
 impl Sizes {
     /// The last size in what came so far, if there is a new one: those before it are out of date. A size of nothing,
     /// or one that no terminal can have, is passed over.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Option<TerminalSize> {
+    pub(in crate::streaming) fn read(&mut self, bytes: &[u8]) -> Option<TerminalSize> {
         if self.broken {
             return None;
         }

@@ -7,6 +7,8 @@
 mod connection;
 mod dictionary;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod header;
 mod session;
 #[cfg(test)]

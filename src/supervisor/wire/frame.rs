@@ -126,6 +126,12 @@ impl Assembler {
         Ok(more)
     }
 
+    /// As if those bytes had come.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), fds: VecDeque::new() }
+    }
+
     /// Bytes of the current frame that have not been read yet: of its header until that is there.
     fn missing(&self) -> usize {
         let whole = match self.bytes.first_chunk::<HEADER_BYTES>() {

@@ -33,20 +33,47 @@ pub(super) fn run(name: &str, promise: &str, story: &str, place: &Where) -> Resu
     let folder = env::temp_dir().join(format!("pintle-proof-{name}-{}", std::process::id()));
     fs::create_dir(&folder)?;
     // Asked for now: while it runs, people go on working.
-    let commit = said("git", &["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])?;
+    let commit = commit()?;
     let started = Instant::now();
     let ended = tell(story, place, &folder.join("figures"));
     let found = fs::read_to_string(folder.join("figures"));
     fs::remove_dir_all(&folder)?;
     let (status, found) = (ended?, found.map_err(|error| format!("no figures were written: {error}"))?);
+    let figures: Vec<_> = found.lines().filter_map(|line| line.split_once(": ")).collect();
+    let figure =
+        |name: &str| figures.iter().find(|(known, _)| *known == name).map_or("?", |(_, value)| value);
+    let machine = if place.vm { "test machine" } else { "host" };
+    let place = format!("{machine}, cgroup v{}, {}", figure("cgroup version"), figure("driver"));
+    let figures = figures.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let facts = facts(status.success(), commit, started.elapsed(), figures)?;
+    write(name, promise, Place { name: place, facts })?;
+    if status.success() { Ok(()) } else { Err(format!("{name}: {status}").into()) }
+}
+
+/// Runs the fuzz targets and writes the page.
+pub(super) fn fuzz(name: &str, promise: &str) -> Result<()> {
+    let commit = commit()?;
+    let started = Instant::now();
+    let (held, figures) = crate::fuzz::prove()?;
+    let facts = facts(held, commit, started.elapsed(), figures.into_iter())?;
+    write(name, promise, Place { name: "host".into(), facts })?;
+    if held { Ok(()) } else { Err("a target broke".into()) }
+}
+
+/// The commit that is tried.
+fn commit() -> Result<String> {
+    said("git", &["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
+}
+
+/// Writes what one run found into the proof's page.
+fn write(name: &str, promise: &str, place: Place) -> Result<()> {
     let path = format!("{PAGES}/{name}.md");
     fs::create_dir_all(PAGES)?;
     let mut page = Page::parse(&fs::read_to_string(&path).unwrap_or_default());
-    let outcome = if status.success() { "held" } else { "**broken**" };
-    page.put(column(place, outcome, commit, started.elapsed(), &found)?);
+    page.put(place);
     fs::write(&path, page.text(name, promise))?;
     println!("wrote {path}");
-    if status.success() { Ok(()) } else { Err(format!("{name}: {status}").into()) }
+    Ok(())
 }
 
 /// Here by cargo, in the test machine by this program itself.
@@ -64,21 +91,22 @@ fn tell(story: &str, place: &Where, figures: &Path) -> Result<ExitStatus> {
     Ok(command.status()?)
 }
 
-fn column(place: &Where, outcome: &str, commit: String, took: Duration, figures: &str) -> Result<Place> {
-    let figures: Vec<_> = figures.lines().filter_map(|line| line.split_once(": ")).collect();
-    let figure =
-        |name: &str| figures.iter().find(|(known, _)| *known == name).map_or("?", |(_, value)| value);
-    let machine = if place.vm { "test machine" } else { "host" };
-    let name = format!("{machine}, cgroup v{}, {}", figure("cgroup version"), figure("driver"));
+/// The circumstances of a run, and what it found.
+fn facts(
+    held: bool,
+    commit: String,
+    took: Duration,
+    figures: impl Iterator<Item = (String, String)>,
+) -> Result<Vec<(String, String)>> {
     let mut facts = vec![
-        ("outcome".to_owned(), outcome.to_owned()),
+        ("outcome".to_owned(), if held { "held" } else { "**broken**" }.to_owned()),
         ("commit".to_owned(), commit),
         ("date".to_owned(), said("date", &["--utc", "+%Y-%m-%d"])?),
         ("processors".to_owned(), format!("{} x {}", thread::available_parallelism()?, processor())),
         ("seconds, build included".to_owned(), took.as_secs().to_string()),
     ];
-    facts.extend(figures.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    Ok(Place { name, facts })
+    facts.extend(figures);
+    Ok(facts)
 }
 
 /// What a program prints.

@@ -216,6 +216,12 @@ fn base(address: &str, has_path: bool) -> Result<Url, String> {
     Ok(url)
 }
 
+/// Reads the text of a `hosts.toml`, for the fuzz target.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::image) fn fuzz(text: &str) {
+    drop(file::parse(text, Path::new("/certs.d/r.test"), "r.test"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

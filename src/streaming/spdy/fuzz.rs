@@ -1,33 +1,11 @@
-//! A client's bytes through a SPDY session: the same events in any pieces, in an order that makes sense, and never
-//! more streams than may be open.
-#![no_main]
-#![allow(dead_code, unused_imports, reason = "only the reading side of the modules below is used")]
+//! The fuzz target of SPDY sessions.
 
 use std::collections::BTreeSet;
 
 use bytes::BytesMut;
-use libfuzzer_sys::fuzz_target;
 
-/// The modules of `streaming::spdy` without a socket, in a room of the same shape.
-#[path = "../../../src/streaming"]
-mod streaming {
-    pub(crate) mod spdy {
-        pub(crate) mod dictionary;
-        pub(crate) mod frame;
-        pub(crate) mod header;
-        pub(crate) mod session;
-
-        /// A client's side of header compression.
-        pub(crate) fn compressor() -> flate2::Compress {
-            let mut compressor = flate2::Compress::new(flate2::Compression::fast(), true);
-            compressor.set_dictionary(&dictionary::BYTES).expect("no block was compressed before");
-            compressor
-        }
-    }
-}
-
-use streaming::spdy::{
-    compressor,
+use super::{
+    dictionary,
     session::{Event, Session},
 };
 
@@ -71,7 +49,8 @@ fn pass(bytes: &[u8], piece: usize) -> (Vec<Event>, Option<String>) {
 }
 
 fn push(events: &mut Vec<Event>, event: Event) {
-    if let (Some(Event::Data { id, bytes }), Event::Data { id: next, bytes: more }) = (events.last_mut(), &event)
+    if let (Some(Event::Data { id, bytes }), Event::Data { id: next, bytes: more }) =
+        (events.last_mut(), &event)
         && id == next
     {
         *bytes = [&bytes[..], &more[..]].concat().into();
@@ -107,9 +86,18 @@ fn compress(compressor: &mut flate2::Compress, plain: &[u8]) -> Vec<u8> {
     block
 }
 
-fuzz_target!(|input: &[u8]| {
+/// A client's side of header compression.
+fn compressor() -> flate2::Compress {
+    let mut compressor = flate2::Compress::new(flate2::Compression::fast(), true);
+    compressor.set_dictionary(&dictionary::BYTES).expect("no block was compressed before");
+    compressor
+}
+
+/// A client's bytes through a session: the same events in any pieces, in an order that makes sense, and never more
+/// streams than may be open.
+pub(in crate::streaming) fn spdy(input: &[u8]) {
     let Some((&piece, bytes)) = input.split_first() else { return };
     for bytes in [bytes.to_vec(), frames(bytes)] {
         assert_eq!(pass(&bytes, usize::from(piece) + 1), pass(&bytes, bytes.len().max(1)));
     }
-});
+}
