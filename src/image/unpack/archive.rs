@@ -109,7 +109,9 @@ impl<R: Read> Archive<R> {
             }
             let (consumed, entry) = match self.parser.parse(&self.buffer[self.start..self.end])? {
                 ParseEvent::NeedData { min_bytes } => {
-                    if !self.fill(min_bytes)? {
+                    // The parser asks for as many bytes as there are where a sparse map has no end: one more is needed.
+                    let held = self.end - self.start;
+                    if !self.fill(min_bytes.max(held + 1))? {
                         return self.ended();
                     }
                     continue;

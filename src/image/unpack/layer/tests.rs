@@ -561,3 +561,13 @@ proptest! {
         prop_assert_eq!(ground.state(), before);
     }
 }
+
+/// Of a map without a line's end the parser wants as many bytes as it has, so the input must not be asked for them for ever.
+#[test]
+fn a_sparse_map_without_an_end_is_an_error() {
+    let tar = include_bytes!("../../../../hack/fuzz/corpus/tar/sparse-map-without-end");
+    let mut archive = Archive::new(&tar[..]);
+    assert!(matches!(archive.next(), Err(LayerError::Read(_))));
+    let endless = Read::chain(&tar[..], std::io::repeat(b'7'));
+    assert!(matches!(Archive::new(endless).next(), Err(LayerError::Limit { what: "tar header", .. })));
+}
