@@ -130,12 +130,18 @@ fn build(folder: &Path) -> Result<PathBuf> {
 fn run_one(program: &Path, folder: &Path, name: &str, seconds: u32) -> Result<Run> {
     // New inputs go to the first folder.
     let (grown, findings) = (folder.join("corpus").join(name), folder.join("findings"));
+    let seed = env::var("PINTLE_FUZZ_SEED").ok();
+    if seed.is_some() && grown.exists() {
+        // A run with a seed is to be the same each time: it begins with the inputs that are kept.
+        fs::remove_dir_all(&grown)?;
+    }
     fs::create_dir_all(&grown)?;
     fs::create_dir_all(&findings)?;
     let output = Command::new(program)
         .env("PINTLE_FUZZ_TARGET", name)
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/{name}-", findings.display()))
+        .args(seed.map(|seed| format!("-seed={seed}")))
         .args(["-timeout=10", "-rss_limit_mb=2048", "-detect_leaks=0", "-print_final_stats=1"])
         .arg(&grown)
         .arg(Path::new(CORPUS).join(name))
