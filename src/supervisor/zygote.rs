@@ -103,7 +103,7 @@ fn serve() -> io::Result<()> {
 fn supervise(pod: &str, connection: OwnedFd) {
     /// SIGCHLD.
     const CHILD: i32 = 17;
-    let ready = || -> io::Result<Supervisor> {
+    let ready = || -> io::Result<OwnedFd> {
         signal::ignore(CHILD, false)?;
         process::adopt_orphans()?;
         // Its memory has held what containers were given; its forks stand in their namespaces until execve.
@@ -119,10 +119,14 @@ fn supervise(pod: &str, connection: OwnedFd) {
         // Its containers set their own before they start.
         process::set_oom_score(-998);
         crate::failpoint_error!("supervisor.begins")?;
-        Supervisor::new(connection)
+        connection.try_clone()
     };
-    match ready() {
-        Ok(supervisor) => supervisor.run(),
+    match ready().and_then(Supervisor::new) {
+        Ok(supervisor) => {
+            drop(connection);
+            supervisor.run();
+        }
+        // While the connection is open: the daemon kills a supervisor that has hung up.
         Err(error) => say(format_args!("the supervisor of pod {pod} ends before it began: {error}")),
     }
 }
