@@ -210,7 +210,9 @@ impl PluginConfig {
                 .collect(),
             Some(_) => return bad("capabilities: is not an object"),
         };
-        Ok(Self { program, capabilities, object })
+        let plugin = Self { program, capabilities, object };
+        plugin.address_program().map_or(Ok(()), |program| check_name("ipam.type", program))?;
+        Ok(plugin)
     }
 
     /// The program to which it leaves addresses (`ipam.type`).
@@ -416,6 +418,10 @@ mod tests {
             (json!({"name": "n", "plugins": [1]}), "plugins[0]: is not an object"),
             (json!({"name": "n", "plugins": [{"type": "a"}, {}]}), "plugins[1]: type: is missing"),
             (json!({"name": "n", "plugins": [{"type": "../../bin/sh"}]}), "has other characters"),
+            (
+                json!({"name": "n", "plugins": [{"type": "a", "ipam": {"type": "../sh"}}]}),
+                "ipam.type: \"../sh\" has other characters",
+            ),
             (
                 json!({"name": "n", "plugins": [{"type": "a", "capabilities": 1}]}),
                 "capabilities: is not an object",
