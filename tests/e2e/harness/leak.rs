@@ -131,7 +131,10 @@ fn descriptors(node: &Node) -> Vec<String> {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let inode = fs::metadata(entry.path()).map(|data| data.ino().to_string()).unwrap_or_default();
         let target = target.to_string_lossy().into_owned();
-        let kind = target.split(":[").next().unwrap_or(&target);
+        // Numbers go, names stay: `anon_inode:[pidfd]`.
+        let kind =
+            if target.starts_with("anon_inode:") { Some(target.as_str()) } else { target.split(":[").next() };
+        let kind = kind.unwrap_or(&target);
         // The folder for unfinished pulls has another name in each daemon.
         let kind = kind.split_inclusive("/ingest/").next().unwrap_or(kind).to_owned();
         if !tcp.contains(&inode) {
