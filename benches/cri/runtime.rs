@@ -463,19 +463,23 @@ fn containerd(folder: &Path, state: &Path) -> Result<Command> {
     Ok(command)
 }
 
+/// Connects as soon as the daemon listens, which is after its socket is there.
 async fn connect(socket: &Path) -> Result<RuntimeServiceClient<Channel>> {
-    let began = Instant::now();
-    while !socket.exists() {
-        if began.elapsed() > START_MAX {
-            return Err(format!("{} did not appear", socket.display()).into());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let socket = socket.to_owned();
+    let path = socket.to_owned();
     let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+        let path = path.clone();
+        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::try_from("http://localhost")?.connect_with_connector(connector).await?;
-    Ok(RuntimeServiceClient::new(channel).max_decoding_message_size(16 << 20))
+    let (endpoint, began) = (Endpoint::try_from("http://localhost")?, Instant::now());
+    loop {
+        match endpoint.connect_with_connector(connector.clone()).await {
+            Ok(channel) => {
+                return Ok(RuntimeServiceClient::new(channel).max_decoding_message_size(16 << 20));
+            }
+            Err(error) if began.elapsed() > START_MAX => {
+                return Err(format!("connect to {}: {error}", socket.display()).into());
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
