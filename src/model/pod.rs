@@ -47,6 +47,13 @@ pub struct PodConfig {
 }
 
 impl PodConfig {
+    /// Whether this is the request `other`, apart from what a node settles when it makes the pod: a retry may come
+    /// when it would settle that otherwise.
+    pub fn asks_for_the_same(&self, other: &Self) -> bool {
+        let settled = Self { handler: other.handler.clone(), selinux: other.selinux.clone(), ..self.clone() };
+        settled == *other
+    }
+
     /// As they were asked for.
     pub fn limits(&self) -> PodLimits {
         PodLimits { resources: self.resources.clone(), overhead: self.overhead.clone() }

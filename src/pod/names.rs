@@ -50,13 +50,20 @@ impl<R: Clone> Names<R> {
     }
 
     /// The pod that holds the name: the one that `begin` makes, unless another holds it.
-    pub(super) fn reserve(&mut self, name: &PodMetadata, begin: impl FnOnce() -> (PodId, R)) -> (PodId, R) {
+    ///
+    /// # Errors
+    /// That of `begin`, and the name is free.
+    pub(super) fn reserve<E>(
+        &mut self,
+        name: &PodMetadata,
+        begin: impl FnOnce() -> Result<(PodId, R), E>,
+    ) -> Result<(PodId, R), E> {
         if let Some(holder) = self.holder(name) {
-            return holder;
+            return Ok(holder);
         }
-        let (id, reach) = begin();
+        let (id, reach) = begin()?;
         self.hold(name, id.clone(), reach.clone());
-        (id, reach)
+        Ok((id, reach))
     }
 
     /// The pod is there. At a start two records may claim one name; the caller brings the newest last.
@@ -110,18 +117,18 @@ mod tests {
     #[test]
     fn a_second_call_joins_the_first_and_a_failure_frees_the_name() {
         let mut names = Plain::default();
-        assert_eq!(names.reserve(&name(0), || (id(1), "one")), (id(1), "one"));
-        assert_eq!(names.reserve(&name(0), || (id(2), "two")), (id(1), "one"));
-        assert_eq!(names.reserve(&name(1), || (id(3), "three")), (id(3), "three"));
+        assert_eq!(names.reserve(&name(0), || Ok::<_, ()>((id(1), "one"))), Ok((id(1), "one")));
+        assert_eq!(names.reserve(&name(0), || Ok::<_, ()>((id(2), "two"))), Ok((id(1), "one")));
+        assert_eq!(names.reserve(&name(1), || Ok::<_, ()>((id(3), "three"))), Ok((id(3), "three")));
         names.forget(&name(0), &id(1));
-        assert_eq!(names.reserve(&name(0), || (id(4), "four")), (id(4), "four"));
+        assert_eq!(names.reserve(&name(0), || Ok::<_, ()>((id(4), "four"))), Ok((id(4), "four")));
     }
 
     #[test]
     fn a_pod_holds_its_name_until_it_is_forgotten() {
         let mut names = Plain::default();
         names.hold(&name(0), id(1), "one");
-        assert_eq!(names.reserve(&name(0), || (id(2), "two")), (id(1), "one"));
+        assert_eq!(names.reserve(&name(0), || Ok::<_, ()>((id(2), "two"))), Ok((id(1), "one")));
         assert_eq!(names.reach(&id(1)), Some("one"));
         names.forget(&name(0), &id(1));
         assert_eq!((names.holder(&name(0)), names.reach(&id(1))), (None, None));

@@ -81,17 +81,13 @@ impl Pods {
         if config.namespaces.network == NetworkMode::Pod {
             self.node.network.admit(&config).await?;
         }
-        let own = PodId::from_bytes(random_bytes()?);
-        self.node.selinux.settle(&own, &mut config)?;
         let config = Arc::new(config);
+        let id = PodId::from_bytes(random_bytes()?);
         // The name comes before the turn: a retry finds the first call, also while that waits in the queue.
         let (reply, answer) = oneshot::channel();
         let mut mail = Some(Mail { call: Call::Run { config: Arc::clone(&config) }, reply });
-        let begin = || self.begin_run(own.clone(), Arc::clone(&config), mail.take());
-        let (id, reach) = self.node.names().reserve(&config.metadata, begin);
-        if id != own {
-            self.node.selinux.free(&own);
-        }
+        let begin = || self.begin_run(id, &config, &mut mail);
+        let (id, reach) = self.node.names().reserve(&config.metadata, begin)?;
         if let (None, Some(map)) = (&mail, config.namespaces.users.map()) {
             users::tell_shared_ids(&id, map, &self.view());
         }
@@ -110,8 +106,17 @@ impl Pods {
     }
 
     /// Starts the driver of a pod that is to be made, with the call that asks for it: a pod that cannot be made may be
-    /// over before a call in the mailbox is read.
-    fn begin_run(&self, id: PodId, config: Arc<PodConfig>, first: Option<Mail>) -> (PodId, Reach) {
+    /// over before a call in the mailbox is read. The labels are settled here, for a retry needs none.
+    fn begin_run(
+        &self,
+        id: PodId,
+        asked: &Arc<PodConfig>,
+        first: &mut Option<Mail>,
+    ) -> Result<(PodId, Reach), Error> {
+        let config = match self.node.selinux.settle(&id, asked)? {
+            None => Arc::clone(asked),
+            labels => Arc::new(PodConfig { selinux: labels, ..PodConfig::clone(asked) }),
+        };
         let pod = Pod {
             node: Arc::clone(&self.node),
             folder: self.node.places.live(&id),
@@ -122,8 +127,8 @@ impl Pods {
             config,
         };
         let (driver, reach) = Driver::of_new(pod, Arc::clone(&self.zygote));
-        task::spawn("pod", driver.serve_first(first));
-        (id, reach)
+        task::spawn("pod", driver.serve_first(first.take()));
+        Ok((id, reach))
     }
 
     /// What an operator should know about cgroups; see [`crate::cgroup::Manager::notice`].

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::error::Error;
 use crate::{
-    model::{Level, PodConfig, PodId},
+    model::{Level, PodConfig, PodId, PodLabels},
     spec::{self, SelinuxContexts},
     telemetry,
 };
@@ -149,18 +149,18 @@ impl Selinux {
         Self { host: None, categories: CATEGORIES_MAX, levels: Mutex::default() }
     }
 
-    /// Settles the labels of a pod that is to be made, with a level that is its own until [`Self::free`].
+    /// The labels of a pod that is to be made, with a level that is its own until [`Self::free`]; `None`: it gets none.
     ///
     /// # Errors
     /// [`Error::NoSelinuxLabels`].
-    pub(super) fn settle(&self, id: &PodId, config: &mut PodConfig) -> Result<(), Error> {
+    pub(super) fn settle(&self, id: &PodId, asked: &PodConfig) -> Result<Option<PodLabels>, Error> {
         let contexts = match &self.host {
-            None => return Ok(()),
+            None => return Ok(None),
             Some(Err(reason)) => return Err(Error::NoSelinuxLabels(reason.clone())),
             Some(Ok(contexts)) => contexts,
         };
         let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = &config.security.selinux;
+        let asked = &asked.security.selinux;
         let level = match &asked.level {
             Some(level) => level.clone(),
             None => {
@@ -170,9 +170,9 @@ impl Selinux {
                 free.ok_or_else(|| Error::NoSelinuxLabels("every level is another pod's".into()))?
             }
         };
-        config.selinux = Some(spec::pod_labels(contexts, asked, Some(level.clone())));
+        let labels = spec::pod_labels(contexts, asked, Some(level.clone()));
         levels.insert(id.clone(), level);
-        Ok(())
+        Ok(Some(labels))
     }
 
     /// An earlier daemon has made this pod.
@@ -257,22 +257,19 @@ mod tests {
         PodId::from_bytes([byte; 32])
     }
 
-    fn level(config: &PodConfig) -> String {
-        config.selinux.as_ref().unwrap().process.level.as_ref().unwrap().to_string()
+    fn level(labels: Option<PodLabels>) -> String {
+        labels.unwrap().process.level.unwrap().to_string()
     }
 
     #[test]
     fn no_two_pods_have_one_level_and_that_of_a_pod_that_is_gone_is_given_again() {
         let selinux = on(4);
-        let settled = |number| {
-            let mut config = PodConfig::default();
-            selinux.settle(&id(number), &mut config).map(|()| config)
-        };
-        let levels: HashSet<_> = (0..6).map(|number| level(&settled(number).unwrap())).collect();
+        let settled = |number| selinux.settle(&id(number), &PodConfig::default());
+        let levels: HashSet<_> = (0..6).map(|number| level(settled(number).unwrap())).collect();
         assert_eq!(levels.len(), 6, "{levels:?}");
         assert!(settled(6).unwrap_err().to_string().contains("every level"));
         selinux.free(&id(3));
-        assert!(levels.contains(&level(&settled(6).unwrap())));
+        assert!(levels.contains(&level(settled(6).unwrap())));
     }
 
     #[test]
@@ -280,21 +277,20 @@ mod tests {
         let selinux = on(2);
         let asked: Level = "s0:c1,c0".parse().unwrap();
         let parts = LabelParts { level: Some(asked), ..LabelParts::default() };
-        let with = || PodConfig {
+        let with = PodConfig {
             security: Security { selinux: parts.clone(), ..Security::default() },
             ..PodConfig::default()
         };
-        let mut first = with();
-        selinux.settle(&id(1), &mut first).unwrap();
-        assert_eq!(level(&first), "s0:c0,c1");
-        assert!(selinux.settle(&id(2), &mut PodConfig::default()).is_err());
-        selinux.settle(&id(3), &mut with()).expect("pods may be given one level");
+        let labels = selinux.settle(&id(1), &with).unwrap();
+        assert_eq!(level(labels.clone()), "s0:c0,c1");
+        assert!(selinux.settle(&id(2), &PodConfig::default()).is_err());
+        selinux.settle(&id(3), &with).expect("pods may be given one level");
 
         let next = on(2);
-        next.hold(&id(1), &first);
-        assert!(next.settle(&id(2), &mut PodConfig::default()).is_err());
+        next.hold(&id(1), &PodConfig { selinux: labels, ..with });
+        assert!(next.settle(&id(2), &PodConfig::default()).is_err());
         next.free(&id(1));
-        next.settle(&id(2), &mut PodConfig::default()).unwrap();
+        next.settle(&id(2), &PodConfig::default()).unwrap();
     }
 
     #[test]
@@ -313,9 +309,7 @@ mod tests {
     #[test]
     fn a_node_whose_policy_has_no_labels_makes_no_pod_and_one_without_selinux_makes_them_without() {
         let broken = Selinux { host: Some(Err("no file".into())), ..on(2) };
-        assert!(broken.settle(&id(1), &mut PodConfig::default()).is_err());
-        let mut config = PodConfig::default();
-        Selinux::off().settle(&id(1), &mut config).unwrap();
-        assert_eq!(config.selinux, None);
+        assert!(broken.settle(&id(1), &PodConfig::default()).is_err());
+        assert_eq!(Selinux::off().settle(&id(1), &PodConfig::default()).unwrap(), None);
     }
 }

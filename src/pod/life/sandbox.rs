@@ -30,7 +30,7 @@ impl Ledger {
             | PodState::Undoing { waiting, .. } => {
                 return waiting.push(ticket);
             }
-            PodState::Ready { .. } if *self.pod.config == *config => return self.reply(ticket),
+            PodState::Ready { .. } if self.pod.config.asks_for_the_same(config) => return self.reply(ticket),
             PodState::Ready { .. } => {
                 ("ready, with another configuration", "remove it or take another attempt")
             }

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     cgroup,
     model::{
-        ContainerConfig, ExitReason, HugepageLimit, PodConfig, PodLimits, ResolvedUser, Resources, Stage,
-        UnixNanos,
+        ContainerConfig, ExitReason, Handler, HugepageLimit, PodConfig, PodLabels, PodLimits, ResolvedUser,
+        Resources, Stage, UnixNanos,
     },
     pod::{
         error::Error,
@@ -43,6 +43,15 @@ fn a_pod_is_listed_and_announced_before_anybody_is_told_its_id() {
     let heard = [Change::Created, Change::Started].map(|change| (None, change, String::new()));
     assert_eq!((desk.heard().as_slice(), desk.phases.as_slice()), (&heard[..], &[PodPhase::Ready][..]));
     let again = desk.ask(Call::Run { config: Arc::new(fake_config("web")) });
+    assert_eq!(desk.answer(again).unwrap(), Answer::Done);
+    // What is settled at the making is no part of the request: a daemon may have another configuration by now.
+    let label = || "u:r:t:s0".parse().unwrap();
+    let settled = PodConfig {
+        selinux: Some(PodLabels { process: label(), unconfined: None, file: label() }),
+        handler: Handler { privileged_without_host_devices: true, ..Handler::default() },
+        ..fake_config("web")
+    };
+    let again = desk.ask(Call::Run { config: Arc::new(settled) });
     assert_eq!(desk.answer(again).unwrap(), Answer::Done);
     let other =
         desk.ask(Call::Run { config: Arc::new(PodConfig { hostname: "x".into(), ..fake_config("web") }) });
