@@ -9,7 +9,7 @@ use crate::{cdi, cri, image, launcher, network, pod, spec, streaming, supervisor
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by its name.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("authority", cri::fuzz::authority),
     ("cdi", cdi::fuzz::cdi),
     ("challenge", image::fuzz::challenge),
@@ -19,6 +19,7 @@ pub const TARGETS: [Target; 18] = [
     ("hosts-toml", image::fuzz::hosts_toml),
     ("image-config", image::fuzz::config),
     ("image-record", image::fuzz::record),
+    ("image-worker", image::fuzz::worker),
     ("manifest", image::fuzz::manifest),
     ("pod-records", pod::fuzz::records),
     ("reference", image::fuzz::reference),

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
@@ -11,7 +12,8 @@ use tokio::runtime::{self, Runtime};
 use super::{client::Client, exit::Exit, place::Place, say::say};
 use crate::{
     config::Config,
-    image::{Images, Input, Loaded, LoadedImage, Progress},
+    image::{Images, Input, Loaded, LoadedImage, NoWorkers, Progress, Workers},
+    supervisor::Zygote,
     telemetry::log::chain,
 };
 
@@ -26,8 +28,10 @@ pub(super) fn load(place: Place, name: Option<&str>, files: &[PathBuf]) -> Resul
         return Err(Exit::USAGE);
     }
     let config = place.load(None)?.config;
-    let images = open(&config)?;
     let runtime = runtime()?;
+    let zygote = runtime.block_on(Zygote::start());
+    let zygote = zygote.map_err(|error| Exit::SOFTWARE.because(&error))?;
+    let images = open(&config, Arc::new(zygote))?;
     let mut exit = Exit::OK;
     for file in files {
         let bar = Bar::new(file);
@@ -82,7 +86,8 @@ pub(super) fn list(place: Place) -> Result<Exit, Exit> {
             rows.collect()
         }
         None => {
-            let images = open(&config)?.list().map_err(|error| Exit::FAILED.because(&error))?;
+            let images =
+                open(&config, Arc::new(NoWorkers))?.list().map_err(|error| Exit::FAILED.because(&error))?;
             let rows = images.iter().map(|image| Row {
                 names: [image.repo_tags.clone(), image.repo_digests.clone()].concat(),
                 id: image.id.to_string(),
@@ -110,7 +115,7 @@ pub(super) fn remove(place: Place, references: &[String]) -> Result<Exit, Exit> 
             }
         }
         None => {
-            let (images, runtime) = (open(&config)?, runtime()?);
+            let (images, runtime) = (open(&config, Arc::new(NoWorkers))?, runtime()?);
             for reference in references {
                 let removed = runtime.block_on(async {
                     let found = images.find(reference)?.is_some();
@@ -135,8 +140,8 @@ fn after_removal<E: std::error::Error>(reference: &str, removed: Result<bool, E>
     }
 }
 
-fn open(config: &Config) -> Result<Images, Exit> {
-    Images::open(&config.root, &config.image).map_err(|error| Exit::SOFTWARE.because(&error))
+fn open(config: &Config, workers: Arc<dyn Workers>) -> Result<Images, Exit> {
+    Images::open(&config.root, &config.image, workers).map_err(|error| Exit::SOFTWARE.because(&error))
 }
 
 fn runtime() -> Result<Runtime, Exit> {

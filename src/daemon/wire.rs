@@ -61,12 +61,12 @@ pub(super) async fn build(config: &Config) -> Result<Rooms, Error> {
     if let Err(error) = cgroups.greet().await {
         warn!(error = %chain(&error), "systemd does not answer yet: no pod can be made until it does");
     }
-    let images = Images::open(&config.root, &config.image).map_err(Error::Image)?;
     let network = Network::open(&config.network, &config.root).map_err(Error::Network)?;
     let address = config.streaming.listen;
     let listening = streaming::bind(config.streaming.clone()).await;
     let listening = listening.map_err(|source| Error::Streaming { address, source })?;
     let zygote = Zygote::start().await.map_err(Error::Zygote)?;
+    let images = Images::open(&config.root, &config.image, Arc::new(zygote.clone())).map_err(Error::Image)?;
     let boot_id = fs::read_to_string(BOOT_ID).map_err(Error::BootId)?.trim().to_owned();
     let users = pod::UserNamespaces::probe(&config.root).await;
     let user_namespaces = users.are_possible();

@@ -11,6 +11,7 @@ use super::{
     reference::{Query, Reference},
     registry::{challenge::Challenge, hosts},
     unpack::{self, Archive, Kind},
+    worker::Answer,
 };
 use crate::store;
 
@@ -84,6 +85,15 @@ impl Read for Trickle<'_> {
         *slot = *first;
         self.0 = rest;
         Ok(1)
+    }
+}
+
+/// Answers of an image worker: one is read as it was written.
+pub fn worker(input: &[u8]) {
+    if let Ok(answer @ Answer::Done(_)) = Answer::read(input) {
+        let mut written = Vec::new();
+        assert!(answer.write(&mut written).is_ok());
+        assert_eq!(Answer::read(written.as_slice()).ok(), Some(answer));
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     load::{self, Loaded, Progress},
     local::Local,
     pulls::Pulls,
+    worker::Workers,
 };
 use crate::{
     model::{ContainerId, Digest, ImageConfig, RootfsLayers, UnixNanos},
@@ -63,12 +64,13 @@ pub struct Images {
 }
 
 impl Images {
-    /// Opens the store below `root`, made when missing, and clears away what a crash left there. Blocks.
+    /// Opens the store below `root`, made when missing, and clears away what a crash left there. Layers are unpacked by
+    /// `workers`. Blocks.
     ///
     /// # Errors
     /// [`Error::Store`] when the root cannot be made or read. A damaged record is no error: it costs its image.
-    pub fn open(root: &Path, config: &Config) -> Result<Self, Error> {
-        let local = Arc::new(Local::open(root, config)?);
+    pub fn open(root: &Path, config: &Config, workers: Arc<dyn Workers>) -> Result<Self, Error> {
+        let local = Arc::new(Local::open(root, config, workers)?);
         Ok(Self { pulls: Arc::new(Pulls::new(local.clone())), local })
     }
 

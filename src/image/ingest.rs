@@ -12,26 +12,30 @@ use super::{
     layers::{Layer, layer_error},
     local::Local,
     record::LayerRecord,
-    unpack::{self, Archive, LayerError, Limits},
+    unpack::{LayerError, Limits},
+    worker::{Leash, Unpacking},
 };
 use crate::model::Digest;
 
 /// Attempts at an image whose layers another process removes meanwhile.
 const ATTEMPTS_MAX: usize = 3;
 
-/// Unpacks one layer from a stream and holds it against both its digests. Blocks. When it fails, or the
-/// stream ends early, nothing is left.
+/// Has one layer unpacked from a stream, by a worker on `leash`, and holds it against both its digests. Blocks. When it
+/// fails, or the stream ends early, nothing is left.
 pub(super) fn take(
     local: &Local,
     stream: impl BufRead + Send,
     blob: Blob,
     diff_id: &Digest,
+    leash: &Leash,
 ) -> Result<Arc<Layer>, Error> {
     let (folder, root) = local.layers.begin()?;
     let limits = Limits { file_bytes_max: local.config.layer_unpacked_bytes_max };
     let digest = blob.digest.clone();
-    let unpacked =
-        consume(local, stream, blob, diff_id, |tar| unpack::unpack(&mut Archive::new(tar), root, limits))?;
+    let name = digest.to_string();
+    let unpacked = consume(local, stream, blob, diff_id, |tar| {
+        Unpacking::begin(&*local.workers, leash, &name, root, limits)?.finish(tar)
+    })?;
     local.layers.finish(diff_id.hex(), folder, LayerRecord::from(unpacked).with_blob(digest))
 }
 
@@ -41,6 +45,7 @@ pub(super) fn prove(
     stream: impl BufRead + Send,
     blob: Blob,
     diff_id: &Digest,
+    _: &Leash,
 ) -> Result<(), Error> {
     let read = |tar: &mut Unpacked<'_>| io::copy(tar, &mut io::sink()).map_err(LayerError::Read);
     consume(local, stream, blob, diff_id, read).map(drop)

@@ -1,7 +1,8 @@
 //! Images: their names, where they come from, and their layers on disk.
 //!
 //! - `reference`, `document`, `secret`: names, manifests and logins, parsed once and strictly. No I/O.
-//! - `registry`: HTTP. `content`: bytes on their way, hashed and limited. `unpack`: a tar becomes a layer.
+//! - `registry`: HTTP. `content`: bytes on their way, hashed and limited. `unpack`: a tar becomes a layer, in a process
+//!   of its own: `worker`.
 //! - `layers`: the shelf of layers. `catalog`: the records of images. `local`: both together.
 //! - `pulls`, `pull`: from registries. `archive`, `load`: from files. `ingest`: what both do with a layer.
 //! - `writable`, `retained`: what containers have here.
@@ -52,6 +53,7 @@ mod testnode;
 #[cfg(test)]
 mod testregistry;
 mod unpack;
+mod worker;
 mod writable;
 
 pub use archive::Input;
@@ -60,3 +62,4 @@ pub use error::Error;
 pub use images::{FsCapacity, FsUsage, Image, Images};
 pub use load::{Loaded, LoadedImage, Progress};
 pub use secret::Credentials;
+pub use worker::{NoWorkers, Worker, Workers, worker_main};

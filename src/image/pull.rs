@@ -16,6 +16,7 @@ use super::{
     reference::{Reference, Target},
     registry::{Registries, Session},
     secret::Login,
+    worker::Leash,
 };
 use crate::{model::Digest, telemetry::task};
 
@@ -160,12 +161,15 @@ async fn fetch<T: Send + 'static>(
     session: &Session,
     blob: &Blob,
     diff_id: &Digest,
-    consume: fn(&Local, Chunks, Blob, &Digest) -> Result<T, Error>,
+    consume: fn(&Local, Chunks, Blob, &Digest, &Leash) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
     let (shelf, wanted, diff) = (local.clone(), blob.clone(), diff_id.clone());
+    // A pull that is given up is dropped here, whatever its thread waits for.
+    let leash = Leash::default();
+    let _cut = leash.cut_on_drop();
     let consuming =
-        task::blocking("unpack layer", move || consume(&shelf, Chunks::new(receiver), wanted, &diff));
+        task::blocking("unpack layer", move || consume(&shelf, Chunks::new(receiver), wanted, &diff, &leash));
     let (sent, consumed) = tokio::join!(session.blob(blob, sender), consuming);
     // A download that failed is why the unpacking did.
     sent?;

@@ -6,6 +6,7 @@ use super::{
     Config, Error, Image, Images, document,
     testregistry::{TestImage, TestRegistry},
     unpack::testtar::TestTar,
+    worker::Threads,
 };
 
 /// A registry and a node's image store.
@@ -18,7 +19,8 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        let images = Images::open(&root.path().join("store"), &Self::config(root.path())).unwrap();
+        let images =
+            Images::open(&root.path().join("store"), &Self::config(root.path()), Arc::new(Threads)).unwrap();
         Self { registry: TestRegistry::start(), root, images }
     }
 

@@ -259,7 +259,7 @@ mod tests {
     use crate::image;
 
     fn meter(folder: &std::path::Path, pods: Vec<PodView>) -> Arc<Meter> {
-        let images = Images::open(folder, &image::Config::default()).unwrap();
+        let images = Images::open(folder, &image::Config::default(), Arc::new(image::NoWorkers)).unwrap();
         Arc::new(Meter::new(images, Board::of(pods)))
     }
 

@@ -158,7 +158,12 @@ impl Node {
     /// A node in a folder of its own: no processes, no cgroups, no network.
     pub(super) fn fake(folder: &std::path::Path) -> Arc<Self> {
         let (state, root) = (folder.join("run"), folder.join("lib"));
-        let images = Images::open(&folder.join("images"), &crate::image::Config::default()).unwrap();
+        let images = Images::open(
+            &folder.join("images"),
+            &crate::image::Config::default(),
+            Arc::new(crate::image::NoWorkers),
+        )
+        .unwrap();
         let network = crate::network::Config { mode: crate::network::Mode::Bridge, ..Default::default() };
         let network = Network::open(&network, &folder.join("lib")).unwrap();
         let places = Places { state, root };

@@ -1,4 +1,4 @@
-//! The process that supervisors are forked from.
+//! The process that supervisors and image workers are forked from.
 //!
 //! It has done nothing yet when it forks: so all supervisors share its relocated pages, and nothing of the
 //! daemon is in any of them.
@@ -15,6 +15,7 @@ use super::{
     wire::{self, Assembler, Outgoing, v1},
 };
 use crate::{
+    image,
     model::{Failure, Stage},
     sys::{
         descriptors, heap, privilege,
@@ -27,7 +28,7 @@ use crate::{
 /// Directories become 0755 and files 0644 unless a stricter mode is asked for.
 const UMASK_OF_WORKLOADS: rustix::fs::Mode = rustix::fs::Mode::WGRP.union(rustix::fs::Mode::WOTH);
 
-/// What `pintle zygote` does: forks a supervisor for each request on standard input, until its end.
+/// What `pintle zygote` does: forks a supervisor or an image worker for each request on standard input, until its end.
 ///
 /// Standard error is a pipe to the daemon, which logs what is written there. A supervisor has it until its pod is set up:
 /// so long it does not outlive the daemon.
@@ -74,7 +75,16 @@ fn serve() -> io::Result<()> {
         while let Some(fork) = incoming.next::<v1::Fork>()? {
             let connection = incoming.take_fds(1)?.pop().ok_or(io::ErrorKind::InvalidData)?;
             let gate = incoming.take_fds(fork.gate.into())?.pop();
-            let answer = match process::fork_into(gate.as_ref().map(AsFd::as_fd), one_thread) {
+            let forked = match fork.image_worker {
+                // The daemon's child: it has to see how a worker ends.
+                true => process::fork_sibling(one_thread),
+                false => process::fork_into(gate.as_ref().map(AsFd::as_fd), one_thread),
+            };
+            let answer = match forked {
+                Ok(Fork::Child) if fork.image_worker => {
+                    drop(socket);
+                    image::worker_main(connection, one_thread)
+                }
                 Ok(Fork::Child) => {
                     drop((socket, gate));
                     supervise(&fork.pod_id, connection);

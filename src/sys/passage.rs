@@ -49,7 +49,7 @@ const FORK_FLAGS: i32 = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
 /// Offsets in `struct seccomp_data` (linux/seccomp.h); of a 64-bit argument, the half that counts less.
 pub(super) const NUMBER: u32 = 0;
 pub(super) const ARCH: u32 = 4;
-const fn argument(index: u32) -> u32 {
+pub(super) const fn argument(index: u32) -> u32 {
     16 + 8 * index
 }
 /// The argument that holds the secret. No call below has six of its own.

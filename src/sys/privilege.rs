@@ -163,15 +163,21 @@ pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
         .map(drop)
 }
 
-/// Leaves this process no system call but those that are numbered in `calls` (of the machine's own kind); all others
-/// fail with `EPERM`. Nothing that it executes from now on gains anything either.
+/// A call that is allowed when the low half of one of its arguments has one value: number, which argument, the value.
+pub type Narrow = (libc::c_long, u32, u32);
+
+/// Leaves this process no system call but those that are numbered in `calls` (of the machine's own kind) and in `narrow`;
+/// all others fail with `EPERM`. Nothing that it executes from now on gains anything either.
 ///
 /// # Errors
 /// As prctl(2) and seccomp(2).
-pub fn allow_only(calls: &[libc::c_long]) -> io::Result<()> {
-    use super::passage::{ALLOW, ARCH, Insn, JUMP_EQUAL, LOAD, NATIVE_ARCH, NUMBER, RETURN, to_bytes};
+pub fn allow_only(calls: &[libc::c_long], narrow: &[Narrow]) -> io::Result<()> {
+    use super::passage::{
+        ALLOW, ARCH, Insn, JUMP_EQUAL, LOAD, NATIVE_ARCH, NUMBER, RETURN, argument, to_bytes,
+    };
     /// `SECCOMP_RET_ERRNO` with `EPERM`.
     const REFUSE: u32 = 0x0005_0001;
+    let number = |call: libc::c_long| u32::try_from(call).map_err(|_| io::ErrorKind::InvalidInput);
     let mut program: Vec<Insn> = vec![
         (LOAD, 0, 0, ARCH),
         (JUMP_EQUAL, 1, 0, NATIVE_ARCH),
@@ -179,8 +185,16 @@ pub fn allow_only(calls: &[libc::c_long]) -> io::Result<()> {
         (LOAD, 0, 0, NUMBER),
     ];
     for call in calls {
-        let number = u32::try_from(*call).map_err(|_| io::ErrorKind::InvalidInput)?;
-        program.extend([(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]);
+        program.extend([(JUMP_EQUAL, 0, 1, number(*call)?), (RETURN, 0, 0, ALLOW)]);
+    }
+    for (call, index, value) in narrow {
+        program.extend([
+            (JUMP_EQUAL, 0, 4, number(*call)?),
+            (LOAD, 0, 0, argument(*index)),
+            (JUMP_EQUAL, 0, 1, *value),
+            (RETURN, 0, 0, ALLOW),
+            (LOAD, 0, 0, NUMBER),
+        ]);
     }
     program.push((RETURN, 0, 0, REFUSE));
     no_new_privileges()?;
@@ -198,6 +212,76 @@ pub const CALLS_OF_A_REAPER: [libc::c_long; 7] = [
     libc::SYS_rt_sigreturn,
     libc::SYS_exit_group,
 ];
+
+/// The calls of a process that makes files below a descriptor that it has, from bytes that it reads from another, in
+/// one thread: files, memory, its own end.
+const CALLS_OF_AN_UNPACKER: [libc::c_long; 44] = [
+    // What it reads and answers; the contents of files.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_pwrite64,
+    libc::SYS_ftruncate,
+    libc::SYS_close,
+    // Trees.
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_getdents64,
+    libc::SYS_lseek,
+    libc::SYS_readlinkat,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_symlinkat,
+    libc::SYS_linkat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    // Owners, modes, times, attributes.
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_utimensat,
+    libc::SYS_fsetxattr,
+    // Memory.
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    // Signals of its own, and its end.
+    libc::SYS_clock_gettime,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Leaves this process the calls of an unpacker ([`CALLS_OF_AN_UNPACKER`]). Of those that could reach another process it
+/// has abort(3)'s signal to itself, and fcntl(2) only to read a descriptor's flags.
+///
+/// # Errors
+/// As [`allow_only`].
+pub fn allow_unpacking() -> io::Result<()> {
+    let own = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
+    let mut calls = CALLS_OF_AN_UNPACKER.to_vec();
+    let mut narrow = vec![(libc::SYS_fcntl, 1, libc::F_GETFL.cast_unsigned()), (libc::SYS_tgkill, 0, own)];
+    if cfg!(feature = "failpoints") {
+        calls.push(libc::SYS_clock_nanosleep);
+        narrow.push((libc::SYS_kill, 0, own));
+    }
+    allow_only(&calls, &narrow)
+}
 
 /// Enters the session keyring of this name, made if there is none (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
 /// One that is made may be entered by later processes of this user too, who find it by the name.
@@ -234,4 +318,53 @@ pub fn enter_session_keyring(name: &CStr, made: bool) -> io::Result<()> {
 pub fn forbid_inspection() -> io::Result<()> {
     // SAFETY: integers only.
     check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }.into()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::process::{self, Ended, Fork, OneThread},
+        *,
+    };
+
+    /// A system call with three numbers; its error.
+    fn call(number: libc::c_long, arguments: [i32; 3]) -> Option<i32> {
+        let [first, second, third] = arguments;
+        // SAFETY: integers only; those that could be taken for a pointer are 0.
+        let result = unsafe { libc::syscall(number, first, second, third, 0, 0, 0) };
+        (result < 0).then(|| io::Error::last_os_error().raw_os_error()).flatten()
+    }
+
+    #[test]
+    fn an_unpacker_reaches_no_other_process_and_no_network() {
+        /// fcntl(2).
+        const SET_SIGNAL: i32 = 10;
+        let parent = std::process::id().cast_signed();
+        let refused = [
+            (libc::SYS_socket, [libc::AF_UNIX, libc::SOCK_STREAM, 0]),
+            (libc::SYS_tgkill, [parent, parent, 0]),
+            (libc::SYS_kill, [parent, 0, 0]),
+            // A descriptor that becomes ready could signal any process of this user.
+            (libc::SYS_fcntl, [0, libc::F_SETOWN, parent]),
+            (libc::SYS_fcntl, [0, SET_SIGNAL, 9]),
+            (libc::SYS_ioctl, [0, 0, 0]),
+            (libc::SYS_unshare, [libc::CLONE_NEWUSER, 0, 0]),
+            (libc::SYS_clone, [libc::SIGCHLD, 0, 0]),
+        ];
+        let Fork::Parent(pid) = process::fork(OneThread::for_test()).unwrap() else {
+            if allow_unpacking().is_err() {
+                process::exit_now(100);
+            }
+            for (number, (what, arguments)) in (1..).zip(refused) {
+                if call(what, arguments) != Some(libc::EPERM) {
+                    process::exit_now(number);
+                }
+            }
+            let own = rustix::process::getpid().as_raw_nonzero().get();
+            let allowed = [(libc::SYS_fcntl, [1, libc::F_GETFL, 0]), (libc::SYS_tgkill, [own, own, 0])];
+            let is_allowed = allowed.iter().all(|(what, arguments)| call(*what, *arguments).is_none());
+            process::exit_now(if is_allowed { 0 } else { 101 })
+        };
+        assert_eq!(process::wait(pid).unwrap(), Ended::Code(0));
+    }
 }

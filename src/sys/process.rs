@@ -1,4 +1,5 @@
 //! Making processes and entering namespaces.
+//! Long: one wrapper for each call of the kernel, around `Pid` and `Ended`; most of it is documentation.
 
 use std::{
     ffi::CStr,
@@ -417,6 +418,26 @@ pub fn wait(pid: Pid) -> io::Result<Ended> {
                 return Ok(match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => Ended::Code(code),
                     (None, signal) => Ended::Signal(signal.unwrap_or(0)),
+                });
+            }
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits for the child behind a pidfd to end, and reaps it.
+///
+/// # Errors
+/// As waitid(2); `ECHILD` for what is no child of this process.
+pub fn wait_by_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Ended> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    loop {
+        match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => {
+                return Ok(match status.exit_status() {
+                    Some(code) => Ended::Code(code),
+                    None => Ended::Signal(status.terminating_signal().unwrap_or(0)),
                 });
             }
             Ok(None) | Err(rustix::io::Errno::INTR) => {}

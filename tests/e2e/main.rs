@@ -47,6 +47,7 @@ mod update;
 mod userns;
 mod voice;
 mod volume;
+mod worker;
 
 use std::{env, process::ExitCode};
 
@@ -92,6 +93,7 @@ fn stories() -> impl Iterator<Item = Test> {
         logs::TESTS,
         own_log::TESTS,
         image::TESTS,
+        worker::TESTS,
         network::TESTS,
         cni::TESTS,
         plugins::TESTS,

@@ -12,6 +12,7 @@ use super::{
     layers::Layer,
     local::{Draft, Local},
     reference::{Query, Reference, Target},
+    worker::Leash,
 };
 use crate::model::Digest;
 
@@ -174,12 +175,16 @@ fn take(
     blob: Option<Blob>,
     diff_id: &Digest,
 ) -> Result<Arc<Layer>, Error> {
+    // Whoever loads cannot change their mind but by ending the process, and it with that.
+    let leash = Leash::default();
     let (bytes, size) = source.open_member(file)?;
     if size > local.config.layer_compressed_bytes_max {
         return Err(Error::Limit { what: "size of a layer", limit: local.config.layer_compressed_bytes_max });
     }
     match blob {
-        Some(blob) => ingest::take(local, BufReader::with_capacity(BUFFER_BYTES, bytes), blob, diff_id),
+        Some(blob) => {
+            ingest::take(local, BufReader::with_capacity(BUFFER_BYTES, bytes), blob, diff_id, &leash)
+        }
         None => {
             // Only the diff id is promised: the file is read twice, first for a digest to report.
             let mut hash = sha2::Sha256::default();
@@ -188,7 +193,7 @@ fn take(
             let digest = Digest::from_bytes(sha2::Digest::finalize(hash).into());
             let (bytes, _) = source.open_member(file)?;
             let blob = Blob { digest, size };
-            ingest::take(local, BufReader::with_capacity(BUFFER_BYTES, bytes), blob, diff_id)
+            ingest::take(local, BufReader::with_capacity(BUFFER_BYTES, bytes), blob, diff_id, &leash)
         }
     }
 }

@@ -9,6 +9,7 @@ use super::super::{
     Config, document,
     testregistry::{OCI_MANIFEST, TestImage, descriptor, gzip},
     unpack::testtar::TestTar,
+    worker::Threads,
 };
 use super::*;
 
@@ -20,7 +21,7 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let local = Local::open(&folder.path().join("store"), &Config::default()).unwrap();
+        let local = Local::open(&folder.path().join("store"), &Config::default(), Arc::new(Threads)).unwrap();
         Self { folder, local }
     }
 

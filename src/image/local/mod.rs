@@ -18,6 +18,7 @@ use super::{
     record::ImageRecord,
     reference::Query,
     retained::Retained,
+    worker::Workers,
     writable::Writable,
 };
 use crate::model::{Digest, ImageConfig, UnixNanos};
@@ -27,6 +28,7 @@ use crate::model::{Digest, ImageConfig, UnixNanos};
 pub(super) struct Local {
     pub(super) root: PathBuf,
     pub(super) config: Config,
+    pub(super) workers: Arc<dyn Workers>,
     pub(super) layers: Layers,
     pub(super) writable: Writable,
     catalog: Catalog,
@@ -47,7 +49,7 @@ pub(super) struct Draft {
 impl Local {
     /// Opens the root and clears away what a crash left: unfinished work, layers in no image's list, and
     /// images that were removed while containers used them and are used no more.
-    pub(super) fn open(root: &Path, config: &Config) -> Result<Self, Error> {
+    pub(super) fn open(root: &Path, config: &Config, workers: Arc<dyn Workers>) -> Result<Self, Error> {
         folder::make_private(root)?;
         // Before anything is read, so that no other process removes in between.
         let lock = Lock::take(root)?;
@@ -55,7 +57,8 @@ impl Local {
         let catalog = Catalog::open(root, &layers, &config.pinned)?;
         let retained = Retained::open(root)?;
         let writable = Writable::open(root)?;
-        let local = Self { root: root.into(), config: config.clone(), layers, writable, catalog, retained };
+        let (root, config) = (root.to_owned(), config.clone());
+        let local = Self { root, config, workers, layers, writable, catalog, retained };
         let rubbish = match local.collect() {
             Err(error) if folder::takes_nothing(&error) => {
                 warn!(%error, "layers of no image are kept: the disk takes no change");

@@ -7,6 +7,7 @@ use super::super::{
     ingest,
     testregistry::gzip,
     unpack::testtar::TestTar,
+    worker::{Leash, Threads},
 };
 use super::*;
 
@@ -18,7 +19,9 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let local = Arc::new(Local::open(&folder.path().join("store"), &Config::default()).unwrap());
+        let local = Arc::new(
+            Local::open(&folder.path().join("store"), &Config::default(), Arc::new(Threads)).unwrap(),
+        );
         Self { folder, local }
     }
 
@@ -30,13 +33,15 @@ impl Node {
     fn restart(self) -> Self {
         let Self { folder, local } = self;
         drop(local);
-        let local = Arc::new(Local::open(&folder.path().join("store"), &Config::default()).unwrap());
+        let local = Arc::new(
+            Local::open(&folder.path().join("store"), &Config::default(), Arc::new(Threads)).unwrap(),
+        );
         Self { folder, local }
     }
 
     /// A second process on the same root.
     fn second(&self) -> Arc<Local> {
-        Arc::new(Local::open(&self.path(""), &Config::default()).unwrap())
+        Arc::new(Local::open(&self.path(""), &Config::default(), Arc::new(Threads)).unwrap())
     }
 
     fn layers(&self) -> usize {
@@ -56,7 +61,7 @@ fn layer(local: &Local, file: &str) -> Arc<Layer> {
     }
     let packed = gzip(&tar);
     let blob = Blob { digest: digest_of(&packed), size: packed.len() as u64 };
-    ingest::take(local, packed.as_slice(), blob, &diff_id).unwrap()
+    ingest::take(local, packed.as_slice(), blob, &diff_id, &Leash::default()).unwrap()
 }
 
 /// An image with one layer for each file.

@@ -1,7 +1,7 @@
 //! The directories of a layer in the making. They are kept in memory until the layer ends, because the time of a
 //! directory can be set only when all files are in it, and an implied one may be described later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LayerError, NAMES_BYTES_MAX, name::Name};
 
@@ -9,6 +9,8 @@ use super::{LayerError, NAMES_BYTES_MAX, name::Name};
 #[derive(Default)]
 pub(super) struct Directories {
     known: BTreeMap<Vec<u8>, Directory>,
+    /// Names of directories that hide the lower layers' directory of their name.
+    opaque: BTreeSet<Vec<u8>>,
     names_bytes: usize,
 }
 
@@ -29,6 +31,16 @@ impl Directories {
     pub(super) fn note(&mut self, path: Vec<u8>, directory: Directory) -> Result<(), LayerError> {
         self.count_name(path.len())?;
         self.known.insert(path, directory);
+        Ok(())
+    }
+
+    /// Adds to the directories that hide the lower layers' of the same name.
+    ///
+    /// # Errors
+    /// [`LayerError::Limit`] for too many names.
+    pub(super) fn note_opaque(&mut self, path: Vec<u8>) -> Result<(), LayerError> {
+        self.count_name(path.len())?;
+        self.opaque.insert(path);
         Ok(())
     }
 
@@ -54,15 +66,23 @@ impl Directories {
         below.push(b'/');
         let mut end = path.clone();
         end.push(b'/' + 1);
-        let gone: Vec<_> = self.known.range(below..end).map(|(path, _)| path.clone()).collect();
-        for path in gone.iter().chain([&path]) {
+        let known = self.known.range(below.clone()..end.clone()).map(|(path, _)| path.clone());
+        let opaque = self.opaque.range(below..end).cloned();
+        let gone: Vec<_> = known.chain(opaque).chain([path]).collect();
+        for path in &gone {
             self.known.remove(path);
+            self.opaque.remove(path);
         }
     }
 
     /// All of them, parents first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Vec<u8>, &Directory)> {
         self.known.iter()
+    }
+
+    /// Names of directories that hide the lower layers' directory of their name.
+    pub(super) fn into_opaque(self) -> Vec<Vec<u8>> {
+        self.opaque.into_iter().collect()
     }
 
     pub(super) fn len(&self) -> usize {

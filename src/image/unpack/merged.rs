@@ -52,7 +52,8 @@ pub(in crate::image) fn patch(
         patch.link(stack, path, target)?;
     }
     let implied: Vec<_> = patch.implied.into_iter().collect();
-    Ok(Some(Unpacked { bytes: patch.inodes * 4096, inodes: patch.inodes, implied, links: Vec::new() }))
+    let (bytes, inodes) = (patch.inodes * 4096, patch.inodes);
+    Ok(Some(Unpacked { bytes, inodes, implied, ..Unpacked::default() }))
 }
 
 /// Fills the empty directory `into` with the directories of `stack` (bottom first) whose mode and owner are
@@ -79,7 +80,7 @@ pub(in crate::image) fn attributes(
         let name = Name::parse(path)?;
         let Look::Directory(dirs) = look(stack, &name, false)? else { continue };
         let source = dirs.iter().find(|(layer, _)| !stack[*layer].implied.contains(path)).unwrap_or(&dirs[0]);
-        let fd = made.make_directories(&name, |_| Ok(()))?;
+        let fd = made.make_directories(&name, |made| made.mark())?;
         copy_attributes(&source.1, &fd, path)?;
         times.insert(path, fs::fstat(&source.1).map_err(|e| LayerError::write("look at", path, e))?);
     }
@@ -124,8 +125,9 @@ struct Patch {
 impl Patch {
     fn directory(&mut self, name: &Name) -> Result<std::rc::Rc<OwnedFd>, LayerError> {
         let Self { tree, implied, inodes } = self;
-        tree.make_directories(name, |path| {
-            implied.insert(path);
+        tree.make_directories(name, |made| {
+            made.mark()?;
+            implied.insert(made.path);
             *inodes += 1;
             Ok(())
         })
@@ -212,7 +214,7 @@ impl Patch {
             parts.push(file.to_vec());
             let name = Name::of(&parts);
             let source = open(from, file)?;
-            let fd = self.tree.make_directories(&name, |_| Ok(()))?;
+            let fd = self.tree.make_directories(&name, |made| made.mark())?;
             copy_attributes(&source, &fd, &name.to_bytes())?;
             if tree::is_opaque(&source) {
                 tree::set_opaque(&fd).map_err(|e| LayerError::write("mark opaque", &path, e))?;
@@ -249,7 +251,7 @@ mod tests {
         path::{Path, PathBuf},
     };
 
-    use super::super::{Archive, Limits, testtar::TestTar, unpack};
+    use super::super::{Archive, Limits, mark_opaque, testtar::TestTar, unpack};
     use super::*;
     use crate::image::folder;
 
@@ -267,6 +269,7 @@ mod tests {
                 let limits = Limits { file_bytes_max: 1 << 20 };
                 let done =
                     unpack(&mut Archive::new(&tar.done()[..]), root.try_clone().unwrap(), limits).unwrap();
+                mark_opaque(root.try_clone().unwrap(), &done.opaque).unwrap();
                 stack.below.push(Below::new(root, &done.implied, &done.links));
             }
             stack

@@ -24,7 +24,7 @@ mod tree;
 pub(super) mod testtar;
 
 pub(super) use archive::{Archive, BLOCK, Kind, begins_tar};
-pub(super) use layer::{Limits, Unpacked, unpack};
+pub(super) use layer::{Limits, Unpacked, mark_opaque, unpack};
 pub(super) use overlay::Below;
 
 /// The parts of a name in a layer, for the fuzz target; panics for one that leads out of it.
@@ -40,18 +40,18 @@ pub(super) fn inside(path: &[u8]) -> Option<Vec<Vec<u8>>> {
 /// Largest tar header with all its extensions; bytes. Holds 4 KiB names and 64 KiB attributes with room.
 const METADATA_BYTES_MAX: u32 = 1 << 20;
 /// Longest path of an entry; bytes. What the kernel takes, without its final NUL.
-const PATH_BYTES_MAX: u32 = 4095;
+pub(super) const PATH_BYTES_MAX: u32 = 4095;
 /// Most data regions of a sparse file.
 const SPARSE_REGIONS_MAX: usize = 10_000;
 /// Most files, links and directories of one layer.
-const ENTRIES_MAX: u64 = 5_000_000;
+pub(super) const ENTRIES_MAX: u64 = 5_000_000;
 /// Names of directories, and of hard links to lower layers, of one layer together; bytes. They are kept in
 /// memory until the layer ends.
-const NAMES_BYTES_MAX: usize = 64 << 20;
+pub(super) const NAMES_BYTES_MAX: usize = 64 << 20;
 /// Largest value of an extended attribute; bytes. The kernel's own limit (`XATTR_SIZE_MAX`).
 const XATTR_BYTES_MAX: usize = 64 << 10;
 /// Hard links to files of lower layers; they are kept in memory until the layer ends.
-const FOREIGN_LINKS_MAX: usize = 100_000;
+pub(super) const FOREIGN_LINKS_MAX: usize = 100_000;
 
 /// Why a layer could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,12 @@ pub enum LayerError {
     },
     #[error("{what} is over the limit of {limit}")]
     Limit { what: &'static str, limit: u64 },
+    /// The reason of the process that unpacks it, in its words.
+    #[error("{reason}")]
+    Told { is_full: bool, reason: String },
+    /// End or misbehaviour of that process, in place of an answer.
+    #[error("the process that unpacks it {0}")]
+    Worker(String),
 }
 
 impl LayerError {
@@ -80,7 +86,7 @@ impl LayerError {
         Self::Entry { path: String::from_utf8_lossy(path).into_owned(), why }
     }
 
-    fn write(operation: &'static str, path: &[u8], source: impl Into<std::io::Error>) -> Self {
+    pub(super) fn write(operation: &'static str, path: &[u8], source: impl Into<std::io::Error>) -> Self {
         Self::Write { operation, path: String::from_utf8_lossy(path).into_owned(), source: source.into() }
     }
 
@@ -88,6 +94,10 @@ impl LayerError {
     pub(super) fn is_full(&self) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         let full = |source: &std::io::Error| matches!(source.kind(), StorageFull | QuotaExceeded);
-        matches!(self, Self::Write { operation, source, .. } if full(source) && *operation != tree::SET_ATTRIBUTE)
+        match self {
+            Self::Write { operation, source, .. } => full(source) && *operation != tree::SET_ATTRIBUTE,
+            Self::Told { is_full, .. } => *is_full,
+            _ => false,
+        }
     }
 }

@@ -119,7 +119,7 @@ impl Tree {
     pub(super) fn make_directories(
         &mut self,
         name: &Name,
-        mut made: impl FnMut(Vec<u8>) -> Result<(), LayerError>,
+        mut made: impl FnMut(Made<'_>) -> Result<(), LayerError>,
     ) -> Result<Rc<OwnedFd>, LayerError> {
         if let Ok(fd) = self.directory(name) {
             return Ok(fd);
@@ -143,8 +143,10 @@ impl Tree {
                         };
                     make_directory(&above, file, hides)
                         .map_err(|e| LayerError::write("make directory", &path, e))?;
-                    made(path.clone())?;
-                    self.directory(&here).map_err(|e| LayerError::write("open directory", &path, e))?
+                    let fd =
+                        self.directory(&here).map_err(|e| LayerError::write("open directory", &path, e))?;
+                    made(Made { path, directory: &fd, hides })?;
+                    fd
                 }
             };
         }
@@ -166,6 +168,26 @@ impl Tree {
     }
 }
 
+/// A directory that [`Tree::make_directories`] has just made.
+#[derive(Debug)]
+pub(super) struct Made<'a> {
+    pub(super) path: Vec<u8>,
+    directory: &'a OwnedFd,
+    /// Whether it has the place of a whiteout, which said that the lower layers' directory is gone: it has to be marked as
+    /// opaque, or it would bring that back.
+    pub(super) hides: bool,
+}
+
+impl Made<'_> {
+    /// Marks it as opaque if it has to be.
+    pub(super) fn mark(&self) -> Result<(), LayerError> {
+        if self.hides {
+            set_opaque(self.directory).map_err(|e| LayerError::write("mark opaque", &self.path, e))?;
+        }
+        Ok(())
+    }
+}
+
 /// The kind of file at `file`, links not followed.
 pub(super) fn kind_at(parent: &OwnedFd, file: &[u8]) -> io::Result<Was> {
     match fs::statat(parent, file, AtFlags::SYMLINK_NOFOLLOW) {
@@ -179,23 +201,19 @@ pub(super) fn kind_at(parent: &OwnedFd, file: &[u8]) -> io::Result<Was> {
     }
 }
 
-/// Makes a directory, as every tool makes one that nobody described: 0755, root's.
+/// Makes a directory, as every tool makes one that nobody described: 0755, root's. One that replaces a whiteout is
+/// still to be marked as opaque.
 pub(super) fn make_directory(parent: &OwnedFd, file: &[u8], replaces_whiteout: bool) -> io::Result<()> {
     if replaces_whiteout {
         fs::unlinkat(parent, file, AtFlags::empty())?;
     }
     fs::mkdirat(parent, file, Mode::from_raw_mode(0o700))?;
     let fd = fs::openat2(parent, file, DIRECTORY, Mode::empty(), BENEATH)?;
-    fs::fchmod(&fd, Mode::from_raw_mode(0o755))?;
-    if replaces_whiteout {
-        // The whiteout said that the lower layers' directory is gone; the new one must not bring it back.
-        set_opaque(&fd)?;
-    }
-    Ok(())
+    Ok(fs::fchmod(&fd, Mode::from_raw_mode(0o755))?)
 }
 
-/// Hides the lower layers' directory of the same name.
-pub(in crate::image) fn set_opaque(directory: &OwnedFd) -> io::Result<()> {
+/// Hides the lower layers' directory of the same name. Takes CAP_SYS_ADMIN, which an image worker does not have.
+pub(super) fn set_opaque(directory: &OwnedFd) -> io::Result<()> {
     Ok(fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())?)
 }
 

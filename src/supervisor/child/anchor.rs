@@ -90,5 +90,5 @@ fn close_off(report: &Reporter) -> io::Result<()> {
     privilege::forbid_inspection()?;
     privilege::limit_capabilities(0)?;
     privilege::set_capabilities(0, 0)?;
-    privilege::allow_only(&privilege::CALLS_OF_A_REAPER)
+    privilege::allow_only(&privilege::CALLS_OF_A_REAPER, &[])
 }

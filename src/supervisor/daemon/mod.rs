@@ -6,6 +6,7 @@ mod client;
 mod fake;
 mod probe;
 mod transport;
+mod workers;
 mod zygote;
 
 pub use attachment::{Attachment, Shown};

@@ -64,21 +64,37 @@ pub struct Zygote {
     forks: mpsc::Sender<Fork>,
 }
 
-/// A supervisor that is wanted.
+/// A process that is wanted.
 #[derive(Debug)]
 struct Fork {
-    pod: PodId,
-    /// The cgroup that it is to be born in.
-    gate: Option<OwnedFd>,
+    wanted: Wanted,
     reply: oneshot::Sender<Result<Forked, Failure>>,
 }
 
-/// A supervisor that nobody has greeted yet.
 #[derive(Debug)]
-struct Forked {
+pub(super) enum Wanted {
+    /// With the cgroup that it is to be born in.
+    Supervisor(PodId, Option<OwnedFd>),
+    /// A child of this process.
+    ImageWorker,
+}
+
+/// A process that nobody has greeted yet.
+#[derive(Debug)]
+pub(super) struct Forked {
     pid: u32,
     process: Unattended,
-    connection: OwnedFd,
+    connection: UnixStream,
+}
+
+impl Forked {
+    /// Its connection and its pidfd, for one who kills it when it is not wanted any more.
+    pub(super) fn attended(self) -> io::Result<(UnixStream, OwnedFd)> {
+        let mut process = self.process;
+        let pidfd = process.pidfd.try_clone()?;
+        process.may_stay = true;
+        Ok((self.connection, pidfd))
+    }
 }
 
 /// A process that is killed unless it is given something to stay for. It would end with its connection, too; one
@@ -120,20 +136,30 @@ impl Zygote {
         let cgroup = cgroup.clone();
         let gate = task::blocking("supervisor gate", move || cgroup.supervisor_gate()).await;
         let gate = gate.map_err(|error| error.failure(pod.as_str()))?;
-        let Forked { pid, process, connection } = self.ask(pod, gate).await?;
+        let forked = self.ask(Wanted::Supervisor(pod.clone(), gate)).await?;
+        let Forked { pid, process, connection } = forked;
         let ended = process.pidfd.try_clone();
         let ended = ended.map_err(|error| Failure::io(Stage::Internal, "zygote", "", &error))?;
-        let client = Client::new(pod, connection, pid, ended).await?;
+        let client = Client::new(pod, connection.into(), pid, ended).await?;
         Ok(Newborn { client, pid, process })
     }
 
-    async fn ask(&self, pod: &PodId, gate: Option<OwnedFd>) -> Result<Forked, Failure> {
-        let gone = || Failure::new(Stage::Internal, "zygote", "the daemon is ending");
+    async fn ask(&self, wanted: Wanted) -> Result<Forked, Failure> {
         let (reply, forked) = oneshot::channel();
-        let fork = Fork { pod: pod.clone(), gate, reply };
-        self.forks.send(fork).await.map_err(|_| gone())?;
-        forked.await.map_err(|_| gone())?
+        self.forks.send(Fork { wanted, reply }).await.map_err(|_| is_ending())?;
+        forked.await.map_err(|_| is_ending())?
     }
+
+    /// As [`Self::ask`], on a thread that may block.
+    pub(super) fn ask_blocking(&self, wanted: Wanted) -> Result<Forked, Failure> {
+        let (reply, forked) = oneshot::channel();
+        self.forks.blocking_send(Fork { wanted, reply }).map_err(|_| is_ending())?;
+        forked.blocking_recv().map_err(|_| is_ending())?
+    }
+}
+
+fn is_ending() -> Failure {
+    Failure::new(Stage::Internal, "zygote", "the daemon is ending")
 }
 
 /// A supervisor without a pod. Dropped, it is killed.
@@ -229,30 +255,38 @@ where
     }
 
     async fn answer(&mut self, fork: Fork) {
-        let forked = self.fork(&fork.pod, fork.gate.as_ref()).await;
-        // Nobody may be waiting any more: then the supervisor is killed where it is dropped.
+        let forked = self.fork(&fork.wanted).await;
+        // Nobody may be waiting any more: then the process is killed where it is dropped.
         let _unread: Result<(), Result<Forked, Failure>> = fork.reply.send(forked);
     }
 
     /// Each try has a pair of sockets of its own. So there are never two supervisors for one pod: one that was forked
     /// by a zygote which could not say so any more has a connection without another end, and ends.
-    async fn fork(&mut self, pod: &PodId, gate: Option<&OwnedFd>) -> Result<Forked, Failure> {
+    async fn fork(&mut self, wanted: &Wanted) -> Result<Forked, Failure> {
         let failed = |error: io::Error| Failure::io(Stage::Internal, "zygote", "", &error);
         for attempt in 1.. {
             let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+            let (pod, gate) = match wanted {
+                Wanted::Supervisor(pod, gate) => (Some(pod), gate.as_ref()),
+                Wanted::ImageWorker => (None, None),
+            };
             let gate = gate.map(OwnedFd::try_clone).transpose().map_err(failed)?;
-            let fork = v1::Fork { pod_id: pod.to_string(), gate: gate.is_some() };
+            let fork = v1::Fork {
+                pod_id: pod.map(PodId::to_string).unwrap_or_default(),
+                gate: gate.is_some(),
+                image_worker: pod.is_none(),
+            };
             let frame = wire::encode(&fork, [theirs.into()].into_iter().chain(gate).collect());
             let error = match self.ask(frame).await {
                 Ok((v1::Forked { failure: Some(failure), .. }, _)) => return Err(wire::failure(failure)),
                 Ok((v1::Forked { pid, failure: None }, Some(pidfd))) => {
                     let process = Unattended { pidfd, may_stay: false };
-                    return Ok(Forked { pid, process, connection: ours.into() });
+                    return Ok(Forked { pid, process, connection: ours });
                 }
                 Ok((_, None)) => io::Error::new(io::ErrorKind::InvalidData, "it sent no pidfd"),
                 Err(error) => error,
             };
-            warn!(%pod, attempt, %error, "the zygote is of no use any more");
+            warn!(?wanted, attempt, %error, "the zygote is of no use any more");
             if let Some(process) = self.process.take() {
                 process.end().await;
             }
@@ -472,8 +506,8 @@ mod tests {
         }
     }
 
-    fn pod() -> PodId {
-        PodId::from_bytes([7; 32])
+    fn wanted() -> Wanted {
+        Wanted::Supervisor(PodId::from_bytes([7; 32]), None)
     }
 
     #[tokio::test]
@@ -482,10 +516,10 @@ mod tests {
         for behaviours in [[Dies, Dies, Answers], [Hangs, Dies, Answers], [Hangs, Hangs, Answers]] {
             let script = Script::default();
             let zygote = script.zygote(&behaviours);
-            let forked = zygote.ask(&pod(), None).await.unwrap();
+            let forked = zygote.ask(wanted()).await.unwrap();
             assert_eq!(script.connected(), [false, false, true], "{behaviours:?}");
             assert_eq!(script.pids().iter().map(lives).collect::<Vec<_>>(), [false, false, true]);
-            let (supervisor, again) = (forked.pid, zygote.ask(&pod(), None).await.unwrap().pid);
+            let (supervisor, again) = (forked.pid, zygote.ask(wanted()).await.unwrap().pid);
             assert_ne!(supervisor, again, "the last one goes on answering");
             drop(forked);
             let status = rustix::process::Pid::from_raw(supervisor.cast_signed());
@@ -499,10 +533,10 @@ mod tests {
         let script = Script::default();
         let zygote =
             script.zygote(&[Behaviour::Hangs, Behaviour::Dies, Behaviour::Hangs, Behaviour::Answers]);
-        let failure = zygote.ask(&pod(), None).await.unwrap_err();
+        let failure = zygote.ask(wanted()).await.unwrap_err();
         assert_eq!(failure.to_string(), "internal error zygote: no answer within 200ms");
         assert_eq!(script.connected(), [false; 3]);
-        assert!(zygote.ask(&pod(), None).await.is_ok());
+        assert!(zygote.ask(wanted()).await.is_ok());
     }
 
     #[tokio::test]
@@ -522,9 +556,9 @@ mod tests {
         use Behaviour::{Answers, CannotBeStarted};
         let script = Script::default();
         let zygote = script.zygote(&[CannotBeStarted]);
-        let failure = zygote.ask(&pod(), None).await.unwrap_err();
+        let failure = zygote.ask(wanted()).await.unwrap_err();
         assert_eq!(failure.to_string(), "internal error zygote: out of memory");
         script.0.lock().unwrap().next.extend([Answers; 2]);
-        assert!(zygote.ask(&pod(), None).await.is_ok());
+        assert!(zygote.ask(wanted()).await.is_ok());
     }
 }

@@ -41,6 +41,8 @@ pub(in crate::image) struct Unpacked {
     pub(in crate::image) implied: Vec<Vec<u8>>,
     /// Hard links to files that this layer does not have: (name, target).
     pub(in crate::image) links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Directories that hide the lower layers' of the same name. They still have to be marked so ([`mark_opaque`]).
+    pub(in crate::image) opaque: Vec<Vec<u8>>,
 }
 
 /// Unpacks a whole tar stream into the empty directory `root`, and reads the stream to its end.
@@ -65,6 +67,21 @@ pub(in crate::image) fn unpack(
     }
     archive.drain()?;
     layer.finish()
+}
+
+/// Marks directories of a layer as those that hide the lower layers' of the same name: the last step of an unpacking,
+/// and not for an image worker, because it takes CAP_SYS_ADMIN.
+///
+/// # Errors
+/// [`LayerError`]; also for a name that is no directory of the layer.
+pub(in crate::image) fn mark_opaque(root: OwnedFd, directories: &[Vec<u8>]) -> Result<(), LayerError> {
+    let mut tree = Tree::new(root);
+    for path in directories {
+        let failed = |source| LayerError::write("mark opaque", path, source);
+        let directory = tree.directory(&Name::parse(path)?).map_err(failed)?;
+        tree::set_opaque(&directory).map_err(failed)?;
+    }
+    Ok(())
 }
 
 struct Layer {
@@ -100,8 +117,9 @@ impl Layer {
             }
             Meaning::Root => Err(LayerError::entry(&entry.path, "only a directory can be the root")),
             Meaning::Opaque { directory } => {
-                let fd = self.directory(&directory)?;
-                tree::set_opaque(&fd).map_err(|error| LayerError::write("mark opaque", &entry.path, error))
+                let directory = self.tree.resolve(&directory)?;
+                self.directory(&directory)?;
+                self.directories.note_opaque(directory.to_bytes())
             }
             Meaning::Whiteout { parent, file } => self.whiteout(&parent, &file, entry),
             Meaning::File { parent, file } => self.file(&parent, &file, entry, archive),
@@ -119,8 +137,7 @@ impl Layer {
             Was::Directory => {
                 let mut parts = self.tree.resolve(parent)?.parts().to_vec();
                 parts.push(file.to_vec());
-                let fd = self.tree.directory(&Name::of(&parts)).map_err(failed)?;
-                tree::set_opaque(&fd).map_err(failed)
+                self.directories.note_opaque(Name::of(&parts).to_bytes())
             }
         }
     }
@@ -179,7 +196,10 @@ impl Layer {
         match tree::kind_at(parent, file).map_err(failed)? {
             Was::Directory => {}
             Was::Nothing => tree::make_directory(parent, file, false).map_err(failed)?,
-            Was::Whiteout => tree::make_directory(parent, file, true).map_err(failed)?,
+            Was::Whiteout => {
+                tree::make_directory(parent, file, true).map_err(failed)?;
+                self.directories.note_opaque(name.to_bytes())?;
+            }
             Was::Other => {
                 self.tree.clear(parent, file).map_err(failed)?;
                 tree::make_directory(parent, file, false).map_err(failed)?;
@@ -303,11 +323,14 @@ impl Layer {
     fn directory(&mut self, name: &Name) -> Result<std::rc::Rc<OwnedFd>, LayerError> {
         let name = self.tree.resolve(name)?;
         let mut made = Vec::new();
-        let fd = self.tree.make_directories(&name, |path| {
-            made.push(path);
+        let fd = self.tree.make_directories(&name, |directory| {
+            made.push((directory.path, directory.hides));
             Ok(())
         })?;
-        for path in made {
+        for (path, hides) in made {
+            if hides {
+                self.directories.note_opaque(path.clone())?;
+            }
             self.directories.note(path, Directory::Implied)?;
         }
         Ok(fd)
@@ -332,6 +355,7 @@ impl Layer {
             inodes: self.count + implied_count,
             implied,
             links: self.links.into(),
+            opaque: directories.into_opaque(),
         })
     }
 }

@@ -36,7 +36,9 @@ impl Ground {
     }
 
     fn unpack(&self, tar: &[u8]) -> Result<Unpacked, LayerError> {
-        unpack(&mut Archive::new(tar), folder::open(&self.fs()).unwrap(), LIMITS)
+        let unpacked = unpack(&mut Archive::new(tar), folder::open(&self.fs()).unwrap(), LIMITS)?;
+        mark_opaque(folder::open(&self.fs()).unwrap(), &unpacked.opaque)?;
+        Ok(unpacked)
     }
 
     /// Everything about the canary that a tar could change.
@@ -570,4 +572,27 @@ fn a_sparse_map_without_an_end_is_an_error() {
     assert!(matches!(archive.next(), Err(LayerError::Read(_))));
     let endless = Read::chain(&tar[..], std::io::repeat(b'7'));
     assert!(matches!(Archive::new(endless).next(), Err(LayerError::Limit { what: "tar header", .. })));
+}
+
+#[test]
+fn a_directory_that_is_replaced_loses_its_mark_and_a_new_one_has_none() {
+    if !is_root() {
+        return;
+    }
+    let ground = Ground::new();
+    let tar = TestTar::new()
+        .dir("a", 0o755)
+        .dir("a/b", 0o755)
+        .whiteout("a/.wh..wh..opq")
+        .whiteout("a/b/.wh..wh..opq")
+        .file("a", "a file now")
+        .whiteout(".wh.c")
+        .file("c/d", "")
+        .file("c", "a file now")
+        .done();
+    assert_eq!(ground.unpack(&tar).unwrap().opaque, [b""; 0]);
+    let ground = Ground::new();
+    let tar = TestTar::new().dir("a", 0o755).whiteout("a/.wh..wh..opq").file("a", "").dir("a", 0o755).done();
+    assert_eq!(ground.unpack(&tar).unwrap().opaque, [b""; 0]);
+    assert!(!tree::is_opaque(&folder_file(&ground.fs().join("a"))));
 }

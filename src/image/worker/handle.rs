@@ -1,0 +1,272 @@
+//! The daemon's side of a worker.
+
+use std::{
+    io::{self, BufReader, Read, Write as _},
+    net::Shutdown,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tracing::warn;
+
+use super::{
+    super::unpack::{self, LayerError, Limits, Unpacked},
+    Workers,
+    answer::Answer,
+    inside::Job,
+};
+use crate::sys::{
+    process::{self, Ended},
+    signal,
+};
+
+/// How long a worker may take nothing of a tar, or say nothing after its end. Then it is killed: its disk or the worker
+/// itself stands still.
+const STANDSTILL_MAX: Duration = Duration::from_secs(600);
+/// Handed on at once; bytes.
+const BUFFER_BYTES: usize = 128 << 10;
+/// On its way to a worker; bytes.
+const CONNECTION_BYTES: usize = 1 << 20;
+/// SIGKILL.
+const KILL: i32 = 9;
+
+/// A process that unpacks one layer, a child of this one. Dropped, it is killed and reaped.
+#[derive(Debug)]
+pub struct Worker {
+    connection: UnixStream,
+    process: Process,
+}
+
+#[derive(Debug)]
+enum Process {
+    /// Its pidfd.
+    Child(OwnedFd),
+    #[cfg(test)]
+    Thread,
+    Reaped,
+}
+
+impl Worker {
+    /// A child with the pidfd `process` that runs [`super::worker_main`] on the other end of `connection`.
+    pub fn new(connection: UnixStream, process: OwnedFd) -> Self {
+        Self { connection, process: Process::Child(process) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn thread(connection: UnixStream) -> Self {
+        Self { connection, process: Process::Thread }
+    }
+
+    /// Waits for its end. `None` when it was not seen.
+    fn reap(&mut self) -> io::Result<Option<Ended>> {
+        let Process::Child(pidfd) = std::mem::replace(&mut self.process, Process::Reaped) else {
+            return Ok(None);
+        };
+        process::wait_by_pidfd(pidfd.as_fd()).map(Some)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let Process::Child(pidfd) = &self.process else { return };
+        // That it has ended already is what was wanted.
+        let _ended: io::Result<()> = signal::send(pidfd.as_fd(), KILL);
+        if let Err(error) = self.reap() {
+            warn!(%error, "the end of an image worker was not seen");
+        }
+    }
+}
+
+/// Holds the workers of one piece of work, so that they can be killed from elsewhere while a thread waits for them.
+#[derive(Clone, Debug, Default)]
+pub(in crate::image) struct Leash(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    is_cut: bool,
+    workers: Vec<OwnedFd>,
+}
+
+/// Kills the workers of a [`Leash`] when it is dropped, also those that come later.
+#[derive(Debug)]
+pub(in crate::image) struct Cut(Leash);
+
+impl Leash {
+    /// The guard of the one who wants the work.
+    pub(in crate::image) fn cut_on_drop(&self) -> Cut {
+        Cut(self.clone())
+    }
+
+    fn hold(&self, worker: &Worker) -> io::Result<()> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &worker.process {
+            Process::Child(pidfd) if !held.is_cut => held.workers.push(pidfd.try_clone()?),
+            _ if held.is_cut => return Err(io::Error::other("nobody wants it any more")),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        let mut held = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.is_cut = true;
+        for worker in held.workers.drain(..) {
+            // One that has ended is what is wanted.
+            let _ended: io::Result<()> = signal::send(worker.as_fd(), KILL);
+        }
+    }
+}
+
+/// The unpacking of one layer, by a worker that has its job and waits for the tar.
+#[derive(Debug)]
+pub(in crate::image) struct Unpacking {
+    worker: Worker,
+    root: OwnedFd,
+}
+
+impl Unpacking {
+    /// Forks a worker and gives it the empty directory `root`. `layer` is for people. Blocks.
+    ///
+    /// # Errors
+    /// [`LayerError::Worker`] when there is no worker to be had.
+    pub(in crate::image) fn begin(
+        workers: &dyn Workers,
+        leash: &Leash,
+        layer: &str,
+        root: OwnedFd,
+        limits: Limits,
+    ) -> Result<Self, LayerError> {
+        let begin = || {
+            let worker = workers.fork()?;
+            leash.hold(&worker)?;
+            rustix::net::sockopt::set_socket_send_buffer_size(&worker.connection, CONNECTION_BYTES)?;
+            worker.connection.set_write_timeout(Some(STANDSTILL_MAX))?;
+            worker.connection.set_read_timeout(Some(STANDSTILL_MAX))?;
+            let job = Job { layer: layer.into(), file_bytes_max: limits.file_bytes_max };
+            job.send(worker.connection.as_fd(), &root)?;
+            Ok(worker)
+        };
+        let worker =
+            begin().map_err(|error: io::Error| LayerError::Worker(format!("has no job: {error}")))?;
+        Ok(Self { worker, root })
+    }
+
+    /// Gives it the tar, to its end, and takes the answer. When this returns, the worker is gone and the layer complete.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`LayerError::Read`] when the tar cannot be read; the worker's reason, or how it ended.
+    pub(in crate::image) fn finish(mut self, tar: &mut impl Read) -> Result<Unpacked, LayerError> {
+        let took_all = self.feed(tar)?;
+        match Answer::read(BufReader::new(&self.worker.connection)) {
+            Ok(Answer::Done(unpacked)) if took_all => {
+                // Nothing may change any more once a digest was compared.
+                self.end()?;
+                unpack::mark_opaque(self.root, &unpacked.opaque)?;
+                Ok(unpacked)
+            }
+            Ok(Answer::Done(_)) => Err(LayerError::Worker("did not read all of it".into())),
+            Ok(Answer::Failed { is_full, reason }) => Err(LayerError::Told { is_full, reason }),
+            Err(error) if is_late(&error) => Err(standstill()),
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    /// Whether it was read to its end: a worker that has failed reads no more, and says why.
+    fn feed(&mut self, tar: &mut impl Read) -> Result<bool, LayerError> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let length = match tar.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(LayerError::Read(error)),
+            };
+            match self.worker.connection.write_all(&buffer[..length]) {
+                Ok(()) => {}
+                Err(error) if is_late(&error) => return Err(standstill()),
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(self.worker.connection.shutdown(Shutdown::Write).is_ok())
+    }
+
+    /// Waits until a worker that is done is gone. It ends by itself, or is killed.
+    fn end(&mut self) -> Result<(), LayerError> {
+        let Process::Child(pidfd) = &self.worker.process else { return Ok(()) };
+        // That it has ended already is what is wanted.
+        let _ended: io::Result<()> = signal::send(pidfd.as_fd(), KILL);
+        let seen = self.worker.reap();
+        seen.map(drop).map_err(|error| LayerError::Worker(format!("does not end: {error}")))
+    }
+
+    /// Why there is no answer.
+    fn failure(&mut self, error: &io::Error) -> LayerError {
+        if error.kind() == io::ErrorKind::InvalidData {
+            return LayerError::Worker(format!("gave an answer that is none: {error}"));
+        }
+        match self.worker.reap() {
+            Ok(Some(Ended::Signal(signal))) => LayerError::Worker(format!("was killed by signal {signal}")),
+            Ok(Some(Ended::Code(code))) => {
+                LayerError::Worker(format!("ended with code {code} and without an answer"))
+            }
+            Ok(None) => LayerError::Worker("ended without an answer".into()),
+            Err(error) => LayerError::Worker(format!("ended, and how was not seen: {error}")),
+        }
+    }
+}
+
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn standstill() -> LayerError {
+    LayerError::Worker(format!("stood still for {} minutes", STANDSTILL_MAX.as_secs() / 60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            super::{folder, unpack::testtar::TestTar},
+            Threads,
+        },
+        *,
+    };
+
+    const LIMITS: Limits = Limits { file_bytes_max: 1 << 20 };
+
+    fn unpack(tar: &mut impl Read) -> Result<Unpacked, LayerError> {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder::open(folder.path()).unwrap();
+        Unpacking::begin(&Threads, &Leash::default(), "sha256:ab", root, LIMITS)?.finish(tar)
+    }
+
+    #[test]
+    fn the_reason_of_a_failure_is_told_though_most_of_the_tar_was_not_read() {
+        let tar = TestTar::new().file("../out", "evil").done();
+        let error = unpack(&mut tar.as_slice().chain(io::repeat(b'x').take(64 << 20))).unwrap_err();
+        assert!(matches!(&error, LayerError::Told { reason, .. } if reason.contains("../out")), "{error:?}");
+    }
+
+    #[test]
+    fn a_worker_on_a_leash_that_was_cut_gets_no_job() {
+        let (leash, folder) = (Leash::default(), tempfile::tempdir().unwrap());
+        drop(leash.cut_on_drop());
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = process::pidfd(child.id().try_into().unwrap()).unwrap();
+        let worker = Worker::new(UnixStream::pair().unwrap().0, pidfd);
+        assert!(leash.hold(&worker).is_err());
+        drop(worker);
+        assert!(child.try_wait().is_err(), "it was killed and reaped");
+        let root = folder::open(folder.path()).unwrap();
+        let error = Unpacking::begin(&Threads, &leash, "sha256:ab", root, LIMITS).unwrap_err();
+        assert_eq!(error.to_string(), "the process that unpacks it has no job: nobody wants it any more");
+    }
+}

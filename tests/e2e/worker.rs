@@ -1,0 +1,244 @@
+//! Image workers: what the process that unpacks a layer has, and what becomes of a layer whose worker ends.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+};
+
+use rustix::process::{Pid, Signal};
+
+use crate::harness::{BUSYBOX, Node, Setup, client, pid_of_program, pintle, runner::tests, wait_until};
+
+tests![
+    what_unpacks_a_layer_has_its_directory_and_nothing_else,
+    a_worker_that_is_killed_is_the_error_of_its_pull_alone,
+    a_worker_that_panics_says_why,
+    a_worker_ends_with_the_pull_that_is_given_up,
+    a_worker_ends_with_the_daemon,
+    a_layer_of_an_archive_is_unpacked_in_the_same_way,
+];
+
+/// Workers stay where they have given up everything and have read nothing.
+const HELD: &str = "image.worker-confined=delay(600000)";
+/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP.
+const CAPABILITIES: &str = "000000008800001b";
+
+fn node_with(failpoints: &str) -> Node {
+    Node::start_with(&Setup { failpoints: failpoints.into(), ..Setup::default() })
+}
+
+/// Folders below `/proc` of the node's workers.
+fn workers(node: &Node) -> Vec<PathBuf> {
+    let processes = node.namespaces().processes().into_iter();
+    let workers = processes.filter(|(_, line)| line.starts_with("pintle: image worker of sha256:"));
+    workers.map(|(pid, _)| node.namespaces().root().join(format!("proc/{pid}"))).collect()
+}
+
+/// Waits until a worker is held.
+fn a_worker(node: &Node) -> PathBuf {
+    let mut found = Vec::new();
+    let is_held = |worker: &PathBuf| status(worker, "Seccomp") == "2";
+    wait_until("a worker is held", || {
+        found = workers(node);
+        found.retain(is_held);
+        !found.is_empty()
+    });
+    found.remove(0)
+}
+
+/// A line of its `status`; empty when it is gone.
+fn status(process: &Path, name: &str) -> String {
+    let text = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+fn namespace(process: &Path, kind: &str) -> PathBuf {
+    fs::read_link(process.join("ns").join(kind)).unwrap()
+}
+
+/// Sends SIGKILL, as the node sees the process.
+fn kill(node: &Node, process: &Path) {
+    node.run("kill", ["-KILL", process.file_name().unwrap().to_str().unwrap()]);
+}
+
+/// A pull that another process waits for.
+fn pull_elsewhere(node: &Node) -> std::process::Child {
+    let mut crictl = node.command(client("crictl"));
+    crictl.args([
+        "--runtime-endpoint",
+        &node.endpoint(),
+        "--image-endpoint",
+        &node.endpoint(),
+        "pull",
+        BUSYBOX,
+    ]);
+    crictl.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn end(mut pull: std::process::Child) {
+    let program = pid_of_program(&mut pull).expect("it waits");
+    rustix::process::kill_process(program.try_into().ok().and_then(Pid::from_raw).unwrap(), Signal::KILL)
+        .unwrap();
+    pull.wait().unwrap();
+}
+
+/// Layers that are unfinished, of every process.
+fn unfinished(node: &Node) -> Vec<PathBuf> {
+    let folders =
+        |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    folders(node.path("root/ingest")).flat_map(folders).collect()
+}
+
+fn assert_is_confined(node: &Node, worker: &Path) {
+    for (name, expected) in [
+        ("CapInh", "0000000000000000"),
+        ("CapPrm", CAPABILITIES),
+        ("CapEff", CAPABILITIES),
+        ("CapBnd", CAPABILITIES),
+        ("CapAmb", "0000000000000000"),
+        ("NoNewPrivs", "1"),
+        ("Seccomp", "2"),
+        ("Threads", "1"),
+    ] {
+        assert_eq!(status(worker, name), expected, "{name}");
+    }
+    // Its root is a directory that is being filled, on a mount of its own on which nothing works.
+    let root = fs::metadata(worker.join("root/.")).unwrap();
+    let directories: Vec<_> = unfinished(node).into_iter().map(|folder| folder.join("fs")).collect();
+    let is_root = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (root.dev(), root.ino()))
+    };
+    assert!(directories.iter().any(is_root), "{directories:?}");
+    let mounts = fs::read_to_string(worker.join("mountinfo")).unwrap();
+    let [mount] = mounts.lines().collect::<Vec<_>>().try_into().expect("one mount");
+    for flag in ["nosuid", "nodev", "noexec"] {
+        assert!(mount.split([' ', ',']).any(|option| option == flag), "{mount}");
+    }
+    let links = fs::read_to_string(worker.join("net/dev")).unwrap();
+    let links: Vec<_> =
+        links.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect();
+    assert_eq!(links, ["lo"]);
+    // What it has open: nothing, the daemon's connection, its root.
+    let open = |entry: fs::DirEntry| fs::read_link(entry.path()).unwrap().to_string_lossy().into_owned();
+    let mut open: Vec<_> = fs::read_dir(worker.join("fd")).unwrap().flatten().map(open).collect();
+    open.iter_mut().for_each(|target| target.truncate(target.find(':').unwrap_or(target.len())));
+    open.sort();
+    let [root, pipes @ .., socket] = open.as_slice() else { panic!("{open:?}") };
+    assert!(root.starts_with('/') && socket == "socket" && *pipes == ["pipe"; 3], "{open:?}");
+    let limits = fs::read_to_string(worker.join("limits")).unwrap();
+    for line in ["Max core file size        0                    0", "Max address space         1073741824 "]
+    {
+        assert!(limits.contains(line), "{limits}");
+    }
+    assert_eq!(fs::read_to_string(worker.join("oom_score_adj")).unwrap().trim(), "900");
+}
+
+fn what_unpacks_a_layer_has_its_directory_and_nothing_else() {
+    let node = node_with(HELD);
+    let pull = pull_elsewhere(&node);
+    let worker = a_worker(&node);
+    assert_is_confined(&node, &worker);
+    let daemon = PathBuf::from(format!("/proc/{}", node.daemon_pid()));
+    for kind in ["mnt", "net", "ipc", "uts"] {
+        assert_ne!(namespace(&worker, kind), namespace(&daemon, kind), "{kind}");
+    }
+    assert_eq!(
+        fs::read_to_string(worker.join("cgroup")).unwrap(),
+        fs::read_to_string(daemon.join("cgroup")).unwrap()
+    );
+    end(pull);
+    wait_until("the worker is gone", || workers(&node).is_empty());
+    node.assert_clean();
+}
+
+fn a_worker_that_is_killed_is_the_error_of_its_pull_alone() {
+    // Long enough to find one and kill it, and no longer than the other pull can wait.
+    let node = node_with("image.worker-confined=delay(10000)");
+    thread::scope(|scope| {
+        let killed = scope.spawn(|| node.try_pull(BUSYBOX));
+        let worker = a_worker(&node);
+        let other = scope.spawn(|| node.try_pull("gcr.io/k8s-staging-cri-tools/test-image-tags:1"));
+        kill(&node, &worker);
+        let error = killed.join().unwrap().unwrap_err();
+        assert!(error.message().contains("unpack layer sha256:"), "{error}");
+        assert!(error.message().contains("the process that unpacks it was killed by signal 9"), "{error}");
+        other.join().unwrap().unwrap();
+    });
+    assert!(node.daemon_lives());
+    wait_until("nothing is left of it", || unfinished(&node).is_empty() && workers(&node).is_empty());
+    node.pull(BUSYBOX);
+    node.assert_clean();
+}
+
+fn a_worker_that_panics_says_why() {
+    let node = node_with("image.worker-confined=panic");
+    let error = node.try_pull(BUSYBOX).unwrap_err();
+    assert!(error.message().contains("unpack layer sha256:"), "{error}");
+    assert!(error.message().contains("failpoint image.worker-confined"), "{error}");
+    assert!(node.daemon_lives());
+    wait_until("nothing is left of it", || unfinished(&node).is_empty() && workers(&node).is_empty());
+    node.restart_daemon();
+    node.pull(BUSYBOX);
+    node.assert_clean();
+}
+
+fn a_worker_ends_with_the_pull_that_is_given_up() {
+    let node = node_with(HELD);
+    let pull = pull_elsewhere(&node);
+    a_worker(&node);
+    end(pull);
+    wait_until("the worker is gone", || workers(&node).is_empty());
+    wait_until("nothing is left of it", || unfinished(&node).is_empty());
+    node.assert_clean();
+}
+
+fn a_worker_ends_with_the_daemon() {
+    let node = node_with(HELD);
+    let mut pull = pull_elsewhere(&node);
+    a_worker(&node);
+    node.kill_daemon();
+    wait_until("the worker is gone", || workers(&node).is_empty());
+    pull.wait().unwrap();
+    node.start_daemon();
+    node.pull(BUSYBOX);
+    node.assert_clean();
+}
+
+fn a_layer_of_an_archive_is_unpacked_in_the_same_way() {
+    let node = Node::start();
+    let folder = node.path("saved");
+    fs::create_dir(&folder).unwrap();
+    let script = r#"
+        set -e
+        cd "$1"
+        echo hello > file
+        tar -cf layer.tar file
+        sum=$(sha256sum layer.tar | cut -d' ' -f1)
+        echo '{"os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":["sha256:'$sum'"]}}' > config.json
+        echo '[{"Config":"config.json","RepoTags":["saved.test/one:1"],"Layers":["layer.tar"]}]' > manifest.json
+        tar -cf saved.tar manifest.json config.json layer.tar
+    "#;
+    node.run("sh", ["-c", script, "sh", &folder.to_string_lossy()]);
+    let load = |failpoints: &str| -> Command {
+        let mut load = node.command(pintle());
+        load.args(["image", "load", "--config"]).arg(node.path("config.toml")).arg(folder.join("saved.tar"));
+        load.env("PINTLE_FAILPOINTS", failpoints).stdout(Stdio::piped()).stderr(Stdio::piped());
+        load
+    };
+    let loading = load(HELD).spawn().unwrap();
+    let worker = a_worker(&node);
+    assert_is_confined(&node, &worker);
+    kill(&node, &worker);
+    let output = loading.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the process that unpacks it was killed by signal 9"), "{said}");
+    assert!(!output.status.success());
+
+    let output = load("").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    node.assert_clean();
+}
