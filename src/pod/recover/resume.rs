@@ -387,8 +387,8 @@ mod tests {
         start(&node).await;
         wait_until("the pod is not ready", || !node.board.view().pods[0].ready).await;
         wait_until("its container is ended", || exits(&node) == [(137, ExitReason::SupervisorDied)]).await;
-        let live = node.places.live(&record.id);
-        assert_eq!(keep::containers_in(&live).unwrap(), [ContainerRecord::clone(&running(&record, 1)).id]);
+        let (live, left) = (node.places.live(&record.id), [ContainerRecord::clone(&running(&record, 1)).id]);
+        wait_until("the other one is gone", || keep::containers_in(&live).unwrap() == left).await;
     }
 
     #[tokio::test]

@@ -441,7 +441,7 @@ mod tests {
             let script = self.clone();
             let (forks, wanted) = mpsc::channel(1);
             let start = move || std::future::ready(script.start());
-            let keeper = Keeper { start, answer_max: Duration::from_millis(200), process: None };
+            let keeper = Keeper { start, answer_max: Duration::from_secs(1), process: None };
             task::spawn("zygote-keeper", keeper.run(wanted));
             Zygote { forks }
         }
@@ -534,7 +534,7 @@ mod tests {
         let zygote =
             script.zygote(&[Behaviour::Hangs, Behaviour::Dies, Behaviour::Hangs, Behaviour::Answers]);
         let failure = zygote.ask(wanted()).await.unwrap_err();
-        assert_eq!(failure.to_string(), "internal error zygote: no answer within 200ms");
+        assert_eq!(failure.to_string(), "internal error zygote: no answer within 1s");
         assert_eq!(script.connected(), [false; 3]);
         assert!(zygote.ask(wanted()).await.is_ok());
     }
