@@ -555,6 +555,8 @@ fn neighbours_hear_of_a_new_pod_at_once() {
 fn a_reset_leaves_the_host_as_it_was() {
     let node = dual_stack_node();
     let settings = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.lo.accept_ra"];
+    // A new network namespace has what the machine has.
+    node.run("sysctl", ["-w", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"]);
     let read = || settings.map(|name| node.run("sysctl", ["-n", name]));
     let before = read();
     let others = "add table ip others; add chain ip others c { type filter hook forward priority 0; }";

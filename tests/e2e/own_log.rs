@@ -99,7 +99,8 @@ fn a_journal_that_does_not_read_stops_nothing() {
 /// The daemon's log so far.
 fn log(node: &Node) -> Vec<Value> {
     let text = fs::read_to_string(node.path("daemon.log")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Level and message of each line about a call, or about what it did.
@@ -131,6 +132,8 @@ fn what_workloads_do_is_logged_once_and_is_no_error_of_ours() {
     node.cri().remove_image(v1::RemoveImageRequest { image }).unwrap();
     main.remove();
     pod.remove();
+    // A thread of its own writes the lines.
+    wait_until("the last line is written", || !about(&log(&node), "message", "pod removed").is_empty());
 
     let log = log(&node);
     let refused = [("INFO", "request refused")];
