@@ -120,6 +120,24 @@ fn the_rooms_without_io_have_none() {
     });
 }
 
+/// The fuzzer is a workspace of its own, which is built with `--locked`: a crate that is new here must be in its lock file.
+#[test]
+fn the_lock_file_of_the_fuzzer_has_every_dependency() {
+    let read = |path: &str| -> toml::Table { fs::read_to_string(path).unwrap().parse().unwrap() };
+    let manifest = read("Cargo.toml");
+    let lock = read("hack/fuzz/Cargo.lock");
+    let packages = lock["package"].as_array().unwrap();
+    let pintle = packages.iter().find(|package| package["name"].as_str() == Some("pintle")).unwrap();
+    let locked =
+        pintle["dependencies"].as_array().unwrap().iter().filter_map(|name| name.as_str()?.split(' ').next());
+    let locked: BTreeSet<&str> = locked.collect();
+    let needed = manifest["dependencies"].as_table().unwrap().iter();
+    let needed =
+        needed.map(|(name, source)| source.get("package").and_then(|it| it.as_str()).unwrap_or(name));
+    let missing = needed.filter(|name| !locked.contains(name));
+    assert_eq!(missing.collect::<Vec<_>>(), [""; 0], "run `cargo metadata` in hack/fuzz");
+}
+
 #[test]
 fn nothing_is_left_to_do() {
     check(|source| {
