@@ -45,7 +45,6 @@ pub(super) fn prove(
     stream: impl BufRead + Send,
     blob: Blob,
     diff_id: &Digest,
-    _: &Leash,
 ) -> Result<(), Error> {
     let read = |tar: &mut Unpacked<'_>| io::copy(tar, &mut io::sink()).map_err(LayerError::Read);
     consume(local, stream, blob, diff_id, read).map(drop)

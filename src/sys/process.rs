@@ -163,15 +163,14 @@ pub fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid.0, PidfdFlags::empty())?)
 }
 
-/// Waits until the process behind a pidfd has ended, at most for `limit`; it is not reaped.
-pub fn wait_for_end(pidfd: &OwnedFd, limit: std::time::Duration) {
+/// Waits until the process behind a pidfd has ended, at most for `limit`; it is not reaped. False: it was not seen to end.
+pub fn wait_for_end(pidfd: &OwnedFd, limit: std::time::Duration) -> bool {
     use rustix::event::{PollFd, PollFlags, poll};
     let limit = rustix::time::Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),
     };
-    // Whoever needs to know whether it has ended looks.
-    let _ready: rustix::io::Result<usize> = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit));
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit)).is_ok_and(|ready| ready > 0)
 }
 
 /// A minimal set of flags; `bitflags` would be a dependency for one type.

@@ -75,7 +75,7 @@ pub enum LayerError {
     Limit { what: &'static str, limit: u64 },
     /// The reason of the process that unpacks it, in its words.
     #[error("{reason}")]
-    Told { is_full: bool, reason: String },
+    Reported { is_full: bool, reason: String },
     /// End or misbehaviour of that process, in place of an answer.
     #[error("the process that unpacks it {0}")]
     Worker(String),
@@ -96,7 +96,7 @@ impl LayerError {
         let full = |source: &std::io::Error| matches!(source.kind(), StorageFull | QuotaExceeded);
         match self {
             Self::Write { operation, source, .. } => full(source) && *operation != tree::SET_ATTRIBUTE,
-            Self::Told { is_full, .. } => *is_full,
+            Self::Reported { is_full, .. } => *is_full,
             _ => false,
         }
     }

@@ -27,6 +27,8 @@ use crate::sys::{
 /// How long a worker may take nothing of a tar, or say nothing after its end. Then it is killed: its disk or the worker
 /// itself stands still.
 const STANDSTILL_MAX: Duration = Duration::from_secs(600);
+/// How long a worker that has closed its connection may take to end: it has nothing more to do.
+const END_MAX: Duration = Duration::from_secs(5);
 /// Handed on at once; bytes.
 const BUFFER_BYTES: usize = 128 << 10;
 /// On its way to a worker; bytes.
@@ -172,7 +174,7 @@ impl Unpacking {
                 Ok(unpacked)
             }
             Ok(Answer::Done(_)) => Err(LayerError::Worker("did not read all of it".into())),
-            Ok(Answer::Failed { is_full, reason }) => Err(LayerError::Told { is_full, reason }),
+            Ok(Answer::Failed { is_full, reason }) => Err(LayerError::Reported { is_full, reason }),
             Err(error) if is_late(&error) => Err(standstill()),
             Err(error) => Err(self.failure(&error)),
         }
@@ -210,6 +212,11 @@ impl Unpacking {
     fn failure(&mut self, error: &io::Error) -> LayerError {
         if error.kind() == io::ErrorKind::InvalidData {
             return LayerError::Worker(format!("gave an answer that is none: {error}"));
+        }
+        if let Process::Child(pidfd) = &self.worker.process
+            && !process::wait_for_end(pidfd, END_MAX)
+        {
+            return LayerError::Worker("hung up without an answer and did not end".into());
         }
         match self.worker.reap() {
             Ok(Some(Ended::Signal(signal))) => LayerError::Worker(format!("was killed by signal {signal}")),
@@ -252,7 +259,22 @@ mod tests {
     fn the_reason_of_a_failure_is_told_though_most_of_the_tar_was_not_read() {
         let tar = TestTar::new().file("../out", "evil").done();
         let error = unpack(&mut tar.as_slice().chain(io::repeat(b'x').take(64 << 20))).unwrap_err();
-        assert!(matches!(&error, LayerError::Told { reason, .. } if reason.contains("../out")), "{error:?}");
+        assert!(
+            matches!(&error, LayerError::Reported { reason, .. } if reason.contains("../out")),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn a_worker_that_hangs_up_and_lives_on_is_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = process::pidfd(child.id().try_into().unwrap()).unwrap();
+        let worker = Worker::new(UnixStream::pair().unwrap().0, pidfd);
+        let unpacking = Unpacking { worker, root: folder::open(folder.path()).unwrap() };
+        let error = unpacking.finish(&mut io::repeat(0).take(1 << 20)).unwrap_err();
+        assert!(error.to_string().ends_with("hung up without an answer and did not end"), "{error}");
+        assert!(child.try_wait().is_err(), "it was killed and reaped");
     }
 
     #[test]
