@@ -369,14 +369,25 @@ fn what_a_pod_receives_and_sends_is_limited_on_the_host() {
     let filter = node.run("tc", ["filter", "show", "dev", &end(&sender).0, "ingress"]);
     assert!(filter.contains(&format!("Egress Redirect to device {}", end(&sender).1)), "{filter}");
     assert!(!intermediate_devices(&node).contains(&end(&client).1), "nothing limits what it sends");
-    // A megabyte goes through both limits, whole, and has to wait.
+    // A megabyte goes through each limit alone, whole, and has to wait: behind one limit another of the same rate need not
+    // hold anything back.
     let serve = "mkdir /www && head -c 1000000 /dev/zero > /www/file && exec busybox httpd -f -p 80 -h /www";
-    sender.create("server", BUSYBOX, ["sh", "-c", serve]).start();
-    let client_container = client.run_in("main", ["sleep", "1000"]);
-    let fetched =
-        || client_container.shell(&format!("busybox wget -q -O - http://{}/file | wc -c", sender.ip()));
-    wait_until("the file is fetched", || fetched().trim() == "1000000");
-    assert!(overlimits(&node, &end(&client).0) > 0 && overlimits(&node, &end(&sender).1) > 0);
+    let unlimited = node.run_pod("unlimited");
+    let sides = [&sender, &unlimited].map(|pod| {
+        pod.create("server", BUSYBOX, ["sh", "-c", serve]).start();
+        pod.run_in("main", ["sleep", "1000"])
+    });
+    let in_client = client.run_in("main", ["sleep", "1000"]);
+    let fetch = |container: &Container<'_>, server: &Pod<'_>| {
+        let command = format!("busybox wget -q -O - http://{}/file | wc -c", server.ip());
+        wait_until("the file is fetched", || container.shell(&command).trim() == "1000000");
+    };
+    assert_eq!(overlimits(&node, &end(&sender).1), 0);
+    fetch(&sides[1], &sender);
+    assert!(overlimits(&node, &end(&sender).1) > 0);
+    assert_eq!(overlimits(&node, &end(&client).0), 0);
+    fetch(&in_client, &unlimited);
+    assert!(overlimits(&node, &end(&client).0) > 0);
     // They are the kernel's: no daemon is needed, and the next one leaves them alone.
     node.restart_daemon();
     assert!(overlimits(&node, &end(&client).0) > 0);
