@@ -1,12 +1,19 @@
 //! What a workload may do, and what of the node it can see.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{ErrorKind, Read as _, Seek as _, SeekFrom},
+};
 
-use crate::harness::{BUSYBOX, Container, Node, Pod, runner::tests, v1};
+use rustix::fs::{Mode, OFlags};
+
+use crate::harness::{BUSYBOX, Container, Node, Pod, runner::tests, v1, wait_until};
 
 tests![
     every_process_is_filtered_and_holds_what_was_planned,
     the_filter_is_what_refuses,
+    the_kernel_logs_what_a_profile_asks_for,
     a_setuid_program_gains_only_if_it_may,
     the_nodes_secrets_are_masked,
     the_nodes_disks_cannot_be_opened,
@@ -141,6 +148,93 @@ fn the_filter_is_what_refuses() {
     let refused = filtered.exec(new_user_namespace);
     assert!(refused.code != 0 && refused.stderr.contains("not permitted"), "{refused:?}");
     node.assert_clean();
+}
+
+/// SCMP_ACT_LOG lets a call happen and has the kernel log it; with SECCOMP_FILTER_FLAG_LOG it logs refused calls too
+/// (seccomp(2)).
+fn the_kernel_logs_what_a_profile_asks_for() {
+    const LOGGED: &str = "code=0x7ffc0000";
+    const REFUSED: &str = "code=0x50000";
+    const RULES: &str = r#"[{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_LOG"},
+                            {"names": ["rmdir", "unlinkat"], "action": "SCMP_ACT_ERRNO"}]"#;
+    if let Some(why) = seccomp_is_not_logged() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let node = Node::start();
+    let pod = node.run_pod("web");
+    for (name, flags, codes) in
+        [("plain", "[]", vec![LOGGED]), ("flagged", r#"["SECCOMP_FILTER_FLAG_LOG"]"#, vec![REFUSED, LOGGED])]
+    {
+        let file = node.path("shared").join(name);
+        let profile =
+            format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "flags": {flags}, "syscalls": {RULES}}}"#);
+        fs::write(&file, profile).unwrap();
+        let container = run_with(&pod, name, |security| {
+            let profile_type = v1::security_profile::ProfileType::Localhost.into();
+            let localhost_ref = file.to_string_lossy().into_owned();
+            security.seccomp = Some(v1::SecurityProfile { profile_type, localhost_ref });
+        });
+        // The log is the whole machine's: the program is called as no other there is.
+        let program = format!("busybox{}", &container.id[..8]);
+        container.shell(&format!("cp /bin/busybox /bin/{program}"));
+        let mut log = kernel_log();
+        let mut lines = Vec::new();
+        // The refused call comes first, so that its line would be there with that of the other. Both are tried again:
+        // the kernel prints ten such lines in five seconds, whoever they are of.
+        let calls = format!("{program} rmdir /tmp 2>/dev/null || {program} mkdir -p /made/$$ && ls /made");
+        let found = |lines: &[String], code: &&str| lines.iter().any(|line| line.contains(*code));
+        wait_until("the kernel has logged the calls", || {
+            assert_ne!(container.shell(&calls), "", "{name}: the call has not happened");
+            lines.extend(kernel_lines(&mut log).into_iter().filter(|line| line.contains(&program)));
+            codes.iter().all(|code| found(&lines, code))
+        });
+        let found: Vec<_> = [REFUSED, LOGGED].into_iter().filter(|code| found(&lines, code)).collect();
+        assert_eq!(found, codes, "{name}: {lines:#?}");
+    }
+    node.assert_clean();
+}
+
+/// What this kernel or machine lacks to show in its log what a filter had logged.
+fn seccomp_is_not_logged() -> Option<&'static str> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let actions = read("/proc/sys/kernel/seccomp/actions_logged");
+    let logs = |action: &str| actions.split_whitespace().any(|logged| logged == action);
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut names = processes.map(|entry| fs::read_to_string(entry.path().join("comm")).unwrap_or_default());
+    if !logs("log") || !logs("errno") {
+        Some("kernel.seccomp.actions_logged is without log or errno")
+    } else if !fs::exists("/proc/self/loginuid").unwrap() {
+        Some("a kernel without auditing (CONFIG_AUDIT)")
+    } else if read("/proc/cmdline").split_whitespace().any(|word| matches!(word, "audit=0" | "audit=off")) {
+        Some("a kernel that was started with audit=0")
+    } else if names.any(|name| name == "auditd\n") {
+        Some("an auditd takes what the kernel would log")
+    } else {
+        None
+    }
+}
+
+/// The kernel's log, from its end on.
+fn kernel_log() -> File {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut log = File::from(rustix::fs::open("/dev/kmsg", flags, Mode::empty()).unwrap());
+    log.seek(SeekFrom::End(0)).unwrap();
+    log
+}
+
+/// The lines of the kernel's log that were not read yet.
+fn kernel_lines(log: &mut File) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut record = [0; 8192];
+    loop {
+        match log.read(&mut record) {
+            Ok(length) => lines.push(String::from_utf8_lossy(&record[..length]).into_owned()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return lines,
+            // EPIPE: the next one was overwritten meanwhile; reading goes on after it.
+            Err(error) => assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}"),
+        }
+    }
 }
 
 fn a_setuid_program_gains_only_if_it_may() {
