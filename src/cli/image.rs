@@ -13,7 +13,7 @@ use super::{client::Client, exit::Exit, place::Place, say::say};
 use crate::{
     config::Config,
     image::{Images, Input, Loaded, LoadedImage, NoWorkers, Progress, Workers},
-    supervisor::Zygote,
+    supervisor::ImageWorkers,
     telemetry::log::chain,
 };
 
@@ -29,9 +29,9 @@ pub(super) fn load(place: Place, name: Option<&str>, files: &[PathBuf]) -> Resul
     }
     let config = place.load(None)?.config;
     let runtime = runtime()?;
-    let zygote = runtime.block_on(Zygote::start());
-    let zygote = zygote.map_err(|error| Exit::SOFTWARE.because(&error))?;
-    let images = open(&config, Arc::new(zygote))?;
+    let workers = runtime.block_on(ImageWorkers::start());
+    let workers = workers.map_err(|error| Exit::SOFTWARE.because(&error))?;
+    let images = open(&config, Arc::new(workers))?;
     let mut exit = Exit::OK;
     for file in files {
         let bar = Bar::new(file);

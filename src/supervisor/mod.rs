@@ -54,7 +54,7 @@ use crate::{
 
 pub use crate::launcher::ExecStdio;
 pub use child::anchor_main;
-pub use daemon::{Attachment, Client, Shown, Zygote, probe_users};
+pub use daemon::{Attachment, Client, ImageWorkers, Shown, Zygote, probe_users};
 pub use zygote::zygote_main;
 
 /// What the supervisor of a new pod has made.

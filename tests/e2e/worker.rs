@@ -142,6 +142,7 @@ fn what_unpacks_a_layer_has_its_directory_and_nothing_else() {
     let pull = pull_elsewhere(&node);
     let worker = a_worker(&node);
     assert_is_confined(&node, &worker);
+    assert_eq!(fs::read_link(worker.join("exe")).unwrap(), Path::new("/memfd:pintle (deleted)"));
     let daemon = PathBuf::from(format!("/proc/{}", node.daemon_pid()));
     for kind in ["mnt", "net", "ipc", "uts"] {
         assert_ne!(namespace(&worker, kind), namespace(&daemon, kind), "{kind}");
@@ -232,6 +233,9 @@ fn a_layer_of_an_archive_is_unpacked_in_the_same_way() {
     let loading = load(HELD).spawn().unwrap();
     let worker = a_worker(&node);
     assert_is_confined(&node, &worker);
+    // A command makes no copy of its program: it has no containers.
+    let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).unwrap();
+    assert_eq!(inode(&worker.join("exe")), inode(&pintle()));
     kill(&node, &worker);
     let output = loading.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

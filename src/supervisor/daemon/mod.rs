@@ -12,4 +12,5 @@ mod zygote;
 pub use attachment::{Attachment, Shown};
 pub use client::Client;
 pub use probe::probe_users;
+pub use workers::ImageWorkers;
 pub use zygote::Zygote;

@@ -1,8 +1,8 @@
-//! Image workers from the zygote.
+//! Image workers from a zygote.
 
 use std::io;
 
-use super::zygote::{Wanted, Zygote};
+use super::zygote::{Program, Wanted, Zygote};
 use crate::image::{Worker, Workers};
 
 impl Workers for Zygote {
@@ -10,5 +10,29 @@ impl Workers for Zygote {
         let forked = self.ask_blocking(Wanted::ImageWorker).map_err(io::Error::other)?;
         let (connection, process) = forked.attended()?;
         Ok(Worker::new(connection, process))
+    }
+}
+
+/// A zygote that forks image workers and nothing else, for a command that unpacks layers and ends. Cheap to clone.
+///
+/// It runs from this program's own file. The copy in memory that a daemon's zygote runs from costs more than unpacking
+/// a small archive does, and is for containers, which can reach the file that their supervisor and helpers run from
+/// (CVE-2019-5736). An image worker executes nothing, has no proc(5), and the only files in its reach are its layer's.
+#[derive(Clone, Debug)]
+pub struct ImageWorkers(Zygote);
+
+impl ImageWorkers {
+    /// Executes the zygote.
+    ///
+    /// # Errors
+    /// When this program's file cannot be opened or executed.
+    pub async fn start() -> io::Result<Self> {
+        Zygote::start_from(Program::OwnFile).await.map(Self)
+    }
+}
+
+impl Workers for ImageWorkers {
+    fn fork(&self) -> io::Result<Worker> {
+        Workers::fork(&self.0)
     }
 }

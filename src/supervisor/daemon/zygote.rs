@@ -1,10 +1,11 @@
 //! The daemon's handle on the zygote, and on a supervisor that has no pod yet.
 //!
-//! The zygote is executed from a sealed copy of this binary (`supervisor/zygote.rs` is its inside). One task keeps
-//! it: one that has died is reaped and replaced at once, also while nobody needs it; one that does not answer is
+//! The zygote is executed from a sealed copy of this binary, but that of a command which only unpacks layers
+//! (`supervisor/zygote.rs` is its inside). One task keeps it: one that has died is reaped and replaced at once, also while nobody needs it; one that does not answer is
 //! killed first.
 
 use std::{
+    fs::File,
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -79,6 +80,24 @@ pub(super) enum Wanted {
     ImageWorker,
 }
 
+/// The file that a zygote is executed from, and all that it forks run from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Program {
+    /// A copy in memory that nobody can write any more: a container can reach what its supervisor and helpers run from.
+    SealedCopy,
+    /// This process's own file: where nothing is forked that has to do with containers.
+    OwnFile,
+}
+
+impl Program {
+    async fn open(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::SealedCopy => task::blocking("sealed copy", memfd::sealed_self).await,
+            Self::OwnFile => Ok(File::open("/proc/self/exe")?.into()),
+        }
+    }
+}
+
 /// A process that nobody has greeted yet.
 #[derive(Debug)]
 pub(super) struct Forked {
@@ -121,9 +140,14 @@ impl Zygote {
     /// # Errors
     /// When there is no memory for the copy, or it cannot be executed.
     pub async fn start() -> io::Result<Self> {
-        let first = Process::start().await?;
+        Self::start_from(Program::SealedCopy).await
+    }
+
+    pub(super) async fn start_from(program: Program) -> io::Result<Self> {
+        let first = Process::start(program).await?;
         let (forks, wanted) = mpsc::channel(FORKS_MAX);
-        let keeper = Keeper { start: Process::start, answer_max: ANSWER_MAX, process: Some(first) };
+        let start = move || Process::start(program);
+        let keeper = Keeper { start, answer_max: ANSWER_MAX, process: Some(first) };
         task::spawn("zygote-keeper", keeper.run(wanted));
         Ok(Self { forks })
     }
@@ -340,9 +364,9 @@ struct Process {
 }
 
 impl Process {
-    async fn start() -> io::Result<Self> {
+    async fn start(program: Program) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        let program = task::blocking("sealed copy", memfd::sealed_self).await?;
+        let program = program.open().await?;
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         command
             .arg0(title::room("pintle: zygote"))
