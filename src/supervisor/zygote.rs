@@ -90,7 +90,12 @@ fn serve() -> io::Result<()> {
                     supervise(&fork.pod_id, connection);
                     process::exit_now(0)
                 }
-                Ok(Fork::Parent(pid)) => process::pidfd(pid).map(|pidfd| (pid, pidfd)),
+                Ok(Fork::Parent(pid)) => {
+                    if fork.image_worker {
+                        crate::failpoint!("supervisor.image-worker-forked");
+                    }
+                    process::pidfd(pid).map(|pidfd| (pid, pidfd))
+                }
                 Err(error) => Err(error),
             };
             let frame = match answer {

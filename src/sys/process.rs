@@ -445,6 +445,22 @@ pub fn wait_by_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Ended> {
     }
 }
 
+/// Reaps the children of this process in the process group `group` that have ended. Whether others are left in it.
+///
+/// # Errors
+/// As waitid(2), but not `ECHILD`.
+pub fn reap_group(group: Pid) -> io::Result<bool> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    loop {
+        match waitid(WaitId::Pgid(Some(group.0)), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return Ok(true),
+            Err(rustix::io::Errno::CHILD) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Replaces this process's program (execve(2)). Returns only when that failed.
 pub fn execve(path: &CStr, args: &NullTerminated<'_>, env: &NullTerminated<'_>) -> io::Error {
     // SAFETY: all three are NUL-terminated and live; both arrays end with a null pointer.
@@ -523,7 +539,7 @@ pub(super) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{os::unix::process::CommandExt as _, process::Command};
 
     use super::*;
 
@@ -564,6 +580,27 @@ mod tests {
         // Other tests have children too.
         assert!(ended_child().unwrap().is_some());
         assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn the_children_of_a_group_are_reaped_and_no_others() {
+        let end = |child: u32| {
+            let pidfd = pidfd(child.try_into().unwrap()).unwrap();
+            assert!(wait_for_end(&pidfd, std::time::Duration::from_secs(10)));
+        };
+        let mut leader = Command::new("sleep").arg("100").process_group(0).spawn().unwrap();
+        let group = Pid::try_from(leader.id()).unwrap();
+        let member = Command::new("true").process_group(leader.id().cast_signed()).spawn().unwrap().id();
+        let mut stranger = Command::new("true").spawn().unwrap();
+        end(member);
+        end(stranger.id());
+        assert!(reap_group(group).unwrap(), "its leader is left");
+        assert!(pidfd(member.try_into().unwrap()).is_err());
+        assert!(stranger.wait().unwrap().success());
+        leader.kill().unwrap();
+        end(leader.id());
+        assert!(!reap_group(group).unwrap());
+        assert!(leader.wait().is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@ tests![
     a_worker_that_panics_says_why,
     a_worker_ends_with_the_pull_that_is_given_up,
     a_worker_ends_with_the_daemon,
+    a_worker_whose_zygote_dies_is_reaped,
     a_layer_of_an_archive_is_unpacked_in_the_same_way,
 ];
 
@@ -106,6 +107,8 @@ fn assert_is_confined(node: &Node, worker: &Path) {
     ] {
         assert_eq!(status(worker, name), expected, "{name}");
     }
+    // A session of its own, with no terminal.
+    assert_eq!(status(worker, "NSsid"), worker.file_name().unwrap().to_str().unwrap());
     // Its root is a directory that is being filled, on a mount of its own on which nothing works.
     let root = fs::metadata(worker.join("root/.")).unwrap();
     let directories: Vec<_> = unfinished(node).into_iter().map(|folder| folder.join("fs")).collect();
@@ -205,6 +208,21 @@ fn a_worker_ends_with_the_daemon() {
     wait_until("the worker is gone", || workers(&node).is_empty());
     pull.wait().unwrap();
     node.start_daemon();
+    node.pull(BUSYBOX);
+    node.assert_clean();
+}
+
+fn a_worker_whose_zygote_dies_is_reaped() {
+    let node = node_with("supervisor.image-worker-forked=kill");
+    let error = node.try_pull(BUSYBOX).unwrap_err();
+    assert!(error.message().contains("the zygote is dead"), "{error}");
+    let is_zombie = |process: &PathBuf| status(process, "State").starts_with('Z');
+    wait_until("no process is left to be reaped", || {
+        let pids = node.namespaces().pids().into_iter();
+        let mut processes = pids.map(|pid| node.namespaces().root().join(format!("proc/{pid}")));
+        !processes.any(|process| is_zombie(&process))
+    });
+    node.restart_daemon();
     node.pull(BUSYBOX);
     node.assert_clean();
 }

@@ -9,6 +9,7 @@
 //! | system calls | those on files, memory and itself ([`privilege::allow_unpacking`]) |
 //! | Landlock, where the kernel has it | what unpacking does below the root; no execution, no device ioctl, no signal |
 //! | limits | memory, descriptors, size of a file, processor time; no core dump |
+//! | session | its own, without a terminal |
 //! | life | it dies with the thread of the daemon that started the zygote, so with the daemon |
 //!
 //! It stays in the daemon's cgroup, and is the first to be killed when memory is short there. It has no pid namespace of
@@ -64,6 +65,8 @@ pub(super) fn enter(
     one_thread: OneThread,
 ) -> io::Result<OwnedFd> {
     process::set_oom_score(OOM_SCORE);
+    // Out of the zygote's process group, in which are those that nobody knows of.
+    rustix::process::setsid()?;
     privilege::forbid_inspection()?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     signal::ignore(FILE_TOO_LARGE, true)?;

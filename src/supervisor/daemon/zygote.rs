@@ -30,12 +30,12 @@ use super::{
         allowance::Allowance,
         wire::{self, Assembler, Outgoing, v1},
     },
-    Client,
+    Client, workers,
 };
 use crate::{
     cgroup,
     model::{Failure, PodId, PodPlan, Stage},
-    sys::{memfd, title},
+    sys::{memfd, process::Pid, title},
     telemetry::task,
 };
 
@@ -311,6 +311,8 @@ where
                 Err(error) => error,
             };
             warn!(?wanted, attempt, %error, "the zygote is of no use any more");
+            // A process that it has forked and not reported ends with its connection.
+            drop(ours);
             if let Some(process) = self.process.take() {
                 process.end().await;
             }
@@ -374,6 +376,8 @@ impl Process {
             .env_clear()
             .envs(crate::telemetry::failpoint_environment())
             .current_dir("/");
+        // Its image workers are in its group until they have a job.
+        command.process_group(0);
         // What outlives the daemon must not hold the daemon's output open.
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = tokio::process::Command::from(command).spawn()?;
@@ -412,15 +416,23 @@ impl Process {
         }
     }
 
-    /// Kills and reaps it.
+    /// Kills and reaps it, and what it has forked and not reported.
     async fn end(mut self) {
+        let group = self.child.id().and_then(|pid| Pid::try_from(pid).ok());
         if let Err(error) = self.child.start_kill() {
             warn!(%error, "could not kill the zygote");
         }
-        if time::timeout(DEATH_MAX, self.child.wait()).await.is_err() {
+        let is_late = time::timeout(DEATH_MAX, self.child.wait()).await.is_err();
+        if is_late {
             warn!(pid = self.child.id(), "a killed zygote does not end; the next one is started beside it");
-            task::spawn("zygote-reaper", async move { self.child.wait().await });
         }
+        task::spawn("zygote-reaper", async move {
+            if let Err(error) = self.child.wait().await {
+                warn!(%error, "the end of a zygote was not seen");
+            } else if let Some(group) = group {
+                workers::reap_strays(group).await;
+            }
+        });
     }
 }
 
