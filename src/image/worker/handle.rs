@@ -1,14 +1,14 @@
 //! The daemon's side of a worker.
 
 use std::{
-    io::{self, BufReader, Read, Write as _},
+    io::{self, BufReader, Read, Write},
     net::Shutdown,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::net::UnixStream,
     },
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::warn;
@@ -24,9 +24,12 @@ use crate::sys::{
     signal,
 };
 
-/// How long a worker may take nothing of a tar, or say nothing after its end. Then it is killed: its disk or the worker
-/// itself stands still.
-const STANDSTILL_MAX: Duration = Duration::from_secs(600);
+/// How long a worker may be waited for, in all, before it has taken anything of a tar. Then it is killed: its disk or the
+/// worker itself stands still.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+/// Bytes of a tar and an answer for each further second of waiting. Thirty empty files of a tar: a disk is faster, and a
+/// worker that hands on a byte at a time does not last.
+const BYTES_PER_SECOND_MIN: u64 = 16 << 10;
 /// How long a worker that has closed its connection may take to end: it has nothing more to do.
 const END_MAX: Duration = Duration::from_secs(5);
 /// Handed on at once; bytes.
@@ -148,8 +151,6 @@ impl Unpacking {
             let worker = workers.fork()?;
             leash.hold(&worker)?;
             rustix::net::sockopt::set_socket_send_buffer_size(&worker.connection, CONNECTION_BYTES)?;
-            worker.connection.set_write_timeout(Some(STANDSTILL_MAX))?;
-            worker.connection.set_read_timeout(Some(STANDSTILL_MAX))?;
             let job = Job { layer: layer.into(), file_bytes_max: limits.file_bytes_max };
             job.send(worker.connection.as_fd(), &root)?;
             Ok(worker)
@@ -165,8 +166,10 @@ impl Unpacking {
     /// # Errors
     /// [`LayerError::Read`] when the tar cannot be read; the worker's reason, or how it ended.
     pub(in crate::image) fn finish(mut self, tar: &mut impl Read) -> Result<Unpacked, LayerError> {
-        let took_all = self.feed(tar)?;
-        match Answer::read(BufReader::new(&self.worker.connection)) {
+        let mut connection = Patient::new(&self.worker.connection, WAIT_MAX);
+        let took_all = feed(&mut connection, tar)?;
+        let answer = Answer::read(BufReader::new(connection));
+        match answer {
             Ok(Answer::Done(unpacked)) if took_all => {
                 // Nothing may change any more once a digest was compared.
                 self.end()?;
@@ -175,28 +178,9 @@ impl Unpacking {
             }
             Ok(Answer::Done(_)) => Err(LayerError::Worker("did not read all of it".into())),
             Ok(Answer::Failed { is_full, reason }) => Err(LayerError::Reported { is_full, reason }),
-            Err(error) if is_late(&error) => Err(standstill()),
+            Err(error) if is_late(&error) => Err(too_slow()),
             Err(error) => Err(self.failure(&error)),
         }
-    }
-
-    /// Whether it was read to its end: a worker that has failed reads no more, and says why.
-    fn feed(&mut self, tar: &mut impl Read) -> Result<bool, LayerError> {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            let length = match tar.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(LayerError::Read(error)),
-            };
-            match self.worker.connection.write_all(&buffer[..length]) {
-                Ok(()) => {}
-                Err(error) if is_late(&error) => return Err(standstill()),
-                Err(_) => return Ok(false),
-            }
-        }
-        Ok(self.worker.connection.shutdown(Shutdown::Write).is_ok())
     }
 
     /// Waits until a worker that is done is gone. It ends by itself, or is killed.
@@ -229,12 +213,85 @@ impl Unpacking {
     }
 }
 
+/// Hands a worker the tar. Whether it was read to its end: a worker that has failed reads no more, and says why.
+fn feed(connection: &mut Patient<'_>, tar: &mut impl Read) -> Result<bool, LayerError> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let length = match tar.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(LayerError::Read(error)),
+        };
+        match connection.write_all(&buffer[..length]) {
+            Ok(()) => {}
+            Err(error) if is_late(&error) => return Err(too_slow()),
+            Err(_) => return Ok(false),
+        }
+    }
+    Ok(connection.stream.shutdown(Shutdown::Write).is_ok())
+}
+
+/// A worker's connection. All waiting for the worker has one limit, which grows with the bytes that it takes and gives.
+#[derive(Debug)]
+struct Patient<'a> {
+    stream: &'a UnixStream,
+    /// [`WAIT_MAX`], but for tests.
+    wait_max: Duration,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl<'a> Patient<'a> {
+    fn new(stream: &'a UnixStream, wait_max: Duration) -> Self {
+        Self { stream, wait_max, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// The time that is left for the next call.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let earned = Duration::from_secs(self.bytes / BYTES_PER_SECOND_MIN);
+        let left = (self.wait_max + earned).saturating_sub(self.waited).min(self.wait_max);
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+
+    fn count(&mut self, since: Instant, passed: io::Result<usize>) -> io::Result<usize> {
+        self.waited += since.elapsed();
+        self.bytes += passed.as_ref().map_or(0, |length| *length as u64);
+        passed
+    }
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        let since = Instant::now();
+        let passed = self.stream.read(buffer);
+        self.count(since, passed)
+    }
+}
+
+impl Write for Patient<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        let since = Instant::now();
+        let passed = self.stream.write(bytes);
+        self.count(since, passed)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-fn standstill() -> LayerError {
-    LayerError::Worker(format!("stood still for {} minutes", STANDSTILL_MAX.as_secs() / 60))
+fn too_slow() -> LayerError {
+    let (minutes, kib) = (WAIT_MAX.as_secs() / 60, BYTES_PER_SECOND_MIN >> 10);
+    LayerError::Worker(format!(
+        "was waited for longer than {minutes} minutes and a second for each {kib} KiB"
+    ))
 }
 
 #[cfg(test)]
@@ -263,6 +320,26 @@ mod tests {
             matches!(&error, LayerError::Reported { reason, .. } if reason.contains("../out")),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn a_worker_that_trickles_is_waited_for_no_longer_than_one_that_stands_still() {
+        const PATIENCE: Duration = Duration::from_millis(20);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let trickle = move || {
+            for _ in 0..10_000 {
+                let Ok(()) = theirs.write_all(b"x") else { return };
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        std::thread::spawn(trickle);
+        let mut connection = Patient::new(&ours, PATIENCE);
+        let error = io::copy(&mut connection, &mut io::sink()).unwrap_err();
+        assert!(is_late(&error), "{error}");
+        // What has passed buys time.
+        connection.bytes += 3600 * BYTES_PER_SECOND_MIN;
+        assert_eq!(connection.left().unwrap(), Some(PATIENCE));
+        assert!(connection.read(&mut [0]).is_ok());
     }
 
     #[test]
