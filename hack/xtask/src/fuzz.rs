@@ -55,16 +55,32 @@ pub fn command(names: impl Iterator<Item = String>) -> Result<()> {
     if broken == 0 { Ok(()) } else { Err(format!("{broken} of {} targets broke", runs.len()).into()) }
 }
 
-/// Runs every target for `PINTLE_FUZZ_SECONDS` or an hour, and gives the figures of a proof's page.
-pub(crate) fn prove() -> Result<(bool, Vec<(String, String)>)> {
+/// Runs every target for `PINTLE_FUZZ_SECONDS` or an hour, and gives the figures of a proof's page: those of this run
+/// and of the runs before it together. `before` gives the figure of a target on the page, where there is one.
+pub(crate) fn prove(before: impl Fn(&str) -> Option<String>) -> Result<(bool, Vec<(String, String)>)> {
     let seconds = seconds(3600)?;
     let runs = run(&targets()?, seconds)?;
-    let mut facts = vec![("seconds for each target".to_owned(), seconds.to_string())];
-    facts.extend(runs.iter().map(|run| {
-        let broken = run.finding.as_ref().map_or("", |_| ", **broken**");
-        (run.target.clone(), format!("{} inputs, {} edges{broken}", run.executions, run.edges))
-    }));
-    Ok((runs.iter().all(|run| run.finding.is_none()), facts))
+    let facts =
+        runs.iter().map(|run| (run.target.clone(), run.figure(seconds, before(&run.target).as_deref())));
+    Ok((runs.iter().all(|run| run.finding.is_none()), facts.collect()))
+}
+
+impl Run {
+    /// The figure of a target: what all its runs came to, of which the last took `seconds`, and the edges of the last.
+    fn figure(&self, seconds: u32, before: Option<&str>) -> String {
+        let (inputs, earlier) = before.and_then(inputs_and_seconds).unwrap_or_default();
+        let inputs = inputs + self.executions.parse().unwrap_or(0);
+        let seconds = earlier + u64::from(seconds);
+        let broken = self.finding.as_ref().map_or("", |_| ", **broken**");
+        format!("{inputs} inputs in {seconds} s, {} edges{broken}", self.edges)
+    }
+}
+
+/// The two sums in a figure that [`Run::figure`] has made.
+fn inputs_and_seconds(figure: &str) -> Option<(u64, u64)> {
+    let (inputs, rest) = figure.split_once(" inputs in ")?;
+    let (seconds, _) = rest.split_once(" s,")?;
+    Some((inputs.parse().ok()?, seconds.parse().ok()?))
 }
 
 /// How long each target runs.
@@ -161,4 +177,25 @@ fn run_one(program: &Path, folder: &Path, name: &str, seconds: u32) -> Result<Ru
     let executions = after("stat::number_of_executed_units:").unwrap_or("?").to_owned();
     let edges = after(" cov: ").unwrap_or("?").to_owned();
     Ok(Run { target: name.to_owned(), executions, edges, finding })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_of_a_target_add_up_over_its_runs() {
+        let run = |executions: &str, finding: Option<PathBuf>| Run {
+            target: "tar".into(),
+            executions: executions.into(),
+            edges: "900".into(),
+            finding,
+        };
+        let first = run("1000", None).figure(60, None);
+        assert_eq!(first, "1000 inputs in 60 s, 900 edges");
+        let second = run("50", Some("x".into())).figure(20, Some(&first));
+        assert_eq!(second, "1050 inputs in 80 s, 900 edges, **broken**");
+        assert_eq!(run("1", None).figure(1, Some(&second)), "1051 inputs in 81 s, 900 edges");
+        assert_eq!(run("7", None).figure(3, Some("127973 inputs, 1068 edges")), "7 inputs in 3 s, 900 edges");
+    }
 }

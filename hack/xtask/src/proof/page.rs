@@ -38,6 +38,12 @@ impl Page {
         page
     }
 
+    /// What was found in a place under this name.
+    pub(super) fn figure(&self, place: &str, name: &str) -> Option<&str> {
+        let place = self.places.iter().find(|known| known.name == place)?;
+        Some(place.fact(name)).filter(|value| *value != NONE)
+    }
+
     /// In the stead of what was found there before.
     pub(super) fn put(&mut self, place: Place) {
         match self.places.iter_mut().find(|known| known.name == place.name) {
@@ -97,6 +103,8 @@ mod tests {
         page.put(place("here, cgroupfs", &[("ends", "200"), ("only here", "1")]));
         page.put(place("test machine, systemd", &[("ends", "100")]));
         page.notes = "A note.\n\nAnother, with `a | b`.".into();
+        assert_eq!(page.figure("here, cgroupfs", "only here"), Some("1"));
+        assert_eq!(page.figure("test machine, systemd", "only here"), None);
         let mut again = Page::parse(&page.text("oom", "it holds"));
         assert_eq!(again, page);
         again.put(place("here, cgroupfs", &[("ends", "7")]));

@@ -50,13 +50,25 @@ pub(super) fn run(name: &str, promise: &str, story: &str, place: &Where) -> Resu
     if status.success() { Ok(()) } else { Err(format!("{name}: {status}").into()) }
 }
 
-/// Runs the fuzz targets and writes the page.
+/// Runs the fuzz targets and adds what came of it to the page: an hour of each need not be run at once.
 pub(super) fn fuzz(name: &str, promise: &str) -> Result<()> {
+    const PLACE: &str = "host";
+    const RUNS: &str = "runs";
+    const FIRST: &str = "first run";
     let commit = commit()?;
+    let page = Page::parse(&fs::read_to_string(format!("{PAGES}/{name}.md")).unwrap_or_default());
+    let before = |figure: &str| page.figure(PLACE, figure).map(str::to_owned);
     let started = Instant::now();
-    let (held, figures) = crate::fuzz::prove()?;
-    let facts = facts(held, commit, started.elapsed(), figures.into_iter())?;
-    write(name, promise, Place { name: "host".into(), facts })?;
+    let (held, figures) = crate::fuzz::prove(before)?;
+    let runs: u32 = before(RUNS).and_then(|runs| runs.parse().ok()).unwrap_or_default();
+    let first = match before(FIRST) {
+        Some(first) => first,
+        None => format!("{}, {commit}", today()?),
+    };
+    let figures =
+        [(RUNS.to_owned(), (runs + 1).to_string()), (FIRST.to_owned(), first)].into_iter().chain(figures);
+    let facts = facts(held, commit, started.elapsed(), figures)?;
+    write(name, promise, Place { name: PLACE.into(), facts })?;
     if held { Ok(()) } else { Err("a target broke".into()) }
 }
 
@@ -101,12 +113,17 @@ fn facts(
     let mut facts = vec![
         ("outcome".to_owned(), if held { "held" } else { "**broken**" }.to_owned()),
         ("commit".to_owned(), commit),
-        ("date".to_owned(), said("date", &["--utc", "+%Y-%m-%d"])?),
+        ("date".to_owned(), today()?),
         ("processors".to_owned(), format!("{} x {}", thread::available_parallelism()?, processor())),
         ("seconds, build included".to_owned(), took.as_secs().to_string()),
     ];
     facts.extend(figures);
     Ok(facts)
+}
+
+/// Today's date, in UTC.
+fn today() -> Result<String> {
+    said("date", &["--utc", "+%Y-%m-%d"])
 }
 
 /// What a program prints.
