@@ -142,9 +142,13 @@ mod tests {
     fn the_hosts_own_traffic_is_no_pods() {
         assert_eq!(traffic_of(std::process::id()), None);
         assert_eq!(traffic_of(u32::MAX), None);
-        // A namespace of the host's that is held open is the host's, too.
-        let _held = File::open("/proc/self/ns/net").unwrap();
-        assert_eq!(traffic_held_by(std::process::id()), None);
+        // A namespace of the host's that is held open is the host's, too. Not by this process: other tests hold some.
+        let held = File::open("/proc/thread-self/ns/net").unwrap();
+        let mut holder = std::process::Command::new("sleep").arg("1000").stdin(held).spawn().unwrap();
+        let traffic = traffic_held_by(holder.id());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(traffic, None);
         assert_eq!(traffic_held_by(u32::MAX), None);
     }
 }
