@@ -6,20 +6,22 @@ use std::{
     fs,
     io::Write as _,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
 use super::{
-    Figures, Result,
-    image::run,
-    ms, percentile,
+    Figures, Result, ms, percentile,
     runtime::{Network, Node, Peer, v1},
 };
 
 /// Pods whose start is timed, after `WARM_UP` that are not.
 const PODS: usize = 60;
 const WARM_UP: usize = 5;
+/// How long the kernel has to clear away what was removed.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Between two starts: the kernel ends in it what it does after the answer.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Pods that are started together, and how many at a time.
 const CROWD: usize = 100;
 const AT_A_TIME: usize = 10;
@@ -30,38 +32,68 @@ pub(super) async fn measure(peer: Peer) -> Result<Figures> {
     let mut figures = Vec::new();
     let built_in = if peer == Peer::Pintle { Network::Bridge } else { Network::Cni };
     let mut node = Node::start_in(peer, Some(built_in)).await?;
-    let host = starts(&mut node, "host", v1::NamespaceMode::Node).await?;
-    let bridge = starts(&mut node, "bridge", v1::NamespaceMode::Pod).await?;
+    let Starts { host, own, .. } = starts(&mut node, false).await?;
     figures.push(("RunPodSandbox on the host's network p50, ms", ms(host)));
-    figures.push(("RunPodSandbox on the bridge p50, ms", ms(bridge)));
-    figures.push(("the bridge adds, ms", ms(bridge.saturating_sub(host))));
+    figures.push(("RunPodSandbox on the bridge p50, ms", ms(own)));
+    figures.push(("the bridge adds, ms", ms(own.saturating_sub(host))));
     figures.push(("100 pods on the bridge, 10 at a time, s", seconds(crowd(&mut node).await?)));
     node.stop()?;
 
     let mut node = Node::start_in(peer, Some(Network::Cni)).await?;
-    let host = starts(&mut node, "host", v1::NamespaceMode::Node).await?;
-    let plugins = starts(&mut node, "cni", v1::NamespaceMode::Pod).await?;
-    let own = plugin_alone(&node)?;
-    figures.push(("RunPodSandbox with CNI's bridge p50, ms", ms(plugins)));
-    figures.push(("CNI's bridge adds, ms", ms(plugins.saturating_sub(host))));
-    figures.push(("ADD of the plugin alone p50, ms", ms(own)));
-    figures.push(("above the plugin, ms", ms(plugins.saturating_sub(host).saturating_sub(own))));
+    let Starts { host, own, plugin } = starts(&mut node, true).await?;
+    let adds = own.saturating_sub(host);
+    figures.push(("RunPodSandbox with CNI's bridge p50, ms", ms(own)));
+    figures.push(("CNI's bridge adds, ms", ms(adds)));
+    figures.push(("ADD of the plugin alone p50, ms", ms(plugin)));
+    figures.push(("above the plugin, ms", ms(adds.saturating_sub(plugin))));
     node.stop()?;
     Ok(figures)
 }
 
-/// The middle of the times of RunPodSandbox.
-async fn starts(node: &mut Node, name: &str, network: v1::NamespaceMode) -> Result<Duration> {
-    let mut times = Vec::new();
+/// The middle of the times of each kind of start.
+struct Starts {
+    /// RunPodSandbox on the host's network.
+    host: Duration,
+    /// RunPodSandbox on a network of the pod's own.
+    own: Duration,
+    /// An ADD of the plugin, asked by nobody but us.
+    plugin: Duration,
+}
+
+/// Times the kinds of start in turn, so that a slower minute of the machine is a slower minute of all of them. The pods are
+/// removed when all have started: the kernel clears a network namespace away in the background, and holds its lock on links
+/// meanwhile.
+async fn starts(node: &mut Node, with_plugin: bool) -> Result<Starts> {
+    let (mut host, mut own, mut plugin) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut pods, mut namespaces) = (Vec::new(), Vec::new());
     for index in 0..WARM_UP + PODS {
-        let config = node.pod_config(&format!("{name}-{index}"), network);
-        let request = v1::RunPodSandboxRequest { config: Some(config), ..Default::default() };
-        let began = Instant::now();
-        let pod = node.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
-        times.push(began.elapsed());
+        for (network, times) in [(v1::NamespaceMode::Node, &mut host), (v1::NamespaceMode::Pod, &mut own)] {
+            let config = node.pod_config(&format!("{}-{index}", network.as_str_name()), network);
+            let request = v1::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+            let began = Instant::now();
+            pods.push(node.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id);
+            times.push(began.elapsed());
+            tokio::time::sleep(PAUSE).await;
+        }
+        if with_plugin {
+            let namespace = OwnNetwork::of_a_process(node)?;
+            plugin.push(call_plugin(node, "ADD", index, &namespace.path())?);
+            namespaces.push(namespace);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    for pod in pods {
         remove(node, pod).await?;
     }
-    Ok(percentile(&mut times[WARM_UP..], 50))
+    for (index, namespace) in namespaces.into_iter().enumerate() {
+        call_plugin(node, "DEL", index, &namespace.path())?;
+    }
+    tokio::time::sleep(SETTLE).await;
+    let middle = |times: &mut Vec<Duration>| match times.get_mut(WARM_UP..) {
+        Some(times) => percentile(times, 50),
+        None => Duration::ZERO,
+    };
+    Ok(Starts { host: middle(&mut host), own: middle(&mut own), plugin: middle(&mut plugin) })
 }
 
 /// How long it takes to start many pods.
@@ -113,36 +145,44 @@ fn configuration(folder: &Path, around: impl FnOnce(&str) -> String) -> String {
     ))
 }
 
-/// The middle of the times that the plugin takes for an ADD, asked by nobody but us.
-fn plugin_alone(node: &Node) -> Result<Duration> {
+/// A network namespace that lives as long as a process in it.
+struct OwnNetwork(Child);
+
+impl OwnNetwork {
+    fn of_a_process(node: &Node) -> Result<Self> {
+        let new = Self(node.in_network("unshare").args(["--net", "sleep", "1000"]).spawn()?);
+        // It leaves this program's for the daemon's first.
+        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+        let others = [of("self")?, of(&node.daemon().to_string())?];
+        while others.contains(&fs::read_link(new.path())?) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(new)
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+}
+
+impl Drop for OwnNetwork {
+    fn drop(&mut self) {
+        let _ended = self.0.kill().and_then(|()| self.0.wait()); // it may have ended
+    }
+}
+
+fn call_plugin(node: &Node, command: &str, index: usize, netns: &str) -> Result<Duration> {
     let input = configuration(node.folder(), |plugin| {
         format!("{{\"cniVersion\":\"1.0.0\",\"name\":\"bench\",{plugin}}}")
     });
-    let mut times = Vec::new();
-    for index in 0..WARM_UP + PODS {
-        // A namespace that lives as long as the process in it.
-        let mut pod = node.in_network("unshare").args(["--net", "sleep", "1000"]).spawn()?;
-        let netns = format!("/proc/{}/ns/net", pod.id());
-        let of_daemon = fs::read_link(format!("/proc/{}/ns/net", node.daemon()))?;
-        while fs::read_link(&netns).is_ok_and(|namespace| namespace == of_daemon) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let call = |command: &str| -> Result<Duration> {
-            let began = Instant::now();
-            let mut plugin = node.in_network(&format!("{PLUGINS}/bridge"));
-            plugin.env("CNI_COMMAND", command).env("CNI_CONTAINERID", format!("alone-{index}"));
-            plugin.env("CNI_NETNS", &netns).env("CNI_IFNAME", "eth0").env("CNI_PATH", PLUGINS);
-            let mut plugin = plugin.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-            plugin.stdin.take().ok_or("no stdin")?.write_all(input.as_bytes())?;
-            let status = plugin.wait()?;
-            if status.success() { Ok(began.elapsed()) } else { Err(format!("{command}: {status}").into()) }
-        };
-        times.push(call("ADD")?);
-        call("DEL")?;
-        run(Command::new("kill").arg(pod.id().to_string()))?;
-        pod.wait()?;
-    }
-    Ok(percentile(&mut times[WARM_UP..], 50))
+    let began = Instant::now();
+    let mut plugin = node.in_network(&format!("{PLUGINS}/bridge"));
+    plugin.env("CNI_COMMAND", command).env("CNI_CONTAINERID", format!("alone-{index}"));
+    plugin.env("CNI_NETNS", netns).env("CNI_IFNAME", "eth0").env("CNI_PATH", PLUGINS);
+    let mut plugin = plugin.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    plugin.stdin.take().ok_or("no stdin")?.write_all(input.as_bytes())?;
+    let status = plugin.wait()?;
+    if status.success() { Ok(began.elapsed()) } else { Err(format!("{command}: {status}").into()) }
 }
 
 fn seconds(time: Duration) -> String {
