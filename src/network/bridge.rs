@@ -22,7 +22,9 @@ use super::{
     firewall::{self, BridgeRules, Firewall},
     forwarding::{HostSettings, route_loopback},
     lease::Leases,
-    netlink::{Kind, Link, Netlink, NewVeth, refuse_router_advertisements, set_sysctls},
+    netlink::{
+        Kind, Link, Netlink, NewVeth, converse, converse_in_time, refuse_router_advertisements, set_sysctls,
+    },
     subnet::BadSubnet,
     veth,
 };
@@ -102,72 +104,76 @@ impl Bridge {
         Arc::clone(&self.ranges.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) async fn attach(&self, request: Request<'_>) -> Result<Attachment, Error> {
+    pub(super) async fn attach(self: &Arc<Self>, request: Request<'_>) -> Result<Attachment, Error> {
         let Request { pod, config, netns, sysctls } = request;
         let bandwidth = Bandwidth::of(&config.annotations).map_err(Error::Bandwidth)?;
-        let ranges = self.ranges();
-        let addresses = self.with_leases({
-            let (pod, ranges) = (pod.clone(), Arc::clone(&ranges));
-            move |leases| leases.reserve(&pod, &ranges)
+        let netns_again = netns.try_clone().map_err(|source| namespace(pod, source))?;
+        let (bridge, id, sysctls) = (Arc::clone(self), pod.clone(), sysctls.to_vec());
+        let addresses = converse_in_time("attach to the bridge pod", pod.as_str(), async move |host| {
+            let ranges = bridge.ranges();
+            let addresses = bridge.leases.reserve(&id, &ranges)?;
+            let ends = Ends { ranges, addresses, bandwidth };
+            if let Err(error) = bridge.link(&host, &id, netns, &ends, &sysctls).await {
+                if let Err(error) = bridge.leases.give_back(&id, &ends.addresses) {
+                    warn!(pod = %id, addresses = ?ends.addresses, error = %chain(&error), "lease not given back");
+                }
+                return Err(error);
+            }
+            failpoint!("network.attached");
+            Ok(ends.addresses)
         });
         let addresses = addresses.await?;
-        let ends = Ends { ranges, addresses: addresses.clone(), bandwidth };
-        if let Err(error) = self.link(pod, netns, &ends, sysctls).await {
-            let undone = self.with_leases({
-                let addresses = addresses.clone();
-                move |leases| leases.give_back(&addresses)
-            });
-            if let Err(error) = &undone.await {
-                warn!(%pod, ?addresses, error = %chain(error), "lease not given back");
-            }
-            return Err(error);
-        }
-        failpoint!("network.attached");
         debug!(%pod, ?addresses, "pod attached to bridge");
+        let id = pod.clone();
+        task::spawn("announcement of a pod", async move {
+            if let Err(error) = announce(id.clone(), netns_again).await {
+                debug!(pod = %id, error = %chain(&error), "addresses of a pod are not announced");
+            }
+        });
         Ok(Attachment { interface: INTERFACE.into(), addresses, ..Attachment::default() })
     }
 
     /// Joins the pod and the bridge by a pair of links; on failure there is no pair.
     async fn link(
         &self,
+        host: &Netlink,
         pod: &PodId,
         netns: OwnedFd,
         ends: &Ends,
         sysctls: &[(String, String)],
     ) -> Result<(), Error> {
-        let host = Netlink::here()?;
-        let bridge = self.bridge(&host, &ends.ranges).await?;
-        let mtu = self.mtu(&host).await?;
-        let name = veth::host_name(pod);
         let copy = || netns.try_clone().map_err(|source| namespace(pod, source));
-        let inside = Netlink::inside(pod, copy()?).await?;
+        let (bridge, inside) =
+            tokio::try_join!(self.bridge(host, &ends.ranges), Netlink::inside(pod, copy()?))?;
+        let mtu = self.mtu(host).await?;
+        let name = veth::host_name(pod);
         host.add_veth(NewVeth { name: &name, bridge: bridge.index, netns: netns.as_fd(), mtu }).await?;
         failpoint!("network.veth-made");
         let set_up = async {
             host.mark_port(&name, &veth::alias(pod)).await?;
-            limit(&host, pod, ends.bandwidth, mtu).await?;
+            limit(host, pod, ends.bandwidth, mtu).await?;
             set_sysctls(pod, copy()?, sysctls).await?;
             set_up_inside(&inside, ends).await
         };
-        if let Err(error) = set_up.await {
-            let undone = unlink(&host, pod).await;
-            if let Err(error) = &undone {
-                warn!(%pod, error = %chain(error), "link pair not deleted");
+        // It needs no answer of the kernel about links: one more thread looks after it meanwhile.
+        if let Err(error) = tokio::try_join!(set_up, self.firewall.check()) {
+            if let Err(error) = unlink(host, pod).await {
+                warn!(%pod, error = %chain(&error), "link pair not deleted");
             }
             return Err(error);
         }
-        task::spawn("announcement of a pod", announce(host, inside, pod.clone()));
         Ok(())
     }
 
     /// What the firewall is to do for the pods on the bridge; `None` where there is no bridge. The addresses of the bridge
     /// tell the subnets: those that were configured before are among them.
-    pub(super) async fn rules(&self) -> Result<Option<BridgeRules>, Error> {
-        let host = Netlink::here()?;
-        match host.link(&self.config.bridge_name).await? {
-            Some(link) if link.kind == Kind::Bridge => Ok(Some(self.rules_of(&host, &link).await?)),
+    pub(super) async fn rules(self: &Arc<Self>) -> Result<Option<BridgeRules>, Error> {
+        let bridge = Arc::clone(self);
+        let look = async move |host: Netlink| match host.link(&bridge.config.bridge_name).await? {
+            Some(link) if link.kind == Kind::Bridge => Ok(Some(bridge.rules_of(&host, &link).await?)),
             _ => Ok(None),
-        }
+        };
+        converse(look).await
     }
 
     async fn rules_of(&self, host: &Netlink, bridge: &Link) -> Result<BridgeRules, Error> {
@@ -180,8 +186,8 @@ impl Bridge {
     }
 
     pub(super) async fn attachment_of(&self, pod: &PodId) -> Result<Option<Attachment>, Error> {
-        let (pod, ranges) = (pod.clone(), self.ranges());
-        let addresses = self.with_leases(move |leases| leases.held_by(&pod, &ranges)).await?;
+        let (leases, pod, ranges) = (Arc::clone(&self.leases), pod.clone(), self.ranges());
+        let addresses = task::blocking("leases", move || leases.held_by(&pod, &ranges)).await?;
         Ok((!addresses.is_empty()).then(|| Attachment {
             interface: INTERFACE.into(),
             addresses,
@@ -190,35 +196,47 @@ impl Bridge {
     }
 
     pub(super) async fn detach(&self, pod: &PodId) -> Result<(), Error> {
-        // The link goes first: an address must not be given out while it still answers.
-        let deleted = unlink(&Netlink::here()?, pod).await?;
-        failpoint!("network.detached");
-        let released = self.with_leases({
-            let pod = pod.clone();
-            move |leases| leases.release(&pod)
-        });
-        let addresses = released.await?;
+        let (leases, id) = (Arc::clone(&self.leases), pod.clone());
+        let detach = async move |host: Netlink| {
+            // The link goes first: an address must not be given out while it still answers.
+            let deleted = unlink(&host, &id).await?;
+            failpoint!("network.detached");
+            Ok((deleted, leases.release(&id)?))
+        };
+        let (deleted, addresses) =
+            converse_in_time("detach from the bridge pod", pod.as_str(), detach).await?;
         debug!(%pod, deleted, ?addresses, "pod detached from bridge");
         Ok(())
     }
 
     pub(super) async fn traces(&self) -> Result<Vec<(PodId, String)>, Error> {
-        let links = Netlink::here()?.links().await?;
-        let links =
-            links.into_iter().filter_map(|link| Some((veth::pod_of(&link)?, format!("link {}", link.name))));
-        let leases = self.with_leases(Leases::holders).await?;
-        let leases = leases.into_iter().map(|(address, pod)| (pod, format!("lease of {address}")));
-        Ok(links.chain(leases).collect())
+        let leases = Arc::clone(&self.leases);
+        let look = async move |host: Netlink| {
+            let links = host.links().await?.into_iter();
+            let links = links.filter_map(|link| Some((veth::pod_of(&link)?, format!("link {}", link.name))));
+            let leases = leases.holders()?.into_iter();
+            Ok(links.chain(leases.map(|(address, pod)| (pod, format!("lease of {address}")))).collect())
+        };
+        converse(look).await
+    }
+
+    pub(super) async fn sweep(
+        self: &Arc<Self>,
+        live: &HashSet<PodId>,
+        held: &HashMap<IpAddr, PodId>,
+    ) -> Result<(), Error> {
+        let (bridge, live, held) = (Arc::clone(self), live.clone(), held.clone());
+        converse(async move |host: Netlink| bridge.sweep_by(&host, &live, &held).await).await
     }
 
     /// Goes on after a failure, so that one stuck leftover does not keep the others.
-    pub(super) async fn sweep(
+    async fn sweep_by(
         &self,
+        host: &Netlink,
         live: &HashSet<PodId>,
         held: &HashMap<IpAddr, PodId>,
     ) -> Result<(), Error> {
         let mut failures = Vec::new();
-        let host = Netlink::here()?;
         let bridge = host.link(&self.config.bridge_name).await?.map(|bridge| bridge.index);
         for link in host.links().await?.iter().filter(|link| veth::is_orphan(link, live, bridge)) {
             match host.delete(link).await {
@@ -226,8 +244,7 @@ impl Bridge {
                 Err(error) => failures.push(error),
             }
         }
-        let (live, held) = (live.clone(), held.clone());
-        match self.with_leases(move |leases| leases.release_dead(&live, &held)).await {
+        match self.leases.release_dead(live, held) {
             Ok(released) if released.is_empty() => {}
             Ok(released) => info!(addresses = ?released, "released addresses of pods that are gone"),
             Err(error) => failures.push(error),
@@ -246,8 +263,12 @@ impl Bridge {
     ///
     /// # Errors
     /// [`Error::InUse`] while a pod has a link; whatever fails: calling again goes on from there.
-    pub(super) async fn reset(&self) -> Result<Vec<String>, Error> {
-        let host = Netlink::here()?;
+    pub(super) async fn reset(self: &Arc<Self>) -> Result<Vec<String>, Error> {
+        let bridge = Arc::clone(self);
+        converse(async move |host: Netlink| bridge.reset_by(&host).await).await
+    }
+
+    async fn reset_by(&self, host: &Netlink) -> Result<Vec<String>, Error> {
         let bridge = host.link(&self.config.bridge_name).await?.filter(|link| link.kind == Kind::Bridge);
         let index = bridge.as_ref().map(|bridge| bridge.index);
         let links = host.links().await?.into_iter();
@@ -282,7 +303,6 @@ impl Bridge {
         let bridge = match there {
             Some(link) if link.kind != Kind::Bridge => return Err(Error::NotABridge { name: name.clone() }),
             Some(link) if set_up.as_ref().is_some_and(|(index, of)| *index == link.index && of == ranges) => {
-                self.firewall.check().await?;
                 return Ok(link);
             }
             Some(link) => link,
@@ -333,34 +353,28 @@ impl Bridge {
         let found = async { Ok(host.default_route_mtu().await?.unwrap_or(MTU_BYTES_DEFAULT)) };
         self.mtu.get_or_try_init(|| found).await.copied()
     }
-
-    async fn with_leases<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Leases) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let leases = Arc::clone(&self.leases);
-        task::blocking("leases", move || work(&leases)).await
-    }
 }
 
 /// Tells the pod's neighbours of its addresses as soon as the bridge takes what it sends. The kernel has told them when the
 /// pod's end came up, which may have been too early. The pod waits for neither.
-async fn announce(host: Netlink, inside: Netlink, pod: PodId) {
-    let name = veth::host_name(&pod);
-    let announced = async {
-        while let Some(port) = host.link(&name).await? {
-            if port.forwards {
-                return inside.announce(INTERFACE).await;
+async fn announce(pod: PodId, netns: OwnedFd) -> Result<(), Error> {
+    let announce = async move |host: Netlink| {
+        let name = veth::host_name(&pod);
+        let announced = async {
+            while let Some(port) = host.link(&name).await? {
+                if port.forwards {
+                    return Netlink::inside(&pod, netns).await?.announce(INTERFACE).await;
+                }
+                sleep(FORWARDING_POLL).await;
             }
-            sleep(FORWARDING_POLL).await;
-        }
-        Ok(())
+            Ok(())
+        };
+        timeout(FORWARDING_MAX, announced).await.unwrap_or_else(|_| {
+            warn!(%pod, link = name, "the bridge does not forward what comes from a pod");
+            Ok(())
+        })
     };
-    match timeout(FORWARDING_MAX, announced).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%pod, error = %chain(&error), "addresses of a pod are not announced"),
-        Err(_) => warn!(%pod, link = name, "the bridge does not forward what comes from a pod"),
-    }
+    converse(announce).await
 }
 
 async fn set_up_inside(inside: &Netlink, ends: &Ends) -> Result<(), Error> {
@@ -446,13 +460,13 @@ mod tests {
     }
 
     impl Node {
-        fn bridge(&self) -> Bridge {
-            Bridge::open(&self.config, self.leases.path(), Arc::default()).unwrap()
+        fn bridge(&self) -> Arc<Bridge> {
+            Arc::new(Bridge::open(&self.config, self.leases.path(), Arc::default()).unwrap())
         }
 
         /// What a pod can leave behind on the host: links and leases, by name.
         async fn traces(&self) -> Vec<String> {
-            let links = Netlink::here().unwrap().links().await.unwrap().into_iter().map(|link| link.name);
+            let links = Netlink::of_test().links().await.unwrap().into_iter().map(|link| link.name);
             let folder = self.leases.path().join(&self.config.bridge_name);
             let leases =
                 fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -508,7 +522,7 @@ mod tests {
     }
 
     async fn attach_as(
-        bridge: &Bridge,
+        bridge: &Arc<Bridge>,
         digit: u8,
         netns: &OwnedFd,
         config: &PodConfig,
@@ -518,7 +532,7 @@ mod tests {
         bridge.attach(Request { pod: &pod, config, netns, sysctls }).await
     }
 
-    async fn attach(bridge: &Bridge, digit: u8, netns: &OwnedFd) -> Result<IpAddr, Error> {
+    async fn attach(bridge: &Arc<Bridge>, digit: u8, netns: &OwnedFd) -> Result<IpAddr, Error> {
         let attachment = attach_as(bridge, digit, netns, &PodConfig::default(), &[]).await?;
         assert_eq!(attachment.interface, "eth0");
         Ok(attachment.addresses[0])
@@ -588,7 +602,7 @@ mod tests {
             attach(&node.bridge(), 1, &netns).await.unwrap();
             let inside = Netlink::inside(&pod(1), netns.try_clone().unwrap()).await.unwrap();
             assert_eq!(inside.link(INTERFACE).await.unwrap().unwrap().mtu, Some(1400));
-            let host = Netlink::here().unwrap();
+            let host = Netlink::of_test();
             let (end, bridge) =
                 (host.link("pt01010101010").await.unwrap(), host.link("br-pods").await.unwrap());
             let (end, bridge) = (end.unwrap(), bridge.unwrap());
@@ -686,7 +700,7 @@ mod tests {
     #[test]
     fn another_interface_of_the_bridges_name_is_left_alone() {
         on_a_node("", async |node| {
-            let host = Netlink::here().unwrap();
+            let host = Netlink::of_test();
             host.raw().link().add(LinkVeth::new("pintle0", "other").build()).execute().await.unwrap();
             let error = attach(&node.bridge(), 1, &new_netns()).await.unwrap_err();
             assert!(matches!(error, Error::NotABridge { .. }), "{error}");
@@ -700,7 +714,7 @@ mod tests {
         on_a_node("subnets = [\"224.0.0.0/24\"]", async |node| {
             let error = attach(&node.bridge(), 1, &new_netns()).await.unwrap_err();
             assert!(chain(&error).starts_with("add address 224.0.0.1/24 to pintle0"), "{}", chain(&error));
-            assert_eq!(Netlink::here().unwrap().link("pintle0").await.unwrap(), None);
+            assert_eq!(Netlink::of_test().link("pintle0").await.unwrap(), None);
             assert_eq!(node.traces().await, [""; 0]);
         });
     }
@@ -708,7 +722,7 @@ mod tests {
     #[test]
     fn a_bridge_that_was_deleted_is_made_again() {
         on_a_node("", async |node| {
-            let (bridge, host, netns) = (node.bridge(), Netlink::here().unwrap(), new_netns());
+            let (bridge, host, netns) = (node.bridge(), Netlink::of_test(), new_netns());
             attach(&bridge, 1, &new_netns()).await.unwrap();
             host.delete(&host.link("pintle0").await.unwrap().unwrap()).await.unwrap();
             let address = attach(&bridge, 2, &netns).await.unwrap();
@@ -724,7 +738,7 @@ mod tests {
             attach(&bridge, 2, &dead).await.unwrap();
             attach(&bridge, 3, &dead).await.unwrap_err(); // its eth0 is there already
             // A crash after the pair was made, before its alias was written.
-            let (host, half) = (Netlink::here().unwrap(), new_netns());
+            let (host, half) = (Netlink::of_test(), new_netns());
             let index = host.link("pintle0").await.unwrap().unwrap().index;
             let name = veth::host_name(&pod(4));
             host.add_veth(NewVeth { name: &name, bridge: index, netns: half.as_fd(), mtu: 1500 })

@@ -116,11 +116,14 @@ impl Leases {
         Ok(held)
     }
 
-    /// Frees these addresses, whoever has them: the undo of [`Leases::reserve`].
-    pub(super) fn give_back(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+    /// Frees those of these addresses that `pod` still has: the undo of [`Leases::reserve`]. It may come late, when they were
+    /// released and given to others.
+    pub(super) fn give_back(&self, pod: &PodId, addresses: &[IpAddr]) -> Result<(), Error> {
         let folder = self.network_folder();
         let _lock = lock(&folder)?;
-        addresses.iter().try_for_each(|address| remove(&folder.join(address.to_string())))
+        let paths = addresses.iter().map(|address| folder.join(address.to_string()));
+        let mut own = paths.filter(|path| holder(path).is_ok_and(|holder| holder.as_ref() == Some(pod)));
+        own.try_for_each(|path| remove(&path))
     }
 
     fn release_where(
@@ -168,10 +171,18 @@ fn reserve_in(folder: &Path, nth: usize, range: &Range, pod: &PodId) -> Result<I
     let path = folder.join(address.to_string());
     write_lease(&path, pod).map_err(|source| Error::Lease { operation: "write lease", path, source })?;
     failpoint!("network.lease-written");
-    if let Err(error) = fs::write(&last_path, address.to_string()) {
+    if let Err(error) = overwrite(&last_path, &address.to_string()) {
         tracing::warn!(path = %last_path.display(), %error, "cannot note the last address given out");
     }
     Ok(address)
+}
+
+/// Writes a small file in place. A file that is truncated first has its blocks freed, and ext4 writes the new ones out when
+/// it is closed.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 /// What is to become of a lease.
@@ -326,6 +337,16 @@ mod tests {
     }
 
     #[test]
+    fn the_last_address_given_out_is_the_whole_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(folder.path(), "10.9.8.0/24");
+        let last = folder.path().join("pods0/last_reserved_ip.0");
+        fs::write(&last, "10.9.8.254").unwrap();
+        assert_eq!(leases.reserve(&pod(1)).unwrap(), [IpAddr::from([10, 9, 8, 2])]);
+        assert_eq!(fs::read_to_string(last).unwrap(), "10.9.8.2");
+    }
+
+    #[test]
     fn an_empty_pool_is_named_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let leases = leases(folder.path(), "10.9.8.0/30");
@@ -348,7 +369,9 @@ mod tests {
         let error = leases.reserve(&pod(2)).unwrap_err();
         assert!(error.to_string().starts_with("no free address in 10.9.8.0/30"), "{error}");
         assert_eq!(files(folder.path()), before);
-        leases.give_back(&expected).unwrap();
+        leases.give_back(&pod(2), &expected).unwrap();
+        assert_eq!(files(folder.path()), before, "they are another's");
+        leases.give_back(&pod(1), &expected).unwrap();
         assert_eq!(files(folder.path()), ["last_reserved_ip.0", "last_reserved_ip.1", "lock"]);
     }
 

@@ -8,7 +8,7 @@
 //! - `ports.rs`: which pod has which port of the host. Pure.
 //! - `forwarding.rs`: what settings of the host pods need, and what they were before.
 //! - `bandwidth.rs`: how much a pod may receive and send. Pure.
-//! - `netlink/`: the requests to the kernel, each with a deadline.
+//! - `netlink/`: the conversations with the kernel about links, addresses and routes, each with a deadline.
 //! - `lease.rs`: who has which address, in files as the CNI plugin host-local has them.
 //! - `traffic.rs`: what has gone through a pod's interfaces.
 //! - `subnet.rs`, `veth.rs`: which address is next, whose a link is. Pure.
@@ -54,7 +54,7 @@ pub use config::{Config, Mode};
 pub use error::Error;
 use firewall::{Firewall, forget_flows};
 pub use firewall::{ForwardDrop, forward_drops};
-use netlink::Netlink;
+use netlink::{Netlink, converse_in_time};
 pub use ports::HostPort;
 use ports::{HostPorts, Way};
 pub use subnet::Subnet;
@@ -135,7 +135,7 @@ pub struct Request<'a> {
 pub struct Network {
     mode: Mode,
     /// A bridge on the host and a veth pair for each pod.
-    bridge: Bridge,
+    bridge: Arc<Bridge>,
     cni: Cni,
     firewall: Arc<Firewall>,
     ports: Mutex<HostPorts>,
@@ -148,7 +148,7 @@ impl Network {
     /// A configuration that cannot work, or a folder that cannot be made.
     pub fn open(config: &Config, root: &Path) -> Result<Self, Error> {
         let firewall = Arc::default();
-        let bridge = Bridge::open(config, &root.join("network"), Arc::clone(&firewall))?;
+        let bridge = Arc::new(Bridge::open(config, &root.join("network"), Arc::clone(&firewall))?);
         let cni = Cni::open(config, root.join("cni"))?;
         if let Some(ranges) = Some(cni.pod_ranges()).filter(|ranges| !ranges.is_empty())
             && let Err(error) = bridge.set_pod_ranges(&ranges)
@@ -380,20 +380,24 @@ impl Network {
 
 /// By which interface this host reaches each address of a pod. One that it has no route to is missing.
 async fn ways_to(attachment: &Attachment) -> Result<HashMap<IpAddr, Way>, Error> {
-    let host = Netlink::here()?;
-    let mut ways = HashMap::new();
-    for address in &attachment.addresses {
-        if let Some(link) = host.link_to(*address).await? {
-            let subnets = host.subnets(&link).await?;
-            let neighbours = subnets.into_iter().find(|subnet| subnet.contains(*address));
-            let neighbours = neighbours.unwrap_or_else(|| Subnet::from(*address));
-            if address.is_ipv4() {
-                forwarding::route_loopback(&link.name);
+    let addresses = attachment.addresses.clone();
+    let object = format!("{addresses:?}");
+    let look = async move |host: Netlink| {
+        let mut ways = HashMap::new();
+        for address in addresses {
+            if let Some(link) = host.link_to(address).await? {
+                let subnets = host.subnets(&link).await?;
+                let neighbours = subnets.into_iter().find(|subnet| subnet.contains(address));
+                let neighbours = neighbours.unwrap_or_else(|| Subnet::from(address));
+                if address.is_ipv4() {
+                    forwarding::route_loopback(&link.name);
+                }
+                ways.insert(address, Way { interface: link.name, neighbours });
             }
-            ways.insert(*address, Way { interface: link.name, neighbours });
         }
-    }
-    Ok(ways)
+        Ok(ways)
+    };
+    converse_in_time("look for routes to", &object, look).await
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use rustix::{
     io::Errno,
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{runtime, sync::oneshot, time::timeout};
 
 mod shaping;
 
@@ -39,7 +39,11 @@ use crate::{model::PodId, sys::sysctl, telemetry::task};
 /// and not hang.
 const ANSWER_S_MAX: u64 = 5;
 
-/// A connection to the kernel about one network namespace.
+/// How long what a pod waits for may take as a whole. A request is carried out within the `sendmsg` that makes it, where no
+/// deadline reaches it.
+const CONVERSATION_S_MAX: u64 = 15;
+
+/// A connection to the kernel about one network namespace, for as long as the conversation ([`converse`]) that it is of.
 #[derive(Clone, Debug)]
 pub(super) struct Netlink(rtnetlink::Handle);
 
@@ -82,40 +86,62 @@ pub(super) struct NewVeth<'a> {
 type Connected =
     (rtnetlink::proto::Connection<rtnetlink::packet_route::RouteNetlinkMessage>, rtnetlink::Handle);
 
+/// Has a conversation with the kernel about the links of this host, on a thread of its own. A request is carried out within
+/// the `sendmsg` that makes it: on a busy node that waits for the lock on links, and a deletion waits for every processor
+/// to notice. And since its answer is there by then, one thread that asks and reads has nobody to wake and to wait for.
+///
+/// What nobody waits for any longer goes on. `work` may block.
+///
+/// # Errors
+/// Those of `work`.
+pub(super) async fn converse<T: Send + 'static>(
+    work: impl AsyncFnOnce(Netlink) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    task::blocking("netlink", move || talk(async move || work(Netlink::here()?).await)).await
+}
+
+/// As [`converse`], but is an error when it takes too long.
+///
+/// # Errors
+/// Those of `work`, and [`Error::Deadline`], which names `operation` and `object`.
+pub(super) async fn converse_in_time<T: Send + 'static>(
+    operation: &'static str,
+    object: &str,
+    work: impl AsyncFnOnce(Netlink) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let late = |_| Error::Deadline { operation, object: object.into(), limit_s: CONVERSATION_S_MAX };
+    timeout(Duration::from_secs(CONVERSATION_S_MAX), converse(work)).await.map_err(late)?
+}
+
+/// Runs `work` to its end on the calling thread.
+fn talk<T>(work: impl AsyncFnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    runtime.map_err(|source| failed("start", "netlink conversation", source))?.block_on(work())
+}
+
 impl Netlink {
     /// To the namespace of the calling thread.
-    pub(super) fn here() -> Result<Self, Error> {
+    fn here() -> Result<Self, Error> {
         connect().map(Self::drive).map_err(|source| failed("open", "netlink socket", source))
     }
 
     /// To the namespace of a pod, in which interfaces made from now on take no router's word for routes.
-    ///
-    /// The socket belongs to the namespace of the thread that makes it.
     pub(super) async fn inside(pod: &PodId, netns: OwnedFd) -> Result<Self, Error> {
-        Self::within(pod, netns, || refuse_router_advertisements("default")).await
-    }
-
-    /// To the namespace of a pod, in which a thread does `first` before.
-    async fn within(
-        pod: &PodId,
-        netns: OwnedFd,
-        first: impl FnOnce() + Send + 'static,
-    ) -> Result<Self, Error> {
-        let namespace = |source| Error::Namespace { pod: pod.clone(), source };
-        if is_own(&netns).map_err(namespace)? {
-            return Err(Error::HostNamespace { pod: pod.clone() });
-        }
-        let runtime = tokio::runtime::Handle::current();
-        let connect = move || {
-            first();
+        let runtime = runtime::Handle::current();
+        let open = move || {
+            refuse_router_advertisements("default");
             announce_addresses();
             let _runtime = runtime.enter(); // whose reactor the socket is registered with
-            connect()
+            connect().map_err(|source| failed("enter", "network namespace", source))
         };
-        visit(pod, netns, connect)
-            .await?
-            .map(Self::drive)
-            .map_err(|source| failed("enter", "network namespace", source))
+        // The socket belongs to the namespace of the thread that makes it.
+        visit(pod, netns, open).await.map(Self::drive)
+    }
+
+    /// As [`converse`] has it, for the runtime of a test.
+    #[cfg(test)]
+    pub(super) fn of_test() -> Self {
+        Self::here().unwrap()
     }
 
     /// For what only a test asks of the kernel.
@@ -124,12 +150,9 @@ impl Netlink {
         &self.0
     }
 
-    /// A request is carried out within the `sendmsg` that makes it: on a busy node that waits for the lock
-    /// on links, and a deletion waits for every processor to notice. So it has a thread to wait on.
     fn drive((connection, handle): Connected) -> Self {
-        let runtime = tokio::runtime::Handle::current();
         // Ends when the last handle is dropped.
-        task::spawn_blocking("netlink", move || runtime.block_on(connection));
+        task::spawn("netlink", connection);
         Self(handle)
     }
 
@@ -323,24 +346,30 @@ impl From<LinkMessage> for Link {
 async fn visit<T: Send + 'static>(
     pod: &PodId,
     netns: OwnedFd,
-    work: impl FnOnce() -> T + Send + 'static,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let namespace = |source| Error::Namespace { pod: pod.clone(), source };
+    if is_own(&netns).map_err(namespace)? {
+        return Err(Error::HostNamespace { pod: pod.clone() });
+    }
     let (answer, answered) = oneshot::channel();
-    let visit = move || -> io::Result<T> {
-        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
-        Ok(work())
+    let visit = move || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| failed("enter", "network namespace", errno.into()))?;
+        work()
     };
     let visitor = thread::Builder::new().name("pintle-netns".into());
     let send = move || drop(answer.send(visit())); // nobody may be waiting any more
     visitor.spawn(send).map_err(namespace)?;
-    let gone = |_| io::Error::other("the thread in the namespace ended early");
-    run("enter", "network namespace", async { answered.await.map_err(gone)? }).await
+    let gone = |_| failed("enter", "network namespace", io::Error::other("the thread in it ended early"));
+    let late =
+        |_| Error::Deadline { operation: "enter", object: "network namespace".into(), limit_s: ANSWER_S_MAX };
+    timeout(Duration::from_secs(ANSWER_S_MAX), answered).await.map_err(late)?.map_err(gone)?
 }
 
 /// Brings up `lo` in a pod's network namespace, and changes nothing else there: the rest is for plugins.
 pub(super) async fn bring_up_loopback(pod: &PodId, netns: OwnedFd) -> Result<(), Error> {
-    Netlink::within(pod, netns, || {}).await?.set_up("lo").await
+    visit(pod, netns, || talk(async || Netlink::here()?.set_up("lo").await)).await
 }
 
 /// Sets kernel settings of the pod's network namespace, in their order.
@@ -361,7 +390,7 @@ pub(super) async fn set_sysctls(
             sysctl::set(&name, &value).map_err(|source| Error::Sysctl { name, value, source })
         })
     };
-    visit(pod, netns, set).await?
+    visit(pod, netns, set).await
 }
 
 fn connect() -> io::Result<Connected> {
