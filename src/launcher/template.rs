@@ -17,6 +17,7 @@ use super::{joined::PROC, label::MountLabel, users::Users};
 use crate::{
     model::{Failure, IpcMode, NetworkMode, PodPlan, Stage, Volume, VolumeSource},
     sys::{
+        link,
         process::{self, Fork, Namespaces, OneThread},
         sysctl,
     },
@@ -159,6 +160,9 @@ fn make(plan: &PodPlan, users: Option<&Users>) -> Result<(), Failure> {
         .and_if(own_network, Namespaces::UTS)
         .and_if(plan.ipc == IpcMode::Pod, Namespaces::IPC);
     process::unshare(kinds).map_err(|error| failed("unshare", &error))?;
+    if own_network {
+        link::bring_up_loopback().map_err(|error| failed("lo", &error))?;
+    }
     if own_network && !plan.hostname.is_empty() {
         process::set_hostname(&plan.hostname).map_err(|error| failed(&plan.hostname, &error))?;
     }

@@ -378,7 +378,6 @@ async fn announce(pod: PodId, netns: OwnedFd) -> Result<(), Error> {
 }
 
 async fn set_up_inside(inside: &Netlink, ends: &Ends) -> Result<(), Error> {
-    inside.set_up("lo").await?;
     let link = inside.new_link(INTERFACE).await?;
     for (range, address) in ends.ranges.iter().zip(&ends.addresses) {
         inside.add_address(&link, *address, range.subnet.prefix()).await?;
@@ -501,9 +500,11 @@ mod tests {
         File::open("/proc/thread-self/ns/net").unwrap().into()
     }
 
+    /// As a supervisor makes it.
     fn new_netns() -> OwnedFd {
         let make = || {
             leave_network();
+            crate::sys::link::bring_up_loopback().unwrap();
             own_netns()
         };
         thread::spawn(make).join().unwrap()
@@ -676,7 +677,6 @@ mod tests {
             // The last step fails: there is a default route.
             let routed = new_netns();
             let inside = Netlink::inside(&pod(3), routed.try_clone().unwrap()).await.unwrap();
-            inside.set_up("lo").await.unwrap();
             let lo = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(1).build();
             inside.raw().route().add(lo).execute().await.unwrap();
             let error = attach(&bridge, 3, &routed).await.unwrap_err();

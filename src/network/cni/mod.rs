@@ -160,7 +160,6 @@ impl Cni {
             namespace: Some(identity.map_err(|source| Error::Namespace { pod: pod.clone(), source })?),
         };
         let copy = || netns.try_clone().map_err(|source| Error::Namespace { pod: pod.clone(), source });
-        netlink::bring_up_loopback(pod, copy()?).await?;
         let _place = self.queue.try_acquire().map_err(|_| Error::Busy { waiting: WAITING_MAX })?;
         let _turn = self.adds.acquire().await;
         self.blocking({

@@ -367,11 +367,6 @@ async fn visit<T: Send + 'static>(
     timeout(Duration::from_secs(ANSWER_S_MAX), answered).await.map_err(late)?.map_err(gone)?
 }
 
-/// Brings up `lo` in a pod's network namespace, and changes nothing else there: the rest is for plugins.
-pub(super) async fn bring_up_loopback(pod: &PodId, netns: OwnedFd) -> Result<(), Error> {
-    visit(pod, netns, || talk(async || Netlink::here()?.set_up("lo").await)).await
-}
-
 /// Sets kernel settings of the pod's network namespace, in their order.
 ///
 /// # Errors
