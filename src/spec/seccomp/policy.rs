@@ -1,5 +1,7 @@
 //! The policy of a filter, before it is a program: the form that profiles and our own table share.
 
+use std::collections::BTreeSet;
+
 use super::abi::Abi;
 
 /// A filter's decisions, by name of the call.
@@ -10,6 +12,14 @@ pub(super) struct Policy<'a> {
     /// For calls that no rule speaks of.
     pub(super) default: Action,
     pub(super) rules: Vec<Rule<'a>>,
+}
+
+impl Policy<'_> {
+    /// The names of the calls about which a rule counts.
+    pub(super) fn decided(&self) -> BTreeSet<&str> {
+        let counting = self.rules.iter().filter(|rule| rule.says_something(self.default));
+        counting.flat_map(|rule| rule.names.iter().copied()).collect()
+    }
 }
 
 /// One decision. Of several rules for one call, those with conditions come first, in their order, then the first

@@ -116,7 +116,7 @@ fn tables(policy: &Policy<'_>, decisions: &BTreeMap<&str, Decision>) -> Vec<(u32
     for &abi in &policy.abis {
         let wrapped;
         let decisions = if abi == Abi::X86 {
-            wrapped = with_multiplexers(decisions, policy.default);
+            wrapped = with_multiplexers(decisions, policy);
             &wrapped
         } else {
             decisions
@@ -177,17 +177,19 @@ fn runs(abi: Abi, default: Action, decisions: &BTreeMap<&str, Decision>) -> Vec<
 /// its arguments is always refused there, where its arguments cannot be seen.
 fn with_multiplexers<'a>(
     decisions: &BTreeMap<&'a str, Decision>,
-    default: Action,
+    policy: &Policy<'a>,
 ) -> BTreeMap<&'a str, Decision> {
     let mut decisions = decisions.clone();
+    // A rule that counts for nothing decides neither about a wrapper nor about what it wraps.
+    let decided = policy.decided();
     for Multiplexer { name, mask, calls } in MULTIPLEXERS {
-        let named = decisions.get(name).cloned();
+        let named = decisions.get(name).filter(|_| decided.contains(name)).cloned();
         if named.as_ref().is_some_and(|own| own.cases.is_empty() && !own.otherwise.allows()) {
             continue; // refused whole
         }
         let mut cases = Vec::new();
         for &(number, call) in calls {
-            let Some(wrapped) = decisions.get(call) else { continue };
+            let Some(wrapped) = decisions.get(call).filter(|_| decided.contains(call)) else { continue };
             let case = Condition::Masked { arg: 0, mask, value: number };
             match wrapped.refusal() {
                 Some(refusal) => cases.push((vec![case], refusal)),
@@ -199,7 +201,7 @@ fn with_multiplexers<'a>(
         if named.is_none() && cases.is_empty() {
             continue;
         }
-        let own = named.unwrap_or_else(|| Decision::always(default));
+        let own = named.unwrap_or_else(|| Decision::always(policy.default));
         cases.extend(own.cases);
         decisions.insert(name, Decision::new(cases, own.otherwise));
     }

@@ -175,6 +175,29 @@ fn a_wrapper_that_is_refused_under_every_condition_is_refused_as_it_says() {
 }
 
 #[test]
+fn a_rule_that_says_the_default_decides_nothing_about_a_wrapper_and_what_it_wraps() {
+    const SOCKET: u64 = 1;
+    const BIND: u64 = 2;
+    let rule = |name, action| Rule { names: vec![name], conditions: Vec::new(), action };
+    let (refused, allowed, logged) = (Action::EPERM, Action::ALLOW, Action::LOG);
+    for (default, of_socket, of_socketcall, answers) in [
+        (refused, allowed, refused, [allowed, refused]),
+        (allowed, logged, allowed, [logged, allowed]),
+        (refused, refused, allowed, [allowed, allowed]),
+    ] {
+        let rules = vec![rule("socket", of_socket), rule("socketcall", of_socketcall)];
+        let policy = Policy { abis: vec![Abi::X86_64, Abi::X86], default, rules };
+        let program = compile(&policy).unwrap();
+        let number = Abi::X86.number("socketcall").unwrap();
+        for (wrapped, expected) in [SOCKET, BIND].into_iter().zip(answers) {
+            let call = Call { audit: Abi::X86.audit(), number, args: [wrapped, 0, 0, 0, 0, 0] };
+            assert_eq!(run(&program, &call).0, expected, "{policy:?}");
+            assert_eq!(Reading::of(&policy, &AMD64).expected(&call), expected, "{policy:?}");
+        }
+    }
+}
+
+#[test]
 fn a_program_that_the_kernel_would_not_take_is_an_error() {
     let condition = |n: u64| Condition::Within { arg: 0, low: 2 * n, high: 2 * n, inside: true };
     let rule = |n| Rule { names: vec!["read"], conditions: vec![condition(n)], action: Action::ALLOW };
