@@ -166,11 +166,19 @@ pub fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
 /// Waits until the process behind a pidfd has ended, at most for `limit`; it is not reaped. False: it was not seen to end.
 pub fn wait_for_end(pidfd: &OwnedFd, limit: std::time::Duration) -> bool {
     use rustix::event::{PollFd, PollFlags, poll};
-    let limit = rustix::time::Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: limit.subsec_nanos().into(),
-    };
-    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit)).is_ok_and(|ready| ready > 0)
+    let began = std::time::Instant::now();
+    loop {
+        let left = limit.saturating_sub(began.elapsed());
+        let left = rustix::time::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
+            // Whoever has a handler for SIGCHLD is interrupted by the end of any child.
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready.is_ok_and(|ready| ready > 0),
+        }
+    }
 }
 
 /// A minimal set of flags; `bitflags` would be a dependency for one type.
@@ -539,7 +547,10 @@ pub(super) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::process::CommandExt as _, process::Command};
+    use std::{
+        os::unix::{process::CommandExt as _, thread::JoinHandleExt as _},
+        process::Command,
+    };
 
     use super::*;
 
@@ -580,6 +591,29 @@ mod tests {
         // Other tests have children too.
         assert!(ended_child().unwrap().is_some());
         assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_signal_does_not_end_the_wait_for_a_process() {
+        extern "C" fn nothing(_signal: libc::c_int) {}
+        // SAFETY: all zero is a valid value of this plain structure.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        // SAFETY: the handler does nothing, and the structures live.
+        check(unsafe { libc::sigaction(libc::SIGWINCH, &raw const action, std::ptr::null_mut()) }.into())
+            .unwrap();
+
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = pidfd(child.id().try_into().unwrap()).unwrap();
+        let waiter = std::thread::spawn(move || wait_for_end(&pidfd, std::time::Duration::from_secs(100)));
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            // SAFETY: a thread that was not joined keeps its number.
+            unsafe { libc::pthread_kill(waiter.as_pthread_t(), libc::SIGWINCH) };
+        }
+        child.kill().unwrap();
+        assert!(waiter.join().unwrap());
+        child.wait().unwrap();
     }
 
     #[test]

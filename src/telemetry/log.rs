@@ -16,7 +16,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::fstat,
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 use serde::Deserialize;
 use tracing_subscriber::{
@@ -171,7 +171,7 @@ fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
             Ok(written) => bytes = &bytes[written..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None)?;
+                retry_on_intr(|| poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None))?;
             }
             Err(errno) => return Err(errno.into()),
         }

@@ -9,6 +9,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    io::retry_on_intr,
     mount::{MountFlags, MountPropagationFlags},
     pipe::{PipeFlags, pipe_with},
     time::Timespec,
@@ -102,7 +103,7 @@ impl Child {
 
     fn answer<T: DeserializeOwned>(self) -> io::Result<T> {
         let limit = Timespec { tv_sec: ATTEMPT_MAX.as_secs().cast_signed(), tv_nsec: 0 };
-        if poll(&mut [PollFd::new(&self.answer, PollFlags::IN)], Some(&limit))? == 0 {
+        if retry_on_intr(|| poll(&mut [PollFd::new(&self.answer, PollFlags::IN)], Some(&limit)))? == 0 {
             return Err(io::Error::other(format!("no answer within {} s", ATTEMPT_MAX.as_secs())));
         }
         let mut bytes = Vec::new();
