@@ -278,7 +278,7 @@ impl Bridge {
             return Err(Error::InUse { bridge: self.config.bridge_name.clone(), links: links.join(", ") });
         }
         let mut done = Vec::new();
-        if task::blocking("nftables", firewall::remove).await? {
+        if firewall::remove()? {
             done.push("deleted the nftables table inet pintle".into());
         }
         if let Some(bridge) = bridge
@@ -286,8 +286,7 @@ impl Bridge {
         {
             done.push(format!("deleted the bridge {}", bridge.name));
         }
-        let settings = Arc::clone(&self.settings);
-        let restored = task::blocking("sysctls", move || settings.restore()).await;
+        let restored = self.settings.restore();
         let restored =
             restored.map_err(|source| Error::Settings { path: self.settings.path().into(), source })?;
         done.extend(restored.into_iter().map(|(name, value)| format!("set {name} back to {value}")));
@@ -332,17 +331,11 @@ impl Bridge {
         host.set_up(&bridge.name).await?;
         // Before loopback addresses can lead out: the rules keep them from coming in.
         self.firewall.open_bridge(self.rules_of(host, bridge).await?).await?;
-        let (settings, name) = (Arc::clone(&self.settings), bridge.name.clone());
+        if self.firewall.works() {
+            route_loopback(&bridge.name);
+        }
         let of = |ipv6: bool| ranges.iter().any(|range| range.subnet.is_ipv6() == ipv6);
-        let (ipv4, ipv6) = (of(false), of(true));
-        let guarded = self.firewall.works();
-        let change = move || {
-            if guarded {
-                route_loopback(&name);
-            }
-            settings.allow_forwarding(ipv4, ipv6);
-        };
-        task::blocking("sysctls", change).await;
+        self.settings.allow_forwarding(of(false), of(true));
         Ok(())
     }
 

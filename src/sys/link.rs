@@ -22,7 +22,7 @@ pub fn bring_up_loopback() -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into()).map(drop)
 }
 
-/// `IFF_UP`, as wide as the field. What else is set in a link's flags is not changed by this call.
+/// `IFF_UP`, as wide as the field. The call clears the other flags that it can set, of which `lo` has none.
 const UP: libc::c_short = 1;
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use std::{
 
 use rustix::process::PidfdFlags;
 
+use super::ready;
+
 /// The number of a process: positive, so it is none of kill(2)'s numbers for a group of processes or for all of them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Pid(rustix::process::Pid);
@@ -165,20 +167,7 @@ pub fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
 
 /// Waits until the process behind a pidfd has ended, at most for `limit`; it is not reaped. False: it was not seen to end.
 pub fn wait_for_end(pidfd: &OwnedFd, limit: std::time::Duration) -> bool {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let began = std::time::Instant::now();
-    loop {
-        let left = limit.saturating_sub(began.elapsed());
-        let left = rustix::time::Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
-            // Whoever has a handler for SIGCHLD is interrupted by the end of any child.
-            Err(rustix::io::Errno::INTR) => {}
-            ready => return ready.is_ok_and(|ready| ready > 0),
-        }
-    }
+    ready::wait_readable(pidfd, limit).unwrap_or(false)
 }
 
 /// A minimal set of flags; `bitflags` would be a dependency for one type.

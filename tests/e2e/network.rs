@@ -373,17 +373,16 @@ fn what_a_pod_receives_and_sends_is_limited_on_the_host() {
     // hold anything back.
     let serve = "mkdir /www && head -c 1000000 /dev/zero > /www/file && exec busybox httpd -f -p 80 -h /www";
     let unlimited = node.run_pod("unlimited");
-    let sides = [&sender, &unlimited].map(|pod| {
+    for pod in [&sender, &unlimited] {
         pod.create("server", BUSYBOX, ["sh", "-c", serve]).start();
-        pod.run_in("main", ["sleep", "1000"])
-    });
-    let in_client = client.run_in("main", ["sleep", "1000"]);
+    }
+    let [in_unlimited, in_client] = [&unlimited, &client].map(|pod| pod.run_in("main", ["sleep", "1000"]));
     let fetch = |container: &Container<'_>, server: &Pod<'_>| {
         let command = format!("busybox wget -q -O - http://{}/file | wc -c", server.ip());
         wait_until("the file is fetched", || container.shell(&command).trim() == "1000000");
     };
     assert_eq!(overlimits(&node, &end(&sender).1), 0);
-    fetch(&sides[1], &sender);
+    fetch(&in_unlimited, &sender);
     assert!(overlimits(&node, &end(&sender).1) > 0);
     assert_eq!(overlimits(&node, &end(&client).0), 0);
     fetch(&in_client, &unlimited);

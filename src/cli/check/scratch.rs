@@ -8,15 +8,15 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
-    io::retry_on_intr,
     mount::{MountFlags, MountPropagationFlags},
     pipe::{PipeFlags, pipe_with},
-    time::Timespec,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::sys::process::{self, Fork, Namespaces, OneThread, Pid};
+use crate::sys::{
+    process::{self, Fork, Namespaces, OneThread, Pid},
+    ready,
+};
 
 /// How long one attempt may take. All take some milliseconds, but for a systemd that does not answer (10 s).
 const ATTEMPT_MAX: Duration = Duration::from_secs(30);
@@ -102,8 +102,7 @@ impl Child {
     }
 
     fn answer<T: DeserializeOwned>(self) -> io::Result<T> {
-        let limit = Timespec { tv_sec: ATTEMPT_MAX.as_secs().cast_signed(), tv_nsec: 0 };
-        if retry_on_intr(|| poll(&mut [PollFd::new(&self.answer, PollFlags::IN)], Some(&limit)))? == 0 {
+        if !ready::wait_readable(&self.answer, ATTEMPT_MAX)? {
             return Err(io::Error::other(format!("no answer within {} s", ATTEMPT_MAX.as_secs())));
         }
         let mut bytes = Vec::new();

@@ -43,7 +43,7 @@ const ANSWER_S_MAX: u64 = 5;
 /// deadline reaches it.
 const CONVERSATION_S_MAX: u64 = 15;
 
-/// A connection to the kernel about one network namespace, for as long as the conversation ([`converse`]) that it is of.
+/// A connection to the kernel about one network namespace. It lives as long as its conversation ([`converse`]).
 #[derive(Clone, Debug)]
 pub(super) struct Netlink(rtnetlink::Handle);
 

@@ -1,8 +1,8 @@
 //! The daemon's handle on the zygote, and on a supervisor that has no pod yet.
 //!
-//! The zygote is executed from a sealed copy of this binary, but that of a command which only unpacks layers
-//! (`supervisor/zygote.rs` is its inside). One task keeps it: one that has died is reaped and replaced at once, also while nobody needs it; one that does not answer is
-//! killed first.
+//! A daemon's zygote is executed from a sealed copy of this binary, that of a command which only unpacks layers from the
+//! binary itself ([`Program`]); `supervisor/zygote.rs` is its inside. One task keeps it: one that has died is reaped and
+//! replaced at once, also while nobody needs it; one that does not answer is killed first.
 
 use std::{
     fs::File,

@@ -69,7 +69,7 @@ impl Page {
         let notes = if self.notes.is_empty() { String::new() } else { format!("\n{}\n", self.notes) };
         format!(
             "# Proof: {name}\n\nPromised: {promise}.\n\nRun it again with `cargo xtask proof {name} [--vm] [--driver \
-             systemd|cgroupfs]`, which writes\nthe column of that place anew; with `--vm` it runs in the \
+             systemd|cgroupfs]`, which writes\nthe column of that place; with `--vm` it runs in the \
              [test machine](../vm.md).\n\n{table}{notes}"
         )
     }
