@@ -1,6 +1,6 @@
 //! Section C: sysctls, annotations and cgroups.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{collections::HashMap, process::Command};
 
 use tonic::Code;
 
@@ -162,10 +162,10 @@ pub(super) fn c_02_annotations() {
         pod.remove();
     };
     let (pod, container) = run(&HashMap::new());
-    let plain = (described(&node, &container), units(&node));
+    let plain = (described(&node, &container), units(&node, &pod));
     end(&pod);
     let (pod, container) = run(&annotations);
-    assert_eq!((described(&node, &container), units(&node)), plain);
+    assert_eq!((described(&node, &container), units(&node, &pod)), plain);
     let helpers = node.namespaces().processes();
     assert!(!helpers.iter().any(|(_, line)| line.contains("shared-dir")), "{helpers:?}");
     end(&pod);
@@ -173,18 +173,42 @@ pub(super) fn c_02_annotations() {
     node.assert_clean();
 }
 
-/// The properties of the pods' units of systemd, where it makes them.
-fn units(node: &Node) -> BTreeMap<String, String> {
+/// In names of properties of systemd's units that differ between any two pods: identity, times, what is in use, and what
+/// other units want of this one, which a removed pod's may do for a moment longer.
+const OF_ONE_UNIT: [&str; 12] = [
+    "InvocationID",
+    "ControlGroupId",
+    "Timestamp",
+    "Current",
+    "Peak",
+    "Available",
+    "CPUUsage",
+    "IORead",
+    "IOWrite",
+    "RequiredBy",
+    "SliceOf",
+    "Before",
+];
+
+/// What systemd knows of the pod's scope and of each slice above it, where systemd makes them. The test itself asks: a
+/// process of another process namespace than systemd's, as on the node, is not answered.
+fn units(node: &Node, pod: &Pod<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
     if node.folders().cgroups.driver() != Driver::Systemd {
-        return BTreeMap::new();
+        return lines;
     }
-    let names = node.run("systemctl", ["list-units", "--all", "--plain", "--no-legend"]);
-    let ours =
-        names.lines().filter_map(|line| line.split(' ').next()).filter(|name| name.contains("pintle_e2e"));
-    let properties = "--property=ExecStartPre,BindsTo,Wants,TimeoutStopUSec,Delegate,Type";
-    ours.filter(|name| name.ends_with(".slice"))
-        .map(|name| (name.to_owned(), node.run("systemctl", ["show", name, properties])))
-        .collect()
+    let mut unit = format!("pintle-{}.scope", pod.id);
+    while unit != "-.slice" {
+        let shown = Command::new("systemctl").args(["show", &unit]).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(shown.contains("\nLoadState=loaded\n"), "{unit}: {shown}");
+        let above = shown.lines().find_map(|line| line.strip_prefix("Slice=")).expect("a slice above");
+        let name = |line: &str| line.split('=').next().unwrap_or_default().to_owned();
+        let kept = shown.lines().filter(|line| !OF_ONE_UNIT.iter().any(|part| name(line).contains(part)));
+        lines.extend(kept.map(|line| format!("{unit}: {line}").replace(&pod.id, "POD")));
+        unit = above.to_owned();
+    }
+    lines
 }
 
 /// CVE-2019-14891: a container that fills its memory ends alone; who watches over it does not.
