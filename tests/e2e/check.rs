@@ -2,9 +2,13 @@
 
 use std::fs;
 
-use crate::harness::{Driver, Node, is_unified, pintle, runner::tests};
+use crate::harness::{Driver, Node, is_unified, pintle, runner::tests, wait_for};
 
-tests![what_works_is_tried_and_leaves_nothing, what_does_not_work_is_found_by_trying];
+tests![
+    what_works_is_tried_and_leaves_nothing,
+    what_does_not_work_is_found_by_trying,
+    an_attempt_that_dies_leaves_no_process,
+];
 
 /// What every pod needs.
 const NEEDED: [&str; 14] = [
@@ -115,4 +119,19 @@ fn what_does_not_work_is_found_by_trying() {
     assert_eq!(fs::read_dir(&upper).unwrap().count(), 0, "something was left");
     node.run("umount", [&merged]);
     node.assert_clean();
+}
+
+fn an_attempt_that_dies_leaves_no_process() {
+    let node = Node::start();
+    let before = node.namespaces().processes();
+    let said = node.path("check.out"); // no pipe: a process that was left would keep it open
+    let mut command = node.command("env");
+    command.arg("PINTLE_FAILPOINTS=cgroup.supervisor-joined=kill").arg(pintle()).arg("check");
+    command.arg("--config").arg(node.path("config.toml"));
+    command.stdout(fs::File::create(&said).unwrap()).status().unwrap();
+    wait_for("no process is left", &before, || node.namespaces().processes());
+    let text = fs::read_to_string(said).unwrap();
+    let told = "FAIL  cgroup of a pod     the process that tried it died: pods cannot be made";
+    assert!(text.lines().any(|line| line == told), "{text}");
+    // Not a clean node: without systemd the cgroup of the attempt stays, as after any kill.
 }

@@ -81,13 +81,14 @@ impl Pod {
         let parent = if config.parent.is_empty() { driver.default_parent() } else { &config.parent };
         let handle = manager.plan_pod(parent, &id).map_err(|error| chain(&error))?;
         let pod = Self { driver, handle, supervisor };
-        let (pid, pidfd) = (pod.supervisor.pid(), pod.supervisor.pidfd());
+        let (handle, pid, pidfd) = (&pod.handle, pod.supervisor.pid(), pod.supervisor.pidfd());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|error| error.to_string())?.block_on(async {
-            manager.create_pod(&pod.handle, &none).await.map_err(|error| chain(&error))?;
-            manager.take_in(&pod.handle, pid.get(), pidfd, &none).await.map_err(|error| chain(&error))
+        // The manager ends in there: a connection to systemd does so in a runtime only.
+        runtime.map_err(|error| error.to_string())?.block_on(async move {
+            manager.create_pod(handle, &none).await.map_err(|error| chain(&error))?;
+            manager.take_in(handle, pid.get(), pidfd, &none).await.map_err(|error| chain(&error))
         })?;
-        pod.handle.join_supervisor(pid.get()).map_err(|error| chain(&error))?;
+        handle.join_supervisor(pid.get()).map_err(|error| chain(&error))?;
         Ok(pod)
     }
 

@@ -20,10 +20,12 @@ use crate::{
 };
 
 pub(super) fn questions(host: &Host, config: &Config) -> Vec<Finding> {
+    // First what forks: the others have threads, and one that has just ended still counts as one.
+    let (bridge, forwarding) = (bridge(config), forwarding(host));
     vec![
         cni(config),
-        bridge(config),
-        forwarding(host),
+        bridge,
+        forwarding,
         forward_policy(config, &network::forward_drops()),
         bridge_filter(host),
     ]

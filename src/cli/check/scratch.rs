@@ -84,12 +84,11 @@ impl Child {
         }
     }
 
-    /// Forks a child that does nothing.
+    /// Forks a child that does nothing, and ends with this process too, however that ends.
     pub(super) fn idle() -> io::Result<Self> {
-        Self::fork(|_answer| {
-            loop {
-                std::thread::park();
-            }
+        Self::fork(|answer| {
+            // It is never readable, but hangs up once nobody can read what is written to it.
+            let _hung_up = ready::wait_readable(&answer, Duration::MAX);
         })
     }
 
