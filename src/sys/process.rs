@@ -316,6 +316,18 @@ impl Ended {
     }
 }
 
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "code {code}"),
+            Self::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
+                Ok(name) => write!(f, "signal {signal} ({name})"),
+                Err(_) => write!(f, "signal {signal}"),
+            },
+        }
+    }
+}
+
 /// Reaps one ended child, whichever; `None` when no child has ended (or there is none).
 ///
 /// # Errors
@@ -458,6 +470,14 @@ pub fn reap_group(group: Pid) -> io::Result<bool> {
     }
 }
 
+/// Kills every process of the process group `group`, whose leader was not reaped.
+///
+/// # Errors
+/// As kill(2); `ESRCH` when nobody is left in it.
+pub fn kill_group(group: Pid) -> io::Result<()> {
+    Ok(rustix::process::kill_process_group(group.0, rustix::process::Signal::KILL)?)
+}
+
 /// Replaces this process's program (execve(2)). Returns only when that failed.
 pub fn execve(path: &CStr, args: &NullTerminated<'_>, env: &NullTerminated<'_>) -> io::Error {
     // SAFETY: all three are NUL-terminated and live; both arrays end with a null pointer.
@@ -510,21 +530,6 @@ pub fn close_all_but(Kept(keep): &Kept, _: OneThread) -> io::Result<()> {
     close_range(first, u32::MAX)
 }
 
-/// Has `command` start as a stranger: in a session and process group of its own, with the usual umask (022), and with no
-/// descriptor but the three standard ones. It is killed when the thread that starts it ends, as all do with the process.
-pub fn make_stranger(command: &mut tokio::process::Command) {
-    let between = || {
-        rustix::process::setsid()?;
-        rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-        // SAFETY: it closes nothing before the execve, up to which the standard library needs descriptors of its own.
-        check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
-            .map(drop)
-    };
-    // SAFETY: between fork and execve these are system calls and nothing else: no lock, no allocation.
-    unsafe { command.pre_exec(between) };
-}
-
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: closes descriptors whose owners, by the contract above, are never used again.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
@@ -548,6 +553,12 @@ mod tests {
         // The harness has a thread for each test.
         let error = OneThread::prove().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{error}");
+    }
+
+    #[test]
+    fn an_end_by_a_signal_names_it() {
+        let said = [Ended::Code(3), Ended::Signal(11), Ended::Signal(40)].map(|ended| ended.to_string());
+        assert_eq!(said, ["code 3", "signal 11 (SIGSEGV)", "signal 40"]);
     }
 
     #[test]

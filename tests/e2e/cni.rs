@@ -463,7 +463,7 @@ fn a_plugin_that_fails_costs_one_pod_an_error_in_its_own_words() {
         ("echo hello; exit 0", "printed no JSON"),
         ("exit 0", "printed no result"),
         ("echo '{}'; exit 0", "gave no address to eth0"),
-        ("kill -SEGV $$", "signal: 11"),
+        ("kill -SEGV $$", "ended by signal 11 (SIGSEGV)"),
     ] {
         meta.forget();
         meta.does("second", "ADD", script);

@@ -1,32 +1,36 @@
 //! Running a plugin: a child process with an end.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::OwnedFd,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
     pin::pin,
-    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use rustix::{
-    fs::{Access, access},
-    process::{Pid, Signal, kill_process_group},
-};
+use rustix::fs::{Access, access};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, unix::AsyncFd},
-    process::{Child, ChildStdin, Command},
+    net::unix::pipe,
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{debug, warn};
 
 use super::{
-    invocation::{Invocation, Verb},
+    invocation::Invocation,
     result::{BadResult, RESULT_BYTES_MAX, complaint},
 };
-use crate::sys::{
-    process::{make_stranger, pidfd},
-    ready,
+use crate::{
+    sys::{
+        process::{Ended, NullTerminated, Pid, kill_group, wait_by_pidfd},
+        ready,
+        spawn::{Started, Stranger},
+    },
+    telemetry::task,
 };
 
 /// What of a plugin's standard error is kept; bytes. The rest is read and thrown away, so that it can go on.
@@ -121,16 +125,15 @@ impl Plugins {
             let words = String::from_utf8_lossy(&said.stderr);
             warn!(about, plugin, verb, said = words.trim_end(), "a CNI plugin wrote to its standard error");
         }
-        let status = ended?;
-        if status.success() {
-            return Ok(said.stdout);
+        match ended? {
+            Ended::Code(0) => Ok(said.stdout),
+            // Other exit codes say nothing more; a signal does.
+            Ended::Code(_) => Err(Fault::Failed(complaint(&said.stdout, &said.stderr))),
+            ended @ Ended::Signal(_) => {
+                let words = complaint(&said.stdout, &said.stderr);
+                Err(Fault::Failed(format!("{verb} ended by {ended}: {words}")))
+            }
         }
-        let words = complaint(&said.stdout, &said.stderr);
-        Err(Fault::Failed(match (status.code(), invocation.verb) {
-            // Exit codes say nothing more; a signal does.
-            (Some(_), _) => words,
-            (None, verb) => format!("{verb:?} ended by {status}: {words}", verb = Verb::as_str(verb)),
-        }))
     }
 }
 
@@ -142,19 +145,8 @@ struct Said {
 }
 
 /// From its start to its end. Dropped half-way, it kills the plugin and all that is in its process group.
-async fn converse(program: &Path, invocation: &Invocation, said: &mut Said) -> Result<ExitStatus, Fault> {
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .envs(invocation.environment.iter().map(|(key, value)| (*key, value)))
-        .current_dir("/");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A group of its own can be killed as a whole.
-    make_stranger(&mut command);
-    command.kill_on_drop(true);
-    let mut child = command.spawn().map_err(Fault::Start)?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let mut group = Group::of(&child).map_err(Fault::Watch)?;
+async fn converse(program: &Path, invocation: &Invocation, said: &mut Said) -> Result<Ended, Fault> {
+    let (mut plugin, stdin, [stdout, stderr]) = Plugin::start(program, invocation).map_err(Fault::Start)?;
     {
         let talk = async {
             tokio::try_join!(
@@ -166,30 +158,27 @@ async fn converse(program: &Path, invocation: &Invocation, said: &mut Said) -> R
         let mut talk = pin!(talk);
         let silent = tokio::select! {
             talked = &mut talk => talked.map(|_| true)?,
-            () = group.ended() => false,
+            () = plugin.ended() => false,
         };
-        group.ended().await;
+        plugin.ended().await;
         // It is not reaped yet, so the number of its group cannot be another's.
-        group.kill();
+        plugin.kill();
         if !silent && let Ok(talked) = timeout(LAST_WORDS, talk).await {
             talked?;
         }
     }
-    group.release();
-    child.wait().await.map_err(Fault::Watch)
+    plugin.reap().map_err(Fault::Watch)
 }
 
 /// One that does not read what it is given is free to.
-async fn write(stdin: Option<ChildStdin>, bytes: &[u8]) -> Result<(), Fault> {
-    let Some(mut stdin) = stdin else { return Ok(()) };
+async fn write(mut stdin: pipe::Sender, bytes: &[u8]) -> Result<(), Fault> {
     match stdin.write_all(bytes).await {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Fault::Watch(error)),
         _ => Ok(()),
     }
 }
 
-async fn read(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> Result<(), Fault> {
-    let Some(mut from) = from else { return Ok(()) };
+async fn read(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>) -> Result<(), Fault> {
     while from.read_buf(into).await.map_err(Fault::Watch)? > 0 {
         if into.len() > RESULT_BYTES_MAX {
             return Err(Fault::Flood);
@@ -198,8 +187,7 @@ async fn read(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> Resul
     Ok(())
 }
 
-async fn drain(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> Result<(), Fault> {
-    let Some(mut from) = from else { return Ok(()) };
+async fn drain(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>) -> Result<(), Fault> {
     let mut piece = [0; 4096];
     loop {
         let bytes = match from.read(&mut piece).await.map_err(Fault::Watch)? {
@@ -211,53 +199,78 @@ async fn drain(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> Resu
     }
 }
 
-/// The process group of a plugin that has not been reaped; killed when this is dropped.
+/// A plugin that has not been reaped, the leader of its process group. Dropped, it is killed with all of the group, and
+/// reaped when it has ended.
 #[derive(Debug)]
-struct Group {
-    id: Option<Pid>,
-    leader: AsyncFd<OwnedFd>,
+struct Plugin {
+    pid: Pid,
+    /// `None` when it was reaped: from then on its number may be another's.
+    running: Option<AsyncFd<OwnedFd>>,
 }
 
-impl Group {
-    fn of(child: &Child) -> io::Result<Self> {
-        let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
-        let leader = pid.try_into().and_then(pidfd).and_then(ready::watch);
-        let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        match leader {
-            Ok(leader) => Ok(Self { id, leader }),
-            Err(error) => {
-                let _killed = id.map(|id| kill_process_group(id, Signal::KILL)); // it may be gone
-                Err(error)
-            }
-        }
+impl Plugin {
+    /// Starts it with its environment; gives the pipes to its standard input, and from its output and error.
+    fn start(
+        program: &Path,
+        invocation: &Invocation,
+    ) -> io::Result<(Self, pipe::Sender, [pipe::Receiver; 2])> {
+        let (to_stdin, stdin) = pipe::pipe()?;
+        let (stdout, from_stdout) = pipe::pipe()?;
+        let (stderr, from_stderr) = pipe::pipe()?;
+        // A plugin waits for its pipes, as every program does.
+        let (stdin, stdout, stderr) =
+            (stdin.into_blocking_fd()?, stdout.into_blocking_fd()?, stderr.into_blocking_fd()?);
+        let program = CString::new(program.as_os_str().as_bytes())?;
+        let variables: Vec<CString> = invocation
+            .environment
+            .iter()
+            .map(|(key, value)| CString::new(format!("{key}={value}")))
+            .collect::<Result<_, _>>()?;
+        let stranger = Stranger {
+            program: &program,
+            arguments: &NullTerminated::new([program.as_c_str()].into_iter()),
+            environment: &NullTerminated::new(variables.iter().map(CString::as_c_str)),
+            stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        };
+        let Started { pid, pidfd } = stranger.start()?;
+        let plugin = Self { pid, running: Some(ready::watch(pidfd)?) };
+        Ok((plugin, to_stdin, [from_stdout, from_stderr]))
     }
 
     async fn ended(&self) {
-        // It fails only when the runtime is shutting down.
-        let _ended: io::Result<_> = self.leader.readable().await;
-    }
-
-    fn kill(&self) {
-        if let Some(id) = self.id {
-            let _killed = kill_process_group(id, Signal::KILL); // there may be nobody left in it
+        if let Some(running) = &self.running {
+            // It fails only when the runtime is shutting down.
+            let _ended: io::Result<_> = running.readable().await;
         }
     }
 
-    /// From now on the number may be another's.
-    fn release(&mut self) {
-        self.id = None;
+    fn kill(&self) {
+        if self.running.is_some() {
+            let _killed: io::Result<()> = kill_group(self.pid); // there may be nobody left in it
+        }
+    }
+
+    /// After its end.
+    fn reap(&mut self) -> io::Result<Ended> {
+        let running = self.running.take().ok_or(io::ErrorKind::NotFound)?;
+        wait_by_pidfd(running.as_fd())
     }
 }
 
-impl Drop for Group {
+impl Drop for Plugin {
     fn drop(&mut self) {
         self.kill();
+        let Some(running) = self.running.take() else { return };
+        task::spawn("CNI plugin's end", async move {
+            let _ended: io::Result<_> = running.readable().await; // it was killed
+            let _reaped: io::Result<_> = wait_by_pidfd(running.as_fd()); // nobody asks how it ended
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::invocation::Verb, *};
     use std::{fs, os::unix::fs::PermissionsExt as _, thread};
 
     /// A plugin that is a shell script.
@@ -302,13 +315,9 @@ mod tests {
             (r#"echo '{"code": 7, "msg": "no", "details": "at all"}'; exit 1"#, "no; at all (code 7)"),
             ("echo out; echo broken >&2; exit 3", "broken"),
             ("exit 1", "it does not say why"),
-            ("echo dying >&2; kill -SEGV $$", "\"ADD\" ended by signal: 11 (SIGSEGV): dying"),
+            ("echo dying >&2; kill -SEGV $$", "ADD ended by signal 11 (SIGSEGV): dying"),
         ] {
-            assert_eq!(
-                run(script, LONG).await.unwrap_err().replace(" (core dumped)", ""),
-                expected,
-                "{script}"
-            );
+            assert_eq!(run(script, LONG).await.unwrap_err(), expected, "{script}");
         }
     }
 
