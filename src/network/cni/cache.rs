@@ -1,8 +1,8 @@
 //! What is kept of an attachment: the configuration and arguments of its ADD, and the result. DEL gets the same, after a
 //! reboot and after the configuration has changed.
 //!
-//! It is written twice: as a record of ours, before ADD and after it, which nobody else touches; and in libcni's own
-//! format and place, after ADD, for the tools that read that. Ours counts; libcni's helps where ours is damaged.
+//! It is written twice: as records of ours, one before ADD and one after it, which nobody else touches; and in libcni's own
+//! format and place, after ADD, for the tools that read that. Ours count; libcni's helps where one is damaged.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -58,12 +58,20 @@ struct Cached {
     result: Option<Value>,
 }
 
-/// Our record of it. Fields are only ever added.
+/// Our record of it, from before its ADD. Fields are only ever added.
 #[derive(Debug, Deserialize, Serialize)]
 struct Record {
+    /// With a result in records of before 2026-11-29.
     cached: Cached,
     #[serde(default)]
     namespace: Option<Identity>,
+}
+
+/// Our record of what ADD has given. Not in the one of before: a file that replaces another is written to the disk at once
+/// by ext4 (its mount option `auto_da_alloc`), and a pod that starts would wait for that.
+#[derive(Debug, Deserialize, Serialize)]
+struct Given {
+    result: Value,
 }
 
 /// The two folders.
@@ -90,9 +98,11 @@ impl Cache {
         store::put(&path, &record, Durability::Process).map_err(failed("write CNI attachment", &path))
     }
 
-    /// Notes what ADD has given.
+    /// Notes what ADD has given. [`Cache::begin`] was before.
     pub(super) fn keep(&self, pod: &PodId, attached: &Attached) -> Result<(), Error> {
-        self.begin(pod, attached)?;
+        let path = self.result_path(pod);
+        let given = Given { result: attached.result.clone().unwrap_or_default() };
+        store::put(&path, &given, Durability::Process).map_err(failed("write CNI attachment", &path))?;
         let path = self.shared_path(attached);
         let write = || -> io::Result<()> {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.shared)?;
@@ -114,7 +124,11 @@ impl Cache {
         let path = self.own.join(pod.as_str());
         let bad = |reason: String| Error::BadAttachment { pod: pod.clone(), path: path.clone(), reason };
         match store::get::<Record>(&path) {
-            Ok(Record { cached, namespace }) => Attached::of(cached, namespace).map(Some).map_err(bad),
+            Ok(Record { cached, namespace }) => {
+                let attached = Attached::of(cached, namespace).map_err(bad)?;
+                let result = attached.result.clone().or_else(|| self.result(pod));
+                Ok(Some(Attached { result, ..attached }))
+            }
             Err(BadRecord::Absent) => Ok(None),
             Err(error) => match self.read_libcni(pod) {
                 Some(attached) => {
@@ -126,12 +140,26 @@ impl Cache {
         }
     }
 
+    /// What ADD has given, where it has; of a damaged record what libcni's cache says.
+    fn result(&self, pod: &PodId) -> Option<Value> {
+        match store::get::<Given>(&self.result_path(pod)) {
+            Ok(Given { result }) => Some(result),
+            Err(BadRecord::Absent) => None,
+            Err(error) => {
+                let result = self.read_libcni(pod).and_then(|attached| attached.result);
+                let found = result.is_some();
+                tracing::warn!(%pod, %error, found, "the record of a CNI result is damaged; libcni's cache was asked");
+                result
+            }
+        }
+    }
+
     /// Whether anything is recorded of the pod.
     pub(super) fn has(&self, pod: &PodId) -> bool {
         self.own.join(pod.as_str()).symlink_metadata().is_ok()
     }
 
-    /// Strikes it out. Absent is success.
+    /// Strikes it out, the record of the attachment last. Absent is success.
     pub(super) fn forget(&self, pod: &PodId, attached: Option<&Attached>) -> Result<(), Error> {
         if let Some(attached) = attached {
             let path = self.shared_path(attached);
@@ -142,8 +170,10 @@ impl Cache {
                 _ => {}
             }
         }
-        let path = self.own.join(pod.as_str());
-        store::remove(&path, Durability::Process).map_err(failed("remove CNI attachment", &path))
+        for path in [self.result_path(pod), self.own.join(pod.as_str())] {
+            store::remove(&path, Durability::Process).map_err(failed("remove CNI attachment", &path))?;
+        }
+        Ok(())
     }
 
     /// The pods of which anything is recorded.
@@ -151,6 +181,10 @@ impl Cache {
         let entries = fs::read_dir(&self.own).map_err(failed("list CNI attachments in", &self.own))?;
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         Ok(names.filter_map(|name| PodId::parse(&name).ok()).collect())
+    }
+
+    fn result_path(&self, pod: &PodId) -> PathBuf {
+        self.own.join(format!("{pod}.result"))
     }
 
     /// As libcni names it.
@@ -250,7 +284,31 @@ mod tests {
         cache.forget(&pod, Some(&attached)).unwrap();
         cache.forget(&pod, None).unwrap();
         assert!(cache.pods().unwrap().is_empty());
-        assert_eq!(fs::read_dir(folder.path().join("libcni/results")).unwrap().count(), 0);
+        for left in ["own", "libcni/results"] {
+            assert_eq!(fs::read_dir(folder.path().join(left)).unwrap().count(), 0, "{left}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_before_has_its_result_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, pod) = (cache(folder.path()), PodId::from_bytes([7; 32]));
+        let attached = Attached { result: Some(json!({"ips": []})), ..attached(&pod) };
+        cache.begin(&pod, &attached).unwrap();
+        assert_eq!(cache.get(&pod).unwrap(), Some(attached));
+    }
+
+    #[test]
+    fn a_damaged_result_is_libcnis_or_none_and_the_attachment_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, pod) = (cache(folder.path()), PodId::from_bytes([7; 32]));
+        let attached = Attached { result: Some(json!({"ips": []})), ..attached(&pod) };
+        cache.begin(&pod, &Attached { result: None, ..attached.clone() }).unwrap();
+        cache.keep(&pod, &attached).unwrap();
+        fs::write(cache.result_path(&pod), "spoilt").unwrap();
+        assert_eq!(cache.get(&pod).unwrap().as_ref(), Some(&attached));
+        fs::write(cache.shared_path(&attached), "spoilt too").unwrap();
+        assert_eq!(cache.get(&pod).unwrap(), Some(Attached { result: None, ..attached }));
     }
 
     #[test]
@@ -258,6 +316,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (cache, pod) = (cache(folder.path()), PodId::from_bytes([7; 32]));
         let attached = Attached { result: Some(json!({"ips": [], "cniVersion": "1.0.0"})), ..attached(&pod) };
+        cache.begin(&pod, &attached).unwrap();
         cache.keep(&pod, &attached).unwrap();
         let path = folder.path().join(format!("libcni/results/pods-{pod}-eth0"));
         let text: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
