@@ -17,9 +17,6 @@ const CORPUS: &str = "hack/fuzz/corpus";
 /// How long a target runs unless `PINTLE_FUZZ_SECONDS` says otherwise.
 const SECONDS: u32 = 20;
 
-/// Inputs of a target at most in a run with a seed (`PINTLE_FUZZ_SEED`), which is to come out the same each time.
-const SEEDED_RUNS: u32 = 20_000;
-
 /// The flags of cargo-fuzz, less the sanitizers, for which one needs a nightly compiler.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -151,7 +148,7 @@ fn run_one(program: &Path, folder: &Path, name: &str, seconds: u32) -> Result<Ru
     let (grown, findings) = (folder.join("corpus").join(name), folder.join("findings"));
     let seed = env::var("PINTLE_FUZZ_SEED").ok();
     if seed.is_some() && grown.exists() {
-        // A run with a seed is to be the same each time: it begins with the inputs that are kept.
+        // Runs with a seed are to try the same inputs, as many as there is time for: they begin with those that are kept.
         fs::remove_dir_all(&grown)?;
     }
     fs::create_dir_all(&grown)?;
@@ -160,7 +157,7 @@ fn run_one(program: &Path, folder: &Path, name: &str, seconds: u32) -> Result<Ru
         .env("PINTLE_FUZZ_TARGET", name)
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/{name}-", findings.display()))
-        .args(seed.into_iter().flat_map(|seed| [format!("-seed={seed}"), format!("-runs={SEEDED_RUNS}")]))
+        .args(seed.map(|seed| format!("-seed={seed}")))
         .args(["-timeout=10", "-rss_limit_mb=2048", "-detect_leaks=0", "-print_final_stats=1"])
         .arg(&grown)
         .arg(Path::new(CORPUS).join(name))
