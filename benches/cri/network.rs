@@ -32,7 +32,8 @@ pub(super) async fn measure(peer: Peer) -> Result<Figures> {
     let mut figures = Vec::new();
     let built_in = if peer == Peer::Pintle { Network::Bridge } else { Network::Cni };
     let mut node = Node::start_in(peer, Some(built_in)).await?;
-    let Starts { host, own, .. } = starts(&mut node, false).await?;
+    let Starts { host, own, namespace, .. } = starts(&mut node, false).await?;
+    figures.push(("a network namespace of the kernel's p50, ms", ms(namespace)));
     figures.push(("RunPodSandbox on the host's network p50, ms", ms(host)));
     figures.push(("RunPodSandbox on the bridge p50, ms", ms(own)));
     figures.push(("the bridge adds, ms", ms(own.saturating_sub(host))));
@@ -40,12 +41,13 @@ pub(super) async fn measure(peer: Peer) -> Result<Figures> {
     node.stop()?;
 
     let mut node = Node::start_in(peer, Some(Network::Cni)).await?;
-    let Starts { host, own, plugin } = starts(&mut node, true).await?;
+    let Starts { host, own, plugin, namespace } = starts(&mut node, true).await?;
     let adds = own.saturating_sub(host);
     figures.push(("RunPodSandbox with CNI's bridge p50, ms", ms(own)));
     figures.push(("CNI's bridge adds, ms", ms(adds)));
     figures.push(("ADD of the plugin alone p50, ms", ms(plugin)));
     figures.push(("above the plugin, ms", ms(adds.saturating_sub(plugin))));
+    figures.push(("above plugin and namespace, ms", ms(adds.saturating_sub(plugin + namespace))));
     node.stop()?;
     Ok(figures)
 }
@@ -58,14 +60,16 @@ struct Starts {
     own: Duration,
     /// An ADD of the plugin, asked by nobody but us.
     plugin: Duration,
+    /// A network namespace, made by nobody but the kernel.
+    namespace: Duration,
 }
 
 /// Times the kinds of start in turn, so that a slower minute of the machine is a slower minute of all of them. The pods are
 /// removed when all have started: the kernel clears a network namespace away in the background, and holds its lock on links
 /// meanwhile.
 async fn starts(node: &mut Node, with_plugin: bool) -> Result<Starts> {
-    let (mut host, mut own, mut plugin) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut pods, mut namespaces) = (Vec::new(), Vec::new());
+    let (mut host, mut own, mut plugin, mut bare) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut pods, mut namespaces, mut bare_namespaces) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..WARM_UP + PODS {
         for (network, times) in [(v1::NamespaceMode::Node, &mut host), (v1::NamespaceMode::Pod, &mut own)] {
             let config = node.pod_config(&format!("{}-{index}", network.as_str_name()), network);
@@ -75,6 +79,10 @@ async fn starts(node: &mut Node, with_plugin: bool) -> Result<Starts> {
             times.push(began.elapsed());
             tokio::time::sleep(PAUSE).await;
         }
+        let (took, namespace) = bare_namespace()?;
+        bare.push(took);
+        bare_namespaces.push(namespace);
+        tokio::time::sleep(PAUSE).await;
         if with_plugin {
             let namespace = OwnNetwork::of_a_process(node)?;
             plugin.push(call_plugin(node, "ADD", index, &namespace.path())?);
@@ -93,7 +101,23 @@ async fn starts(node: &mut Node, with_plugin: bool) -> Result<Starts> {
         Some(times) => percentile(times, 50),
         None => Duration::ZERO,
     };
-    Ok(Starts { host: middle(&mut host), own: middle(&mut own), plugin: middle(&mut plugin) })
+    Ok(Starts {
+        host: middle(&mut host),
+        own: middle(&mut own),
+        plugin: middle(&mut plugin),
+        namespace: middle(&mut bare),
+    })
+}
+
+/// How long the kernel takes to make a network namespace, and the namespace, which is to live as long as the others.
+fn bare_namespace() -> Result<(Duration, fs::File)> {
+    let make = || -> std::io::Result<_> {
+        let began = Instant::now();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+        Ok((began.elapsed(), fs::File::open("/proc/thread-self/ns/net")?))
+    };
+    // Of a thread of its own, which ends with it.
+    Ok(std::thread::spawn(make).join().map_err(|_| "a thread panicked")??)
 }
 
 /// How long it takes to start many pods.
