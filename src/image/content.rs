@@ -125,14 +125,22 @@ fn packing(start: &[u8]) -> io::Result<Packing> {
     }
 }
 
-/// The unpacked content of a stream. The packing is recognised by its first bytes, for media types and file names
-/// of real images are not to be relied on.
-pub(super) fn unpacked<'a>(mut source: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let mut start = Vec::with_capacity(MAGIC_BYTES);
-    // Not `fill_buf`: a pipe may give them one by one.
-    source.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut start)?;
-    let packing = packing(&start)?;
-    let source = io::Cursor::new(start).chain(source);
+/// A stream of which the first bytes were looked at, and whether they say that it is packed. The packing is recognised by
+/// them, for media types and file names of real images are not to be relied on.
+///
+/// # Errors
+/// As the stream's; `Unsupported` for a packing that is known and not supported.
+pub(super) fn recognised<R: BufRead>(source: R) -> io::Result<(bool, impl BufRead)> {
+    let (packing, source) = recognise(source)?;
+    Ok((!matches!(packing, Packing::None), source))
+}
+
+/// The unpacked content of a stream.
+///
+/// # Errors
+/// As [`recognised`].
+pub(super) fn unpacked<'a>(source: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let (packing, source) = recognise(source)?;
     Ok(match packing {
         Packing::None => Box::new(source),
         Packing::Gzip => Box::new(Gzip::new(source)),
@@ -142,6 +150,13 @@ pub(super) fn unpacked<'a>(mut source: impl BufRead + Send + 'a) -> io::Result<B
             Box::new(decoder)
         }
     })
+}
+
+fn recognise<R: BufRead>(mut source: R) -> io::Result<(Packing, impl BufRead)> {
+    let mut start = Vec::with_capacity(MAGIC_BYTES);
+    // Not `fill_buf`: a pipe may give them one by one.
+    source.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut start)?;
+    Ok((packing(&start)?, io::Cursor::new(start).chain(source)))
 }
 
 /// A gzip file as gzip(1) reads it: one member after the other, and zeros at the end, with which tapes and
@@ -211,12 +226,9 @@ impl std::fmt::Debug for Unpacked<'_> {
 }
 
 impl<'a> Unpacked<'a> {
-    pub(super) fn new(
-        source: Verified<impl BufRead + Send + 'a>,
-        compressed: Receipt,
-        bytes_max: u64,
-    ) -> io::Result<Self> {
-        Ok(Self { source: unpacked(source)?, compressed, bytes: 0, bytes_max, hash: Sha256::new() })
+    /// `source` is the tar of what `compressed` counts.
+    pub(super) fn new(source: Box<dyn Read + Send + 'a>, compressed: Receipt, bytes_max: u64) -> Self {
+        Self { source, compressed, bytes: 0, bytes_max, hash: Sha256::new() }
     }
 
     /// The digest of what was read: at the end of the stream, the layer's diff id.
@@ -304,7 +316,7 @@ mod tests {
     fn unpack(packed: &[u8], bytes_max: u64) -> io::Result<(Vec<u8>, Digest, Result<(), String>)> {
         let blob = Blob { digest: digest_of(packed), size: packed.len() as u64 };
         let (verified, receipt) = Verified::new(packed, blob);
-        let mut unpacked = Unpacked::new(verified, receipt.clone(), bytes_max)?;
+        let mut unpacked = Unpacked::new(unpacked(verified)?, receipt.clone(), bytes_max);
         let mut bytes = Vec::new();
         unpacked.read_to_end(&mut bytes)?;
         Ok((bytes, unpacked.digest(), receipt.check()))

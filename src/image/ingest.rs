@@ -1,26 +1,26 @@
 //! A layer on its way from a stream of bytes to the shelf, wherever the stream comes from.
 
 use std::{
-    io::{self, BufRead},
+    io::{self, BufRead, Read},
     sync::Arc,
 };
 
 use super::{
     Error,
-    content::{Unpacked, Verified},
+    content::{Unpacked, Verified, recognised},
     document::Blob,
     layers::{Layer, layer_error},
     local::Local,
     record::LayerRecord,
     unpack::{LayerError, Limits},
-    worker::{Leash, Unpacking},
+    worker::{Decompression, Leash, Unpacking},
 };
 use crate::model::Digest;
 
 /// Attempts at an image whose layers another process removes meanwhile.
 const ATTEMPTS_MAX: usize = 3;
 
-/// Has one layer unpacked from a stream, by a worker on `leash`, and holds it against both its digests. Blocks. When it
+/// Has one layer unpacked from a stream, by workers on `leash`, and holds it against both its digests. Blocks. When it
 /// fails, or the stream ends early, nothing is left.
 pub(super) fn take(
     local: &Local,
@@ -33,7 +33,7 @@ pub(super) fn take(
     let limits = Limits { file_bytes_max: local.config.layer_unpacked_bytes_max };
     let digest = blob.digest.clone();
     let name = digest.to_string();
-    let unpacked = consume(local, stream, blob, diff_id, |tar| {
+    let unpacked = consume(local, stream, blob, diff_id, leash, |tar| {
         Unpacking::begin(&*local.workers, leash, &name, root, limits)?.finish(tar)
     })?;
     local.layers.finish(diff_id.hex(), folder, LayerRecord::from(unpacked).with_blob(digest))
@@ -45,24 +45,35 @@ pub(super) fn prove(
     stream: impl BufRead + Send,
     blob: Blob,
     diff_id: &Digest,
+    leash: &Leash,
 ) -> Result<(), Error> {
     let read = |tar: &mut Unpacked<'_>| io::copy(tar, &mut io::sink()).map_err(LayerError::Read);
-    consume(local, stream, blob, diff_id, read).map(drop)
+    consume(local, stream, blob, diff_id, leash, read).map(drop)
 }
 
-/// Gives a layer's tar to `use_tar`, to its end, and then says whether it was the right one.
+/// Gives a layer's tar to `use_tar`, to its end, and then says whether it was the right one. What is compressed goes
+/// through a worker on `leash`.
 fn consume<T>(
     local: &Local,
     stream: impl BufRead + Send,
     blob: Blob,
     diff_id: &Digest,
+    leash: &Leash,
     use_tar: impl FnOnce(&mut Unpacked<'_>) -> Result<T, LayerError>,
 ) -> Result<T, Error> {
     let digest = blob.digest.clone();
     let failed = |source: LayerError| layer_error(&digest, &local.root, source);
     let (verified, receipt) = Verified::new(stream, blob);
-    let mut tar = Unpacked::new(verified, receipt.clone(), local.config.layer_unpacked_bytes_max)
-        .map_err(|error| failed(LayerError::Read(error)))?;
+    let open = || -> io::Result<Box<dyn Read + Send + '_>> {
+        let (is_packed, stream) = recognised(verified)?;
+        if !is_packed {
+            return Ok(Box::new(stream));
+        }
+        let workers = &*local.workers;
+        Ok(Box::new(Decompression::begin(workers, leash, &digest.to_string(), stream)?))
+    };
+    let tar = open().map_err(|error| failed(LayerError::Read(error)))?;
+    let mut tar = Unpacked::new(tar, receipt.clone(), local.config.layer_unpacked_bytes_max);
     let made = use_tar(&mut tar).map_err(failed)?;
     let found = tar.digest();
     let mismatch = |why: String| Error::Mismatch { what: "layer", expected: digest.clone(), why };

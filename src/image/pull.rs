@@ -146,11 +146,7 @@ async fn layer(
         Some(layer) if layer.record.is_of(&blob.digest) => session.grants(blob).await.map(|()| layer),
         // Another blob was it, or a file: that this one is the same is still to be seen.
         Some(layer) => {
-            // Nothing is unpacked, so there is no worker.
-            let prove = |local: &Local, stream, blob, diff_id: &Digest, _: &Leash| {
-                ingest::prove(local, stream, blob, diff_id)
-            };
-            fetch(local, session, blob, diff_id, prove).await?;
+            fetch(local, session, blob, diff_id, ingest::prove).await?;
             let (shelf, noted, digest) = (local.clone(), layer.clone(), blob.digest.clone());
             task::blocking("note blob", move || shelf.layers.note_blob(&noted, digest)).await;
             Ok(layer)

@@ -213,9 +213,34 @@ pub const CALLS_OF_A_REAPER: [libc::c_long; 7] = [
     libc::SYS_exit_group,
 ];
 
-/// The calls of a process that makes files below a descriptor that it has, from bytes that it reads from another, in
-/// one thread: files, memory, its own end.
-const CALLS_OF_AN_UNPACKER: [libc::c_long; 44] = [
+/// The calls of a process that computes in one thread: memory, its own end.
+const CALLS_OF_COMPUTING: [libc::c_long; 19] = [
+    // Memory.
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    // Signals of its own, and its end.
+    libc::SYS_clock_gettime,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// The calls, besides those of computing, of a process that makes files below a descriptor that it has, from bytes that it
+/// reads from another.
+const CALLS_OF_AN_UNPACKER: [libc::c_long; 25] = [
     // What it reads and answers; the contents of files.
     libc::SYS_read,
     libc::SYS_write,
@@ -244,38 +269,29 @@ const CALLS_OF_AN_UNPACKER: [libc::c_long; 44] = [
     libc::SYS_fchmodat,
     libc::SYS_utimensat,
     libc::SYS_fsetxattr,
-    // Memory.
-    libc::SYS_brk,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_mprotect,
-    libc::SYS_madvise,
-    libc::SYS_futex,
-    libc::SYS_getrandom,
-    // Signals of its own, and its end.
-    libc::SYS_clock_gettime,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_sched_yield,
-    libc::SYS_sigaltstack,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_restart_syscall,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
 ];
 
-/// Leaves this process the calls of an unpacker ([`CALLS_OF_AN_UNPACKER`]). Of those that could reach another process it
-/// has abort(3)'s signal to itself, and fcntl(2) only to read a descriptor's flags.
+/// Leaves this process the calls of an unpacker ([`CALLS_OF_AN_UNPACKER`]) and of computing. Of those that could reach
+/// another process it has abort(3)'s signal to itself, and fcntl(2) only to read a descriptor's flags.
 ///
 /// # Errors
 /// As [`allow_only`].
 pub fn allow_unpacking() -> io::Result<()> {
+    allow_computing_and(&CALLS_OF_AN_UNPACKER, &[(libc::SYS_fcntl, 1, libc::F_GETFL.cast_unsigned())])
+}
+
+/// Leaves this process reading and writing the descriptors that it has, and computing.
+///
+/// # Errors
+/// As [`allow_only`].
+pub fn allow_decompressing() -> io::Result<()> {
+    allow_computing_and(&[libc::SYS_read, libc::SYS_write], &[])
+}
+
+fn allow_computing_and(calls: &[libc::c_long], narrow: &[Narrow]) -> io::Result<()> {
     let own = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
-    let mut calls = CALLS_OF_AN_UNPACKER.to_vec();
-    let mut narrow = vec![(libc::SYS_fcntl, 1, libc::F_GETFL.cast_unsigned()), (libc::SYS_tgkill, 0, own)];
+    let mut calls = [calls, &CALLS_OF_COMPUTING].concat();
+    let mut narrow = [narrow, &[(libc::SYS_tgkill, 0, own)]].concat();
     if cfg!(feature = "failpoints") {
         calls.push(libc::SYS_clock_nanosleep);
         narrow.push((libc::SYS_kill, 0, own));
@@ -333,6 +349,24 @@ mod tests {
         // SAFETY: integers only; those that could be taken for a pointer are 0.
         let result = unsafe { libc::syscall(number, first, second, third, 0, 0, 0) };
         (result < 0).then(|| io::Error::last_os_error().raw_os_error()).flatten()
+    }
+
+    #[test]
+    fn a_decompressor_opens_nothing() {
+        let path = c"/".as_ptr() as usize;
+        let Fork::Parent(pid) = process::fork(OneThread::for_test()).unwrap() else {
+            if allow_decompressing().is_err() {
+                process::exit_now(100);
+            }
+            // SAFETY: a live path; the result is looked at and nothing else.
+            let opened = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, libc::O_RDONLY) };
+            let is_refused = opened < 0
+                && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+                && call(libc::SYS_dup, [1, 0, 0]) == Some(libc::EPERM)
+                && call(libc::SYS_socket, [libc::AF_UNIX, libc::SOCK_STREAM, 0]) == Some(libc::EPERM);
+            process::exit_now(i32::from(!is_refused))
+        };
+        assert_eq!(process::wait(pid).unwrap(), Ended::Code(0));
     }
 
     #[test]

@@ -28,6 +28,18 @@ pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// # Errors
 /// As poll(2), but not `EINTR`.
 pub fn wait_readable(fd: impl AsFd, limit: Duration) -> io::Result<bool> {
+    wait_for(PollFlags::IN, fd, limit)
+}
+
+/// As [`wait_readable`], or until it can be written.
+///
+/// # Errors
+/// As poll(2), but not `EINTR`.
+pub fn wait_readable_or_writable(fd: impl AsFd, limit: Duration) -> io::Result<bool> {
+    wait_for(PollFlags::IN | PollFlags::OUT, fd, limit)
+}
+
+fn wait_for(events: PollFlags, fd: impl AsFd, limit: Duration) -> io::Result<bool> {
     let began = Instant::now();
     loop {
         let left = limit.saturating_sub(began.elapsed());
@@ -35,7 +47,7 @@ pub fn wait_readable(fd: impl AsFd, limit: Duration) -> io::Result<bool> {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
         };
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
+        match poll(&mut [PollFd::new(&fd, events)], Some(&left)) {
             Err(Errno::INTR) => {}
             ready => return Ok(ready? > 0),
         }

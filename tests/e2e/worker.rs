@@ -14,6 +14,7 @@ use crate::harness::{BUSYBOX, Node, Setup, client, pid_of_program, pintle, runne
 
 tests![
     what_unpacks_a_layer_has_its_directory_and_nothing_else,
+    what_decompresses_a_layer_has_nothing,
     a_worker_that_is_killed_is_the_error_of_its_pull_alone,
     a_worker_that_panics_says_why,
     a_worker_ends_with_the_pull_that_is_given_up,
@@ -22,28 +23,68 @@ tests![
     a_layer_of_an_archive_is_unpacked_in_the_same_way,
 ];
 
-/// Workers stay where they have given up everything and have read nothing.
+/// Unpackers stay where they have given up everything and have read nothing.
 const HELD: &str = "image.worker-confined=delay(600000)";
 /// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP.
 const CAPABILITIES: &str = "000000008800001b";
+const NO_CAPABILITIES: &str = "0000000000000000";
+
+/// The two kinds of worker.
+#[derive(Clone, Copy)]
+enum Kind {
+    Unpacker,
+    Decompressor,
+}
+
+const KINDS: [Kind; 2] = [Kind::Unpacker, Kind::Decompressor];
+
+impl Kind {
+    /// How its command line begins.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Unpacker => "pintle: image worker of sha256:",
+            Self::Decompressor => "pintle: decompressor of sha256:",
+        }
+    }
+
+    /// The failpoint at which it is confined.
+    fn point(self) -> &'static str {
+        match self {
+            Self::Unpacker => "image.worker-confined",
+            Self::Decompressor => "image.decompressor-confined",
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Unpacker => "unpacks",
+            Self::Decompressor => "decompresses",
+        }
+    }
+}
 
 fn node_with(failpoints: &str) -> Node {
     Node::start_with(&Setup { failpoints: failpoints.into(), ..Setup::default() })
 }
 
-/// Folders below `/proc` of the node's workers.
-fn workers(node: &Node) -> Vec<PathBuf> {
+/// Folders below `/proc` of the node's workers of a kind.
+fn of_kind(node: &Node, kind: Kind) -> Vec<PathBuf> {
     let processes = node.namespaces().processes().into_iter();
-    let workers = processes.filter(|(_, line)| line.starts_with("pintle: image worker of sha256:"));
+    let workers = processes.filter(|(_, line)| line.starts_with(kind.title()));
     workers.map(|(pid, _)| node.namespaces().root().join(format!("proc/{pid}"))).collect()
 }
 
-/// Waits until a worker is held.
-fn a_worker(node: &Node) -> PathBuf {
+/// Those of both kinds.
+fn workers(node: &Node) -> Vec<PathBuf> {
+    KINDS.into_iter().flat_map(|kind| of_kind(node, kind)).collect()
+}
+
+/// Waits until a worker of the kind is held.
+fn a_worker(node: &Node, kind: Kind) -> PathBuf {
     let mut found = Vec::new();
     let is_held = |worker: &PathBuf| status(worker, "Seccomp") == "2";
     wait_until("a worker is held", || {
-        found = workers(node);
+        found = of_kind(node, kind);
         found.retain(is_held);
         !found.is_empty()
     });
@@ -99,13 +140,13 @@ fn links(devices: &str) -> Vec<&str> {
     devices.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect()
 }
 
-fn assert_is_confined(node: &Node, worker: &Path) {
+fn assert_is_confined(worker: &Path, capabilities: &str) {
     for (name, expected) in [
-        ("CapInh", "0000000000000000"),
-        ("CapPrm", CAPABILITIES),
-        ("CapEff", CAPABILITIES),
-        ("CapBnd", CAPABILITIES),
-        ("CapAmb", "0000000000000000"),
+        ("CapInh", NO_CAPABILITIES),
+        ("CapPrm", capabilities),
+        ("CapEff", capabilities),
+        ("CapBnd", capabilities),
+        ("CapAmb", NO_CAPABILITIES),
         ("NoNewPrivs", "1"),
         ("Seccomp", "2"),
         ("Threads", "1"),
@@ -114,6 +155,25 @@ fn assert_is_confined(node: &Node, worker: &Path) {
     }
     // A session of its own, with no terminal.
     assert_eq!(status(worker, "NSsid"), worker.file_name().unwrap().to_str().unwrap());
+    let limits = fs::read_to_string(worker.join("limits")).unwrap();
+    for line in ["Max core file size        0                    0", "Max address space         1073741824 "]
+    {
+        assert!(limits.contains(line), "{limits}");
+    }
+    assert_eq!(fs::read_to_string(worker.join("oom_score_adj")).unwrap().trim(), "900");
+}
+
+/// What it has open, without the numbers of pipes and sockets.
+fn open_files(worker: &Path) -> Vec<String> {
+    let open = |entry: fs::DirEntry| fs::read_link(entry.path()).unwrap().to_string_lossy().into_owned();
+    let mut open: Vec<_> = fs::read_dir(worker.join("fd")).unwrap().flatten().map(open).collect();
+    open.iter_mut().for_each(|target| target.truncate(target.find(':').unwrap_or(target.len())));
+    open.sort();
+    open
+}
+
+fn assert_unpacks_confined(node: &Node, worker: &Path) {
+    assert_is_confined(worker, CAPABILITIES);
     // Its root is a directory that is being filled, on a mount of its own on which nothing works.
     let root = fs::metadata(worker.join("root/.")).unwrap();
     let directories: Vec<_> = unfinished(node).into_iter().map(|folder| folder.join("fs")).collect();
@@ -130,25 +190,16 @@ fn assert_is_confined(node: &Node, worker: &Path) {
     let fresh = node.run("unshare", ["--net", "cat", "/proc/net/dev"]);
     assert_eq!(links(&fs::read_to_string(worker.join("net/dev")).unwrap()), links(&fresh));
     // What it has open: nothing, the daemon's connection, its root.
-    let open = |entry: fs::DirEntry| fs::read_link(entry.path()).unwrap().to_string_lossy().into_owned();
-    let mut open: Vec<_> = fs::read_dir(worker.join("fd")).unwrap().flatten().map(open).collect();
-    open.iter_mut().for_each(|target| target.truncate(target.find(':').unwrap_or(target.len())));
-    open.sort();
+    let open = open_files(worker);
     let [root, pipes @ .., socket] = open.as_slice() else { panic!("{open:?}") };
     assert!(root.starts_with('/') && socket == "socket" && *pipes == ["pipe"; 3], "{open:?}");
-    let limits = fs::read_to_string(worker.join("limits")).unwrap();
-    for line in ["Max core file size        0                    0", "Max address space         1073741824 "]
-    {
-        assert!(limits.contains(line), "{limits}");
-    }
-    assert_eq!(fs::read_to_string(worker.join("oom_score_adj")).unwrap().trim(), "900");
 }
 
 fn what_unpacks_a_layer_has_its_directory_and_nothing_else() {
     let node = node_with(HELD);
     let pull = pull_elsewhere(&node);
-    let worker = a_worker(&node);
-    assert_is_confined(&node, &worker);
+    let worker = a_worker(&node, Kind::Unpacker);
+    assert_unpacks_confined(&node, &worker);
     assert_eq!(fs::read_link(worker.join("exe")).unwrap(), Path::new("/memfd:pintle (deleted)"));
     let daemon = PathBuf::from(format!("/proc/{}", node.daemon_pid()));
     for kind in ["mnt", "net", "ipc", "uts"] {
@@ -163,57 +214,80 @@ fn what_unpacks_a_layer_has_its_directory_and_nothing_else() {
     node.assert_clean();
 }
 
-fn a_worker_that_is_killed_is_the_error_of_its_pull_alone() {
-    // Long enough to find one and kill it, and no longer than the other pull can wait.
-    let node = node_with("image.worker-confined=delay(10000)");
-    thread::scope(|scope| {
-        let killed = scope.spawn(|| node.try_pull(BUSYBOX));
-        let worker = a_worker(&node);
-        let other = scope.spawn(|| node.try_pull("gcr.io/k8s-staging-cri-tools/test-image-tags:1"));
-        kill(&node, &worker);
-        let error = killed.join().unwrap().unwrap_err();
-        assert!(error.message().contains("unpack layer sha256:"), "{error}");
-        assert!(error.message().contains("the process that unpacks it was killed by signal 9"), "{error}");
-        other.join().unwrap().unwrap();
-    });
-    assert!(node.daemon_lives());
-    wait_until("nothing is left of it", || unfinished(&node).is_empty() && workers(&node).is_empty());
-    node.pull(BUSYBOX);
+fn what_decompresses_a_layer_has_nothing() {
+    let node = node_with("image.decompressor-confined=delay(600000)");
+    let pull = pull_elsewhere(&node);
+    let worker = a_worker(&node, Kind::Decompressor);
+    // That it cannot get more is what its filter's unit test shows (`sys::privilege`).
+    assert_is_confined(&worker, NO_CAPABILITIES);
+    assert_eq!(open_files(&worker), ["pipe", "pipe", "pipe", "socket"]);
+    let limits = fs::read_to_string(worker.join("limits")).unwrap();
+    assert!(limits.contains("Max file size             0                    0"), "{limits}");
+    end(pull);
+    wait_until("the worker is gone", || workers(&node).is_empty());
     node.assert_clean();
+}
+
+fn a_worker_that_is_killed_is_the_error_of_its_pull_alone() {
+    for kind in KINDS {
+        // Long enough to find one and kill it, and no longer than the other pull can wait.
+        let node = node_with(&format!("{}=delay(10000)", kind.point()));
+        thread::scope(|scope| {
+            let killed = scope.spawn(|| node.try_pull(BUSYBOX));
+            let worker = a_worker(&node, kind);
+            let other = scope.spawn(|| node.try_pull("gcr.io/k8s-staging-cri-tools/test-image-tags:1"));
+            kill(&node, &worker);
+            let error = killed.join().unwrap().unwrap_err();
+            assert!(error.message().contains("unpack layer sha256:"), "{error}");
+            let expected = format!("the process that {} it was killed by signal 9", kind.verb());
+            assert!(error.message().contains(&expected), "{error}");
+            other.join().unwrap().unwrap();
+        });
+        assert!(node.daemon_lives());
+        wait_until("nothing is left of it", || unfinished(&node).is_empty() && workers(&node).is_empty());
+        node.pull(BUSYBOX);
+        node.assert_clean();
+    }
 }
 
 fn a_worker_that_panics_says_why() {
-    let node = node_with("image.worker-confined=panic");
-    let error = node.try_pull(BUSYBOX).unwrap_err();
-    assert!(error.message().contains("unpack layer sha256:"), "{error}");
-    assert!(error.message().contains("failpoint image.worker-confined"), "{error}");
-    assert!(node.daemon_lives());
-    wait_until("nothing is left of it", || unfinished(&node).is_empty() && workers(&node).is_empty());
-    node.restart_daemon();
-    node.pull(BUSYBOX);
-    node.assert_clean();
+    for kind in KINDS {
+        let node = node_with(&format!("{}=panic", kind.point()));
+        let error = node.try_pull(BUSYBOX).unwrap_err();
+        assert!(error.message().contains("unpack layer sha256:"), "{error}");
+        assert!(error.message().contains(&format!("failpoint {}", kind.point())), "{error}");
+        assert!(node.daemon_lives());
+        wait_until("nothing is left of it", || unfinished(&node).is_empty() && workers(&node).is_empty());
+        node.restart_daemon();
+        node.pull(BUSYBOX);
+        node.assert_clean();
+    }
 }
 
 fn a_worker_ends_with_the_pull_that_is_given_up() {
-    let node = node_with(HELD);
-    let pull = pull_elsewhere(&node);
-    a_worker(&node);
-    end(pull);
-    wait_until("the worker is gone", || workers(&node).is_empty());
-    wait_until("nothing is left of it", || unfinished(&node).is_empty());
-    node.assert_clean();
+    for kind in KINDS {
+        let node = node_with(&format!("{}=delay(600000)", kind.point()));
+        let pull = pull_elsewhere(&node);
+        a_worker(&node, kind);
+        end(pull);
+        wait_until("the worker is gone", || workers(&node).is_empty());
+        wait_until("nothing is left of it", || unfinished(&node).is_empty());
+        node.assert_clean();
+    }
 }
 
 fn a_worker_ends_with_the_daemon() {
-    let node = node_with(HELD);
-    let mut pull = pull_elsewhere(&node);
-    a_worker(&node);
-    node.kill_daemon();
-    wait_until("the worker is gone", || workers(&node).is_empty());
-    pull.wait().unwrap();
-    node.start_daemon();
-    node.pull(BUSYBOX);
-    node.assert_clean();
+    for kind in KINDS {
+        let node = node_with(&format!("{}=delay(600000)", kind.point()));
+        let mut pull = pull_elsewhere(&node);
+        a_worker(&node, kind);
+        node.kill_daemon();
+        wait_until("the worker is gone", || workers(&node).is_empty());
+        pull.wait().unwrap();
+        node.start_daemon();
+        node.pull(BUSYBOX);
+        node.assert_clean();
+    }
 }
 
 fn a_worker_whose_zygote_dies_is_reaped() {
@@ -253,8 +327,8 @@ fn a_layer_of_an_archive_is_unpacked_in_the_same_way() {
         load
     };
     let loading = load(HELD).spawn().unwrap();
-    let worker = a_worker(&node);
-    assert_is_confined(&node, &worker);
+    let worker = a_worker(&node, Kind::Unpacker);
+    assert_unpacks_confined(&node, &worker);
     // A command makes no copy of its program: it has no containers.
     let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).unwrap();
     assert_eq!(inode(&worker.join("exe")), inode(&pintle()));

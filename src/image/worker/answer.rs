@@ -46,6 +46,11 @@ impl Answer {
         Self::Failed { is_full: error.is_full(), reason }
     }
 
+    /// The answer that a layer could not be unpacked for another reason.
+    pub(super) fn failed(reason: String) -> Self {
+        Self::Failed { is_full: false, reason }
+    }
+
     /// # Errors
     /// As write(2).
     pub(in crate::image) fn write(&self, mut to: impl Write) -> io::Result<()> {

@@ -1,19 +1,19 @@
-//! The confinement of a worker, before it reads a tar. All that is left is one directory and some forty system calls on it.
+//! The confinement of a worker, before it reads a stranger's bytes.
 //!
-//! | | left |
-//! |---|---|
-//! | files | the layer's directory, which is its root; no device works there, no program |
-//! | network, IPC, host name | namespaces of its own, empty |
-//! | descriptors | the connection to the daemon and the root |
-//! | capabilities | those that set owners, modes, attributes and devices of files ([`CAPABILITIES`]) |
-//! | system calls | those on files, memory and itself ([`privilege::allow_unpacking`]) |
-//! | Landlock, where the kernel has it | what unpacking does below the root; no execution, no device ioctl, no signal |
-//! | limits | memory, descriptors, size of a file, processor time; no core dump |
-//! | session | its own, without a terminal |
-//! | life | it dies with the thread of the daemon that started the zygote, so with the daemon |
+//! | | left to an unpacker | left to a decompressor |
+//! |---|---|---|
+//! | files | the layer's directory, which is its root; no device works there, no program | none: no call takes a path |
+//! | network, IPC, host name | namespaces of its own, empty | none: no call makes a socket |
+//! | descriptors | the connection to the daemon and the root | the connection |
+//! | capabilities | those that set owners, modes, attributes and devices of files ([`CAPABILITIES`]) | none |
+//! | system calls | those on files, memory and itself ([`privilege::allow_unpacking`]) | read, write, memory and itself ([`privilege::allow_decompressing`]) |
+//! | Landlock, where the kernel has it | what unpacking does below the root; no execution, no device ioctl, no signal | |
+//! | limits | memory, descriptors, size of a file, processor time; no core dump | the same |
+//! | session | its own, without a terminal | the same |
+//! | life | it dies with the thread of the daemon that started the zygote, so with the daemon | the same |
 //!
 //! It stays in the daemon's cgroup, and is the first to be killed when memory is short there. It has no pid namespace of
-//! its own: it sees no proc(5), and no call of its list names a process.
+//! its own: an unpacker sees no proc(5), and no call of either names another process.
 
 use std::{
     fs::File,
@@ -64,16 +64,11 @@ pub(super) fn enter(
     file_bytes_max: u64,
     one_thread: OneThread,
 ) -> io::Result<OwnedFd> {
-    process::set_oom_score(OOM_SCORE);
-    // Out of the zygote's process group, in which are those that nobody knows of.
-    rustix::process::setsid()?;
-    privilege::forbid_inspection()?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    leave_zygote()?;
     signal::ignore(FILE_TOO_LARGE, true)?;
     make_root(&directory)?;
-    close_standard()?;
     drop(directory);
-    process::close_all_but(&Kept::from_iter([connection.as_fd()]), one_thread)?;
+    close_all_but(connection, one_thread)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open("/", flags, Mode::empty())?;
     limit(file_bytes_max)?;
@@ -83,6 +78,35 @@ pub(super) fn enter(
     privilege::set_capabilities(CAPABILITIES, 0)?;
     privilege::allow_unpacking()?;
     Ok(root)
+}
+
+/// Leaves this process `connection` and memory: no capability, and no system call that takes a path, makes a descriptor
+/// or names another process. So it needs no namespaces of its own.
+///
+/// # Errors
+/// As [`enter`].
+pub(super) fn enter_without_files(connection: &File, one_thread: OneThread) -> io::Result<()> {
+    leave_zygote()?;
+    close_all_but(connection, one_thread)?;
+    limit(0)?;
+    privilege::no_new_privileges()?;
+    privilege::limit_capabilities(0)?;
+    privilege::set_capabilities(0, 0)?;
+    privilege::allow_decompressing()
+}
+
+/// Becomes a process by itself, which dies with the daemon and before any workload.
+fn leave_zygote() -> io::Result<()> {
+    process::set_oom_score(OOM_SCORE);
+    // Out of the zygote's process group, in which are those that nobody knows of.
+    rustix::process::setsid()?;
+    privilege::forbid_inspection()?;
+    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+fn close_all_but(connection: &File, one_thread: OneThread) -> io::Result<()> {
+    close_standard()?;
+    process::close_all_but(&Kept::from_iter([connection.as_fd()]), one_thread)
 }
 
 /// Namespaces of its own, with `directory` for `/` and nothing else.

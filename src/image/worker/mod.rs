@@ -1,30 +1,44 @@
-//! The process that unpacks a layer: one for each, forked by the zygote from nothing of the daemon's.
+//! The processes that take a layer apart: one unpacks its tar, one before it decompresses what came from a registry. Each
+//! is forked for that layer, by the zygote, from nothing of the daemon's.
 //!
 //! ```text
-//! registry ──► daemon: digests, limits ── tar ──► image worker ──► the layer's directory
-//!                     ▲                               │
-//!                     └───────── answer ──────────────┘
+//! registry ──► daemon: digest ── compressed ──► image worker: decompressor
+//!                                                    │
+//!              daemon: digest, limits ◄──── tar ─────┘
+//!                │        ▲
+//!               tar       └───────── answer ─────────┐
+//!                └──────────────────────────► image worker: unpacker ──► the layer's directory
 //! ```
-//! - `answer`: what a worker says of a layer, as it goes over the connection. Untrusted where it is read.
-//! - `handle`: the daemon's side: gives a worker its job and the tar, takes the answer, kills and reaps.
-//! - `inside`: the worker's side. `confinement`: what it gives up before it reads the first byte of a tar.
+//! - `handle`: the daemon's hold on a worker: forks, kills and reaps it. `patience`: how long it is waited for.
+//! - `job`: what it is to do. `unpacking`, `decompression`: the daemon's side of either.
+//! - `answer`, `piece`: what a worker says of a layer, and the tar that it gives, as they go over the connection. Untrusted
+//!   where they are read.
+//! - `inside`: the worker's side. `confinement`: what it gives up before it reads the first byte of a stranger's.
 //!
 //! Invariant: a worker that fails, dies or hangs is the error of its own layer. None outlives its layer or this process.
 //! Invariant: nothing that a worker says or does changes anything but its own layer, and what is known about that.
-//! Not here: forking (`supervisor`, whose zygote is pristine), unpacking itself (`unpack`).
+//! Invariant: who has read the tar never says what its digest is; so the two jobs are never one process's.
+//! Not here: forking (`supervisor`, whose zygote is pristine), unpacking itself (`unpack`), the decoders (`content`).
 
 mod answer;
 mod confinement;
+mod decompression;
 mod handle;
 mod inside;
+mod job;
+mod patience;
+mod piece;
+mod unpacking;
 
 use std::{fmt, io};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use answer::Answer;
+pub(super) use decompression::Decompression;
+pub(super) use handle::Leash;
 pub use handle::Worker;
-pub(super) use handle::{Leash, Unpacking};
 pub use inside::worker_main;
+pub(super) use unpacking::Unpacking;
 
 /// The source of image workers.
 pub trait Workers: fmt::Debug + Send + Sync {
