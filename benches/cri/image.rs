@@ -61,9 +61,15 @@ pub(crate) fn archive(folder: &Path, reference: &str, command: &[&str]) -> Resul
 }
 
 fn blob(layout: &Path, bytes: &[u8]) -> Result<(String, usize)> {
+    let digest = digest(bytes);
+    fs::write(layout.join("blobs").join(digest.replace(':', "/")), bytes)?;
+    Ok((digest, bytes.len()))
+}
+
+/// As images name their parts.
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    fs::write(layout.join("blobs/sha256").join(&hex), bytes)?;
-    Ok((format!("sha256:{hex}"), bytes.len()))
+    format!("sha256:{hex}")
 }
 
 pub(crate) fn run(command: &mut Command) -> Result<()> {

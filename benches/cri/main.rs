@@ -3,17 +3,13 @@
 //! `cargo bench --bench cri` (as root) starts each runtime on folders and a cgroup of its own, gives it the
 //! same busybox image, and prints one table. Figures are of the machine they were taken on; compare columns,
 //! not runs. `cargo bench --bench cri -- pods` measures the lives of pods only, `-- network` their networks,
-//! `-- stream` exec, attach and port-forward.
+//! `-- stream` exec, attach and port-forward, `-- pull` pulls from Debian's docker-registry on this machine.
 
-#[path = "image.rs"]
 mod image;
-#[path = "network.rs"]
 mod network;
-#[path = "runtime.rs"]
+mod pull;
 mod runtime;
-#[path = "spdy.rs"]
 mod spdy;
-#[path = "stream.rs"]
 mod stream;
 
 use std::{
@@ -90,6 +86,9 @@ async fn measure(peer: Peer, only: &[String]) -> Result<Figures> {
     }
     if wanted("stream") {
         figures.extend(stream::measure(peer).await?);
+    }
+    if wanted("pull") {
+        figures.extend(pull::measure(peer).await?);
     }
     Ok(figures)
 }

@@ -39,7 +39,7 @@ pub(crate) mod v1 {
     }
 }
 
-use v1::runtime_service_client::RuntimeServiceClient;
+use v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
 
 const IMAGE: &str = "docker.io/library/busybox:bench";
 const PAUSE: &str = "registry.k8s.io/pause:bench";
@@ -163,6 +163,11 @@ impl Node {
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
+    }
+
+    /// A client of the daemon's image service.
+    pub(crate) async fn images(&self) -> Result<ImageServiceClient<Channel>> {
+        Ok(ImageServiceClient::new(channel(&socket_in(&self.folder)).await?))
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -465,6 +470,11 @@ fn containerd(folder: &Path, state: &Path) -> Result<Command> {
 
 /// Connects as soon as the daemon listens, which is after its socket is there.
 async fn connect(socket: &Path) -> Result<RuntimeServiceClient<Channel>> {
+    Ok(RuntimeServiceClient::new(channel(socket).await?).max_decoding_message_size(16 << 20))
+}
+
+/// A connection, once the daemon listens.
+async fn channel(socket: &Path) -> Result<Channel> {
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
@@ -473,9 +483,7 @@ async fn connect(socket: &Path) -> Result<RuntimeServiceClient<Channel>> {
     let (endpoint, began) = (Endpoint::try_from("http://localhost")?, Instant::now());
     loop {
         match endpoint.connect_with_connector(connector.clone()).await {
-            Ok(channel) => {
-                return Ok(RuntimeServiceClient::new(channel).max_decoding_message_size(16 << 20));
-            }
+            Ok(channel) => return Ok(channel),
             Err(error) if began.elapsed() > START_MAX => {
                 return Err(format!("connect to {}: {error}", socket.display()).into());
             }
