@@ -9,13 +9,15 @@ use crate::{cdi, cri, image, launcher, network, pod, spec, streaming, supervisor
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by its name.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 21] = [
     ("authority", cri::fuzz::authority),
     ("cdi", cdi::fuzz::cdi),
     ("challenge", image::fuzz::challenge),
     ("cni-config", network::fuzz::cni_config),
     ("cni-result", network::fuzz::cni_result),
+    ("compressed", image::fuzz::compressed),
     ("cri", cri::fuzz::requests),
+    ("decompressor", image::fuzz::decompressor),
     ("hosts-toml", image::fuzz::hosts_toml),
     ("image-config", image::fuzz::config),
     ("image-record", image::fuzz::record),

@@ -1,17 +1,20 @@
 //! Fuzz targets of this room: names, documents, layers and the registry's texts.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write as _},
+    net::Shutdown,
+    os::unix::net::UnixStream,
     str,
 };
 
 use super::{
+    content,
     document::{Config, IndexWalk, LAYERS_MAX, Step},
     record::{ImageRecord, LayerRecord},
     reference::{Query, Reference},
     registry::{challenge::Challenge, hosts},
     unpack::{self, Archive, Kind},
-    worker::Answer,
+    worker::{Answer, Decompression},
 };
 use crate::store;
 
@@ -94,6 +97,28 @@ pub fn worker(input: &[u8]) {
         let mut written = Vec::new();
         assert!(answer.write(&mut written).is_ok());
         assert_eq!(Answer::read(written.as_slice()).ok(), Some(answer));
+    }
+}
+
+/// Pieces of a tar that a decompressor gives, whatever it was given.
+pub fn decompressor(input: &[u8]) {
+    /// Fits into a connection.
+    const PIECES_BYTES_MAX: usize = 32 << 10;
+    let pair = UnixStream::pair().and_then(|(ours, mut theirs)| {
+        theirs.write_all(&input[..input.len().min(PIECES_BYTES_MAX)])?;
+        theirs.shutdown(Shutdown::Write)?;
+        Ok((ours, theirs))
+    });
+    let Ok((ours, _theirs)) = pair else { return };
+    let read = io::copy(&mut Decompression::by(ours, io::empty()), &mut io::sink());
+    assert!(read.is_err() || read.is_ok_and(|length| length < input.len() as u64));
+}
+
+/// Compressed layers, at their beginning.
+pub fn compressed(input: &[u8]) {
+    const TAR_BYTES_MAX: u64 = 1 << 20;
+    if let Ok(tar) = content::unpacked(input) {
+        let _read: io::Result<u64> = io::copy(&mut tar.take(TAR_BYTES_MAX), &mut io::sink());
     }
 }
 

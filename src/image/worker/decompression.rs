@@ -1,5 +1,7 @@
 //! The daemon's side of a decompressor: hands it compressed bytes as they come and takes the tar, on one thread.
 
+#[cfg(any(test, feature = "fuzzing"))]
+use std::os::unix::net::UnixStream;
 use std::{
     io::{self, BufRead, Read},
     net::Shutdown,
@@ -73,6 +75,13 @@ impl<R: BufRead> Decompression<R> {
         let worker = begin().map_err(|error: io::Error| failed(&format!("has no job: {error}")))?;
         let (patience, incoming) = (Patience::default(), NEXT);
         Ok(Self { source, feeding: Feeding::Underway, worker, patience, incoming })
+    }
+
+    /// A decompression by whoever is at the other end of `connection`.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(in crate::image) fn by(connection: UnixStream, source: R) -> Self {
+        let (worker, patience) = (Worker::thread(connection), Patience::default());
+        Self { source, feeding: Feeding::Underway, worker, patience, incoming: NEXT }
     }
 
     /// Takes what there is of the tar; nothing at its end.
@@ -199,10 +208,7 @@ fn failed(what: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{BufReader, Write as _},
-        os::unix::net::UnixStream,
-    };
+    use std::io::{BufReader, Write as _};
 
     use super::{
         super::{Threads, piece},
@@ -276,11 +282,8 @@ mod tests {
 
     /// The tar of `source` by a worker at the other end of `connection`.
     fn by(connection: UnixStream, source: impl BufRead) -> Result<Vec<u8>, String> {
-        let (worker, patience) = (Worker::thread(connection), Patience::default());
-        let mut decompression =
-            Decompression { source, feeding: Feeding::Underway, worker, patience, incoming: NEXT };
         let mut tar = Vec::new();
-        let read = decompression.read_to_end(&mut tar);
+        let read = Decompression::by(connection, source).read_to_end(&mut tar);
         read.map(|_| tar).map_err(|error| error.to_string())
     }
 

@@ -36,7 +36,7 @@ pub struct Worker {
 enum Process {
     /// Its pidfd.
     Child(OwnedFd),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     Thread,
     Reaped,
 }
@@ -47,7 +47,7 @@ impl Worker {
         Self { connection, process: Process::Child(process) }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn thread(connection: UnixStream) -> Self {
         Self { connection, process: Process::Thread }
     }
