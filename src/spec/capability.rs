@@ -61,6 +61,7 @@ pub(super) const SYS_PACCT: u64 = 1 << 20;
 pub(super) const SYS_ADMIN: u64 = 1 << 21;
 pub(super) const SYS_BOOT: u64 = 1 << 22;
 pub(super) const SYS_NICE: u64 = 1 << 23;
+pub(super) const SYS_RESOURCE: u64 = 1 << 24;
 pub(super) const SYS_TIME: u64 = 1 << 25;
 pub(super) const SYS_TTY_CONFIG: u64 = 1 << 26;
 pub(super) const SYSLOG: u64 = 1 << 34;

@@ -81,9 +81,10 @@ fn set<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(bool, u64), E
     Ok((all, set))
 }
 
-/// The capabilities that libcontainer is to leave for the set-up.
-pub(super) fn setup_capabilities(own: u64) -> u64 {
-    own | SETUP_CAPABILITIES
+/// The capabilities that libcontainer is to leave for the set-up. SYS_RESOURCE raises the limit of open files above the
+/// daemon's own; a node whose root lacks it does without.
+pub(super) fn setup_capabilities(own: u64, held: u64) -> u64 {
+    own | SETUP_CAPABILITIES | (capability::SYS_RESOURCE & held)
 }
 
 /// The masked and the read-only paths. A list in the request stands in for ours, also when empty.
@@ -178,6 +179,13 @@ mod tests {
     fn asking(add: &[&str], drop: &[&str], ambient: &[&str]) -> Security {
         let capabilities = Capabilities { add: names(add), drop: names(drop), ambient: names(ambient) };
         Security { capabilities, ..Default::default() }
+    }
+
+    #[test]
+    fn the_set_up_has_sys_resource_where_the_node_has_it() {
+        let resource = capability::SYS_RESOURCE;
+        assert_eq!(setup_capabilities(0, u64::MAX) & resource, resource);
+        assert_eq!(setup_capabilities(0, !resource) & resource, 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use tonic::Code;
 
-use crate::harness::{Node, Setup, runner::tests, v1, wait_until};
+use crate::harness::{Node, Setup, runner::tests, v1, wait_for};
 
 tests![
     out_of_descriptors_nothing_is_made_and_everything_ends,
@@ -68,8 +68,8 @@ fn a_containers_limit_of_open_files_is_not_the_daemons() {
     let node = Node::start_with(&Setup { config, under: with_open_files(800), ..Setup::default() });
     let pod = node.run_pod("web");
     let container = pod.run_in("main", ["sh", "-c", "ulimit -Sn; ulimit -Hn; sleep 1000"]);
-    let limits = ["600".to_owned(), hard.to_string()];
-    wait_until("it has said its limits", || container.log_texts() == limits);
+    let limits = vec!["600".to_owned(), hard.to_string()];
+    wait_for("its limits", &limits, || container.log_texts());
     assert_eq!(container.shell("ulimit -Sn; ulimit -Hn"), format!("600\n{hard}\n"));
     node.assert_clean();
 }

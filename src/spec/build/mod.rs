@@ -30,12 +30,13 @@ pub fn build(inputs: &Inputs<'_>) -> Result<ContainerPlan, Error> {
     let arguments = environment::arguments(container, image)?;
     // What the node's own root lacks can be given to nobody.
     let capabilities = security::capabilities(&container.security)? & inputs.held_capabilities;
+    let setup = security::setup_capabilities(capabilities, inputs.held_capabilities);
     let labels = inputs.pod.selinux.as_ref();
     let labels = labels.map(|labels| container_labels(labels, &container.security, &container.namespaces));
     let host_devices = container.security.privileged && !inputs.pod.handler.privileged_without_host_devices;
     Ok(ContainerPlan {
         id: inputs.id.clone(),
-        oci: oci(&container.security, capabilities, container.tty, &annotations(inputs))?,
+        oci: oci(&container.security, setup, container.tty, &annotations(inputs))?,
         process: process(inputs, arguments, capabilities, labels.as_ref())?,
         lower: inputs.layers.lower.clone(),
         writable: inputs.writable.clone(),
@@ -114,7 +115,7 @@ fn annotations<'a>(inputs: &Inputs<'a>) -> BTreeMap<&'a String, &'a String> {
 /// of their own: a filter, limits or namespaces that got in that way would go unseen.
 fn oci(
     security: &Security,
-    capabilities: u64,
+    setup: u64,
     tty: bool,
     annotations: &BTreeMap<&String, &String>,
 ) -> Result<Vec<u8>, Error> {
@@ -180,7 +181,7 @@ fn oci(
         spec["annotations"] = serde_json::json!(annotations);
     }
     // The crate keeps capabilities in hash sets, so that their order would differ from plan to plan.
-    let names: Vec<_> = capability::names(security::setup_capabilities(capabilities)).collect();
+    let names: Vec<_> = capability::names(setup).collect();
     spec["process"]["capabilities"] = serde_json::json!({
         "bounding": names, "effective": names, "permitted": names, "inheritable": [], "ambient": [],
     });

@@ -181,6 +181,7 @@ fn the_spec_of_a_plain_container() {
                 "CAP_NET_RAW",
                 "CAP_SYS_CHROOT",
                 "CAP_SYS_ADMIN",
+                "CAP_SYS_RESOURCE",
                 "CAP_MKNOD",
                 "CAP_AUDIT_WRITE",
                 "CAP_SETFCAP"
@@ -198,6 +199,7 @@ fn the_spec_of_a_plain_container() {
                 "CAP_NET_RAW",
                 "CAP_SYS_CHROOT",
                 "CAP_SYS_ADMIN",
+                "CAP_SYS_RESOURCE",
                 "CAP_MKNOD",
                 "CAP_AUDIT_WRITE",
                 "CAP_SETFCAP"
@@ -216,6 +218,7 @@ fn the_spec_of_a_plain_container() {
                 "CAP_NET_RAW",
                 "CAP_SYS_CHROOT",
                 "CAP_SYS_ADMIN",
+                "CAP_SYS_RESOURCE",
                 "CAP_MKNOD",
                 "CAP_AUDIT_WRITE",
                 "CAP_SETFCAP"
@@ -248,7 +251,7 @@ fn a_terminal_and_a_command_get_into_the_plan() {
 }
 
 #[test]
-fn a_container_without_capabilities_is_set_up_with_five() {
+fn a_container_without_capabilities_is_set_up_with_six() {
     check(
         r#"{"security": {"capabilities": {"drop": ["ALL"]}}}"#,
         "/process/capabilities/bounding",
@@ -258,7 +261,8 @@ fn a_container_without_capabilities_is_set_up_with_five() {
               "CAP_SETGID",
               "CAP_SETUID",
               "CAP_SETPCAP",
-              "CAP_SYS_ADMIN"
+              "CAP_SYS_ADMIN",
+              "CAP_SYS_RESOURCE"
             ]"#]],
     );
 }
