@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, mem,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -129,15 +128,16 @@ fn descriptors(node: &Node) -> Vec<String> {
     let tcp = tcp_inodes(node);
     for entry in fs::read_dir(format!("/proc/{}/fd", node.daemon_pid())).into_iter().flatten().flatten() {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
-        let inode = fs::metadata(entry.path()).map(|data| data.ino().to_string()).unwrap_or_default();
         let target = target.to_string_lossy().into_owned();
+        // Of sockets only: a file has a number in its own file system, which may be a socket's too.
+        let socket = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
         // Numbers go, names stay: `anon_inode:[pidfd]`.
         let kind =
             if target.starts_with("anon_inode:") { Some(target.as_str()) } else { target.split(":[").next() };
         let kind = kind.unwrap_or(&target);
         // The folder for unfinished pulls has another name in each daemon.
         let kind = kind.split_inclusive("/ingest/").next().unwrap_or(kind).to_owned();
-        if !tcp.contains(&inode) {
+        if !socket.is_some_and(|socket| tcp.contains(socket)) {
             *count.entry(kind).or_default() += 1;
         }
     }
