@@ -187,9 +187,14 @@ fn with_multiplexers<'a>(
         if named.as_ref().is_some_and(|own| own.cases.is_empty() && !own.otherwise.allows()) {
             continue; // refused whole
         }
-        let mut cases = Vec::new();
+        let (mut cases, mut is_known) = (Vec::new(), named.is_some());
         for &(number, call) in calls {
-            let Some(wrapped) = decisions.get(call).filter(|_| decided.contains(call)) else { continue };
+            let Some(wrapped) = decisions.get(call) else { continue };
+            // Whoever names a call knows how i386 makes it.
+            is_known = true;
+            if !decided.contains(call) {
+                continue;
+            }
             let case = Condition::Masked { arg: 0, mask, value: number };
             match wrapped.refusal() {
                 Some(refusal) => cases.push((vec![case], refusal)),
@@ -198,7 +203,7 @@ fn with_multiplexers<'a>(
                 None => {}
             }
         }
-        if named.is_none() && cases.is_empty() {
+        if !is_known {
             continue;
         }
         let own = named.unwrap_or_else(|| Decision::always(policy.default));

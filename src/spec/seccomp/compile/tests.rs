@@ -198,6 +198,22 @@ fn a_rule_that_says_the_default_decides_nothing_about_a_wrapper_and_what_it_wrap
 }
 
 #[test]
+fn a_wrapper_is_known_where_what_it_wraps_is_named() {
+    // `recv` has no number of its own there; that of `socketcall` is above `getppid`'s.
+    let rule = Rule { names: vec!["recv", "write"], conditions: Vec::new(), action: Action::EPERM };
+    let policy = Policy { abis: vec![Abi::X86_64, Abi::X86], default: Action::EPERM, rules: vec![rule] };
+    let program = compile(&policy).unwrap();
+    for (name, expected) in
+        [("getppid", Action::EPERM), ("socketcall", Action::EPERM), ("openat2", Action::ENOSYS)]
+    {
+        let number = Abi::X86.number(name).unwrap();
+        let call = Call { audit: Abi::X86.audit(), number, args: [0; 6] };
+        assert_eq!(run(&program, &call).0, expected, "{name}");
+        assert_eq!(Reading::of(&policy, &AMD64).expected(&call), expected, "{name}");
+    }
+}
+
+#[test]
 fn a_program_that_the_kernel_would_not_take_is_an_error() {
     let condition = |n: u64| Condition::Within { arg: 0, low: 2 * n, high: 2 * n, inside: true };
     let rule = |n| Rule { names: vec!["read"], conditions: vec![condition(n)], action: Action::ALLOW };
