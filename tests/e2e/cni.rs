@@ -122,7 +122,9 @@ impl<'n> Meta<'n> {
 /// The names in a folder of the node; none where it is not there.
 pub(crate) fn listed(node: &Node, folder: &str) -> Vec<String> {
     let entries = fs::read_dir(node.path(folder)).into_iter().flatten();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 pub(crate) fn configure(node: &Node, name: &str, list: &Value) {
@@ -485,7 +487,7 @@ fn a_plugin_that_fails_costs_one_pod_an_error_in_its_own_words() {
     meta.assert_clean();
     // One that leaves a child behind has done what it was asked for; the child is no part of that.
     meta.does("second", "ADD", "sleep 1000 &");
-    node.run_pod("web");
+    let web = node.run_pod("web");
     assert!(!sleeps(&node));
     fs::remove_file(node.path("cni/bin/second")).unwrap();
     let error = node.try_run_pod("other", |_| {}).unwrap_err();
@@ -494,7 +496,8 @@ fn a_plugin_that_fails_costs_one_pod_an_error_in_its_own_words() {
         "{error}"
     );
     symlink(meta.folder.join("meta"), node.path("cni/bin/second")).unwrap();
-    wait_until("the attempt is deleted once that can be done", || listed(&node, "root/cni").len() == 1);
+    let of_web = [web.id.clone(), format!("{}.result", web.id)];
+    wait_until("the attempt is deleted once that can be done", || listed(&node, "root/cni") == of_web);
     meta.assert_clean();
 }
 
