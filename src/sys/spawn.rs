@@ -38,7 +38,7 @@ pub struct Started {
     pub pidfd: OwnedFd,
 }
 
-/// What the child has of its parent's memory besides the program: where it says why it could not become it.
+/// The child's view of its parent's memory: the program that it is to become, and a place for the reason why it could not.
 struct Birth<'a> {
     stranger: &'a Stranger<'a>,
     parent: Option<rustix::process::Pid>,

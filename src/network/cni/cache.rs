@@ -71,7 +71,7 @@ struct Record {
 /// by ext4 (its mount option `auto_da_alloc`), and a pod that starts would wait for that.
 #[derive(Debug, Deserialize, Serialize)]
 struct Given {
-    result: Value,
+    result: Option<Value>,
 }
 
 /// The two folders.
@@ -101,7 +101,7 @@ impl Cache {
     /// Notes what ADD has given. [`Cache::begin`] was before.
     pub(super) fn keep(&self, pod: &PodId, attached: &Attached) -> Result<(), Error> {
         let path = self.result_path(pod);
-        let given = Given { result: attached.result.clone().unwrap_or_default() };
+        let given = Given { result: attached.result.clone() };
         store::put(&path, &given, Durability::Process).map_err(failed("write CNI attachment", &path))?;
         let path = self.shared_path(attached);
         let write = || -> io::Result<()> {
@@ -143,7 +143,7 @@ impl Cache {
     /// What ADD has given, where it has; of a damaged record what libcni's cache says.
     fn result(&self, pod: &PodId) -> Option<Value> {
         match store::get::<Given>(&self.result_path(pod)) {
-            Ok(Given { result }) => Some(result),
+            Ok(Given { result }) => result,
             Err(BadRecord::Absent) => None,
             Err(error) => {
                 let result = self.read_libcni(pod).and_then(|attached| attached.result);

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     sys::{
-        process::{Ended, NullTerminated, Pid, kill_group, wait_by_pidfd},
+        process::{Ended, NullTerminated, Pid, kill_group, wait, wait_by_pidfd},
         ready,
         spawn::{Started, Stranger},
     },
@@ -233,8 +233,15 @@ impl Plugin {
             stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         };
         let Started { pid, pidfd } = stranger.start()?;
-        let plugin = Self { pid, running: Some(ready::watch(pidfd)?) };
-        Ok((plugin, to_stdin, [from_stdout, from_stderr]))
+        match ready::watch(pidfd) {
+            Ok(running) => Ok((Self { pid, running: Some(running) }, to_stdin, [from_stdout, from_stderr])),
+            Err(error) => {
+                // Nobody could wait for it. That its group is gone is what is wanted.
+                let _killed: io::Result<()> = kill_group(pid);
+                wait(pid)?;
+                Err(error)
+            }
+        }
     }
 
     async fn ended(&self) {
