@@ -31,20 +31,11 @@ pub(crate) fn archive(folder: &Path, reference: &str, command: &[&str]) -> Resul
     run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."))?;
     let layer = fs::read(&tar)?;
     let (layer_digest, layer_size) = blob(&layout, &layer)?;
-    let config = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-        "os": "linux",
-        "config": { "Env": ["PATH=/bin"], "Cmd": command },
-        "rootfs": { "type": "layers", "diff_ids": [layer_digest] },
-    });
-    let (config_digest, config_size) = blob(&layout, &serde_json::to_vec(&config)?)?;
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest, "size": config_size },
-        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer_digest, "size": layer_size }],
-    });
-    let (manifest_digest, manifest_size) = blob(&layout, &serde_json::to_vec(&manifest)?)?;
+    let config = config(&serde_json::json!({ "Env": ["PATH=/bin"], "Cmd": command }), &[&layer_digest])?;
+    blob(&layout, &config)?;
+    let manifest =
+        manifest(&config, &[("application/vnd.oci.image.layer.v1.tar", &layer_digest, layer_size)])?;
+    let (manifest_digest, manifest_size) = blob(&layout, &manifest)?;
     let index = serde_json::json!({
         "schemaVersion": 2,
         "manifests": [{
@@ -58,6 +49,27 @@ pub(crate) fn archive(folder: &Path, reference: &str, command: &[&str]) -> Resul
     let archive = work.join("image.tar");
     run(Command::new("tar").arg("-C").arg(&layout).arg("-cf").arg(&archive).arg("."))?;
     Ok(archive)
+}
+
+/// The configuration of an image; `config` is the part that says how it runs.
+pub(crate) fn config(config: &serde_json::Value, diff_ids: &[&str]) -> Result<Vec<u8>> {
+    Ok(serde_json::to_vec(&serde_json::json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "config": config,
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    }))?)
+}
+
+/// The manifest of an image; of each layer media type, digest and size.
+pub(crate) fn manifest(config: &[u8], layers: &[(&str, &str, usize)]) -> Result<Vec<u8>> {
+    let descriptor = |(media_type, digest, size): (&str, &str, usize)| serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size });
+    Ok(serde_json::to_vec(&serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor(("application/vnd.oci.image.config.v1+json", &digest(config), config.len())),
+        "layers": layers.iter().copied().map(descriptor).collect::<Vec<_>>(),
+    }))?)
 }
 
 fn blob(layout: &Path, bytes: &[u8]) -> Result<(String, usize)> {

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Figures, Result,
-    image::{digest, run},
+    image::{config, digest, manifest, run},
     mib, ms, percentile,
     runtime::{Node, Peer, v1},
 };
@@ -19,6 +19,7 @@ use super::{
 /// What the large layer is made of: a thousand programs, large and small.
 const CONTENT: &str = "/usr/bin";
 const LARGE_PULLS: usize = 5;
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// Layers of one small file each.
 const SMALL_LAYERS: usize = 8;
 const SMALL_PULLS: usize = 30;
@@ -31,8 +32,8 @@ pub(super) async fn measure(peer: Peer) -> Result<Figures> {
     let registry = Registry::start(&node.folder().join("registry"))?;
     let large = registry.layer_of(Path::new(CONTENT))?;
     let mut figures = vec![
-        ("large layer, MiB packed", mib(large.packed_bytes >> 10)),
-        ("large layer, MiB unpacked", mib(large.bytes >> 10)),
+        ("large layer, MiB packed", mib(large.packed_bytes as u64 >> 10)),
+        ("large layer, MiB unpacked", mib(large.bytes as u64 >> 10)),
     ];
     registry.put("large", &[large])?;
     let small: Result<Vec<_>> = (0..SMALL_LAYERS).map(|index| registry.small_layer(index)).collect();
@@ -71,8 +72,8 @@ async fn pulls(node: &mut Node, image: &str, count: usize) -> Result<(Duration, 
 struct Layer {
     diff_id: String,
     digest: String,
-    packed_bytes: u64,
-    bytes: u64,
+    packed_bytes: usize,
+    bytes: usize,
 }
 
 /// The registry and its folder.
@@ -126,11 +127,12 @@ impl Registry {
         let (tar, packed) = (self.folder.join("layer.tar"), self.folder.join("layer.tar.gz"));
         run(Command::new("tar").arg("-C").arg(content).arg("-cf").arg(&tar).arg("."))?;
         run(Command::new("gzip").arg("--keep").arg("--force").arg(&tar))?;
+        let (bytes, packed_bytes) = (fs::read(&tar)?, fs::read(&packed)?);
         let layer = Layer {
-            diff_id: digest(&fs::read(&tar)?),
-            digest: digest(&fs::read(&packed)?),
-            packed_bytes: fs::metadata(&packed)?.len(),
-            bytes: fs::metadata(&tar)?.len(),
+            diff_id: digest(&bytes),
+            digest: digest(&packed_bytes),
+            packed_bytes: packed_bytes.len(),
+            bytes: bytes.len(),
         };
         let blob = self.blob(&layer.digest)?;
         fs::rename(&packed, blob)?;
@@ -140,33 +142,14 @@ impl Registry {
 
     /// Puts an image of these layers there, under the tag 1.
     fn put(&self, repository: &str, layers: &[Layer]) -> Result<()> {
-        let diff_ids: Vec<_> = layers.iter().map(|layer| &layer.diff_id).collect();
-        let config = serde_json::to_vec(&serde_json::json!({
-            "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-            "os": "linux", "config": {}, "rootfs": { "type": "layers", "diff_ids": diff_ids },
-        }))?;
-        let layers: Vec<_> = layers
-            .iter()
-            .map(|layer| {
-                serde_json::json!({
-                    "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
-                    "digest": layer.digest, "size": layer.packed_bytes,
-                })
-            })
-            .collect();
-        let manifest = serde_json::to_vec(&serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": digest(&config), "size": config.len(),
-            },
-            "layers": layers,
-        }))?;
+        let diff_ids: Vec<_> = layers.iter().map(|layer| &*layer.diff_id).collect();
+        let config = config(&serde_json::json!({}), &diff_ids)?;
+        let parts: Vec<_> = layers.iter().map(|layer| (LAYER, &*layer.digest, layer.packed_bytes)).collect();
+        let manifest = manifest(&config, &parts)?;
         for bytes in [&config, &manifest] {
             fs::write(self.blob(&digest(bytes))?, bytes)?;
         }
-        for blob in layers.iter().filter_map(|layer| layer["digest"].as_str()).chain([&*digest(&config)]) {
+        for blob in layers.iter().map(|layer| &*layer.digest).chain([&*digest(&config)]) {
             self.link(repository, &format!("_layers/{}", blob.replace(':', "/")), blob)?;
         }
         let manifest = digest(&manifest);

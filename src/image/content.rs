@@ -108,7 +108,9 @@ pub(super) fn is_packed(start: &[u8]) -> bool {
     !matches!(packing(start), Ok(Packing::None))
 }
 
-enum Packing {
+/// The packing of a stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Packing {
     None,
     Gzip,
     Zstd,
@@ -125,20 +127,10 @@ fn packing(start: &[u8]) -> io::Result<Packing> {
     }
 }
 
-/// A stream of which the first bytes were looked at, and whether they say that it is packed. The packing is recognised by
-/// them, for media types and file names of real images are not to be relied on.
-///
-/// # Errors
-/// As the stream's; `Unsupported` for a packing that is known and not supported.
-pub(super) fn recognised<R: BufRead>(source: R) -> io::Result<(bool, impl BufRead)> {
-    let (packing, source) = recognise(source)?;
-    Ok((!matches!(packing, Packing::None), source))
-}
-
 /// The unpacked content of a stream.
 ///
 /// # Errors
-/// As [`recognised`].
+/// As [`recognise`].
 pub(super) fn unpacked<'a>(source: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     let (packing, source) = recognise(source)?;
     Ok(match packing {
@@ -152,7 +144,12 @@ pub(super) fn unpacked<'a>(source: impl BufRead + Send + 'a) -> io::Result<Box<d
     })
 }
 
-fn recognise<R: BufRead>(mut source: R) -> io::Result<(Packing, impl BufRead)> {
+/// The packing of a stream, and the whole of the stream. The packing is recognised by the first bytes, for media types and
+/// file names of real images are not to be relied on.
+///
+/// # Errors
+/// As the stream's; `Unsupported` for a packing that is known and not supported.
+pub(super) fn recognise<R: BufRead>(mut source: R) -> io::Result<(Packing, impl BufRead)> {
     let mut start = Vec::with_capacity(MAGIC_BYTES);
     // Not `fill_buf`: a pipe may give them one by one.
     source.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut start)?;

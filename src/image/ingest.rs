@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Error,
-    content::{Unpacked, Verified, recognised},
+    content::{Packing, Unpacked, Verified, recognise},
     document::Blob,
     layers::{Layer, layer_error},
     local::Local,
@@ -65,8 +65,8 @@ fn consume<T>(
     let failed = |source: LayerError| layer_error(&digest, &local.root, source);
     let (verified, receipt) = Verified::new(stream, blob);
     let open = || -> io::Result<Box<dyn Read + Send + '_>> {
-        let (is_packed, stream) = recognised(verified)?;
-        if !is_packed {
+        let (packing, stream) = recognise(verified)?;
+        if packing == Packing::None {
             return Ok(Box::new(stream));
         }
         let workers = &*local.workers;

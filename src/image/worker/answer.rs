@@ -97,17 +97,19 @@ impl Answer {
                 }
                 (b'e', None) => {
                     let (kind, reason) = content.split_first().ok_or_else(|| bad("it gives no reason"))?;
-                    // It is shown on terminals and in logs.
-                    let reason = String::from_utf8_lossy(reason);
-                    let reason = reason.chars().filter(|c| !c.is_control()).collect();
                     // Without a look at what follows: of a worker that leaves something unread it is an error.
-                    return Ok(Self::Failed { is_full: *kind == b'f', reason });
+                    return Ok(Self::Failed { is_full: *kind == b'f', reason: shown(reason) });
                 }
                 _ => return Err(bad("it has a part that does not belong there")),
             }
         }
         if from.fill_buf()?.is_empty() { Ok(Self::Done(done)) } else { Err(bad("it goes on after its end")) }
     }
+}
+
+/// A worker's words, as they may be shown on terminals and in logs.
+pub(super) fn shown(words: &[u8]) -> String {
+    String::from_utf8_lossy(words).chars().filter(|c| !c.is_control()).collect()
 }
 
 fn bad(why: &'static str) -> io::Error {

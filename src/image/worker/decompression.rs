@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::{
     io::{self, BufRead, Read},
     net::Shutdown,
-    os::fd::AsFd as _,
     time::Instant,
 };
 
@@ -16,6 +15,7 @@ use rustix::{
 
 use super::{
     Leash, Worker, Workers,
+    answer::shown,
     job::{Job, Task},
     patience::{Patience, Patient, is_late, too_slow},
     piece::{HEAD_BYTES, Head},
@@ -67,21 +67,20 @@ impl<R: BufRead> Decompression<R> {
         layer: &str,
         source: R,
     ) -> io::Result<Self> {
-        let begin = || {
-            let worker = Worker::fork(workers, leash)?;
-            Job { layer: layer.into(), task: Task::Decompress }.send(worker.connection.as_fd())?;
-            Ok(worker)
-        };
-        let worker = begin().map_err(|error: io::Error| failed(&format!("has no job: {error}")))?;
-        let (patience, incoming) = (Patience::default(), NEXT);
-        Ok(Self { source, feeding: Feeding::Underway, worker, patience, incoming })
+        let job = Job { layer: layer.into(), task: Task::Decompress };
+        let worker = Worker::employ(workers, leash, &job);
+        Ok(Self::of(worker.map_err(|what| failed(&what))?, source))
     }
 
     /// A decompression by whoever is at the other end of `connection`.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(in crate::image) fn by(connection: UnixStream, source: R) -> Self {
-        let (worker, patience) = (Worker::thread(connection), Patience::default());
-        Self { source, feeding: Feeding::Underway, worker, patience, incoming: NEXT }
+        Self::of(Worker::thread(connection), source)
+    }
+
+    fn of(worker: Worker, source: R) -> Self {
+        let (patience, incoming) = (Patience::default(), NEXT);
+        Self { source, feeding: Feeding::Underway, worker, patience, incoming }
     }
 
     /// Takes what there is of the tar; nothing at its end.
@@ -122,10 +121,7 @@ impl<R: BufRead> Decompression<R> {
                 let mut reason = vec![0; length];
                 let got = Patient::new(&self.worker.connection, &mut self.patience).read_exact(&mut reason);
                 got.map_err(|error| failed(&if is_late(&error) { too_slow() } else { self.worker.fate() }))?;
-                // It is shown on terminals and in logs.
-                let reason = String::from_utf8_lossy(&reason);
-                let reason: String = reason.chars().filter(|c| !c.is_control()).collect();
-                Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+                Err(io::Error::new(io::ErrorKind::InvalidData, shown(&reason)))
             }
             None => Err(failed("gave an answer that is none")),
         }
@@ -142,8 +138,8 @@ impl<R: BufRead> Decompression<R> {
             held => held?,
         };
         if held.is_empty() {
-            let told = self.worker.connection.shutdown(Shutdown::Write);
-            self.feeding = if told.is_ok() { Feeding::Done } else { Feeding::Refused };
+            let ended = self.worker.connection.shutdown(Shutdown::Write);
+            self.feeding = if ended.is_ok() { Feeding::Done } else { Feeding::Refused };
             return Ok(true);
         }
         match send(&self.worker.connection, held, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {

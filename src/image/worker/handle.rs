@@ -3,7 +3,7 @@
 use std::{
     io,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     sync::{Arc, Mutex, PoisonError},
@@ -12,7 +12,7 @@ use std::{
 
 use tracing::warn;
 
-use super::Workers;
+use super::{Workers, job::Job};
 use crate::sys::{
     process::{self, Ended},
     signal,
@@ -52,15 +52,23 @@ impl Worker {
         Self { connection, process: Process::Thread }
     }
 
-    /// Forks one that is held by `leash`.
+    /// Forks one that is held by `leash`, and gives it its job. Blocks.
     ///
     /// # Errors
-    /// When there is none, or nobody wants it any more.
-    pub(super) fn fork(workers: &dyn Workers, leash: &Leash) -> io::Result<Self> {
-        let worker = workers.fork()?;
-        leash.hold(&worker)?;
-        rustix::net::sockopt::set_socket_send_buffer_size(&worker.connection, CONNECTION_BYTES)?;
-        Ok(worker)
+    /// When there is none, or nobody wants it any more: what it lacks, in words.
+    pub(super) fn employ(
+        workers: &dyn Workers,
+        leash: &Leash,
+        job: &Job<BorrowedFd<'_>>,
+    ) -> Result<Self, String> {
+        let employ = || -> io::Result<Self> {
+            let worker = workers.fork()?;
+            leash.hold(&worker)?;
+            rustix::net::sockopt::set_socket_send_buffer_size(&worker.connection, CONNECTION_BYTES)?;
+            job.send(worker.connection.as_fd())?;
+            Ok(worker)
+        };
+        employ().map_err(|error| format!("has no job: {error}"))
     }
 
     /// Waits until one that is done is gone. It ends by itself, or is killed.
@@ -100,10 +108,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let Process::Child(pidfd) = &self.process else { return };
-        // That it has ended already is what was wanted.
-        let _ended: io::Result<()> = signal::send(pidfd.as_fd(), KILL);
-        if let Err(error) = self.reap() {
+        if let Err(error) = self.end() {
             warn!(%error, "the end of an image worker was not seen");
         }
     }
@@ -153,7 +158,10 @@ impl Drop for Cut {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Threads, job::Task},
+        *,
+    };
 
     #[test]
     fn a_worker_on_a_leash_that_was_cut_is_killed() {
@@ -165,7 +173,8 @@ mod tests {
         assert!(leash.hold(&worker).is_err());
         drop(worker);
         assert!(child.try_wait().is_err(), "it was killed and reaped");
-        let error = Worker::fork(&super::super::Threads, &leash).unwrap_err();
-        assert_eq!(error.to_string(), "nobody wants it any more");
+        let job = Job { layer: "sha256:ab".into(), task: Task::Decompress };
+        let error = Worker::employ(&Threads, &leash, &job).unwrap_err();
+        assert_eq!(error, "has no job: nobody wants it any more");
     }
 }

@@ -36,15 +36,9 @@ impl Unpacking {
         root: OwnedFd,
         limits: Limits,
     ) -> Result<Self, LayerError> {
-        let begin = || {
-            let worker = Worker::fork(workers, leash)?;
-            let task = Task::Unpack { directory: root.as_fd(), file_bytes_max: limits.file_bytes_max };
-            Job { layer: layer.into(), task }.send(worker.connection.as_fd())?;
-            Ok(worker)
-        };
-        let worker =
-            begin().map_err(|error: io::Error| LayerError::Worker(format!("has no job: {error}")))?;
-        Ok(Self { worker, root })
+        let task = Task::Unpack { directory: root.as_fd(), file_bytes_max: limits.file_bytes_max };
+        let worker = Worker::employ(workers, leash, &Job { layer: layer.into(), task });
+        Ok(Self { worker: worker.map_err(LayerError::Worker)?, root })
     }
 
     /// Gives it the tar, to its end, and takes the answer. When this returns, the worker is gone and the layer complete.
