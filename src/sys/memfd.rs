@@ -139,8 +139,11 @@ mod tests {
     struct Running(Child);
 
     impl Running {
-        fn from(file: &OwnedFd) -> Self {
-            Self(Command::new(format!("/proc/self/fd/{}", file.as_raw_fd())).arg("1000").spawn().unwrap())
+        /// Children of other tests may have the descriptor that it was written through.
+        async fn from(file: &OwnedFd) -> Self {
+            let mut program = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            program.arg("1000");
+            Self(crate::sys::spawn::when_written(|| program.spawn()).await.unwrap())
         }
     }
 
@@ -155,15 +158,15 @@ mod tests {
         rustix::fs::fstat(file).unwrap().st_ino
     }
 
-    #[test]
-    fn a_living_copy_is_used_again_if_it_is_the_same_and_sealed() {
+    #[tokio::test]
+    async fn a_living_copy_is_used_again_if_it_is_the_same_and_sealed() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
         let sleep = File::open(fs::canonicalize("/usr/bin/sleep").unwrap()).unwrap();
         assert!(living_copy(&sleep).is_none());
         let copy = sealed_copy(&sleep).unwrap();
-        let running = Running::from(&copy);
+        let running = Running::from(&copy).await;
         assert_eq!(living_copy(&sleep).map(|found| inode(&found)), Some(inode(&copy)));
         // Another program, an earlier build say.
         assert!(living_copy(&File::open(fs::canonicalize("/usr/bin/cat").unwrap()).unwrap()).is_none());
@@ -176,7 +179,7 @@ mod tests {
         rustix::fs::fchmod(&open, rustix::fs::Mode::from_raw_mode(MODE)).unwrap();
         let read_only: OwnedFd = File::open(format!("/proc/self/fd/{}", open.as_raw_fd())).unwrap().into();
         drop(open);
-        let _running = Running::from(&read_only);
+        let _running = Running::from(&read_only).await;
         assert!(living_copy(&sleep).is_none());
     }
 }

@@ -9,9 +9,11 @@ use std::{
     ffi::CStr,
     io,
     os::fd::{BorrowedFd, FromRawFd as _, OwnedFd},
+    time::Duration,
 };
 
 use nix::sys::signal::{SigSet, SigmaskHow};
+use tokio::time::{Instant, sleep};
 
 use super::{
     process::{self, NullTerminated, Pid},
@@ -43,6 +45,29 @@ struct Birth<'a> {
     stranger: &'a Stranger<'a>,
     parent: Option<rustix::process::Pid>,
     error: Cell<i32>,
+}
+
+/// How long a program may be open for writing before it is given up; libcni waits as long for a plugin.
+const WRITTEN_MAX: Duration = Duration::from_secs(5);
+/// Pause before the next try to execute such a program.
+const WRITTEN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Starts a program once nobody has its file open for writing, which keeps it from being executed (execve(2), `ETXTBSY`):
+/// an installer copies it; or this process has written it, and a child that another thread has started meanwhile has not
+/// come to its own execve yet.
+///
+/// # Errors
+/// As `start`; `ExecutableFileBusy` after 5 s.
+pub async fn when_written<T>(mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let last = Instant::now() + WRITTEN_MAX;
+    loop {
+        match start() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < last => {
+                sleep(WRITTEN_PAUSE).await;
+            }
+            started => return started,
+        }
+    }
 }
 
 /// Stack of the child until its execve: some system calls, one below the other. Bytes.
@@ -201,6 +226,16 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         let children = std::fs::read_to_string("/proc/thread-self/children").unwrap();
         assert_eq!(children, "");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_written_for_ever_is_given_up() {
+        let mut program = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut program, b"#!/bin/sh\n").unwrap();
+        rustix::fs::fchmod(program.as_file(), rustix::fs::Mode::RWXU).unwrap();
+        let path = std::ffi::CString::new(program.path().as_os_str().as_encoded_bytes()).unwrap();
+        let error = when_written(|| run_program(&path, &[c"x"])).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ExecutableFileBusy);
     }
 
     #[test]

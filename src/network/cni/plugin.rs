@@ -28,7 +28,7 @@ use crate::{
     sys::{
         process::{Ended, NullTerminated, Pid, kill_group, wait, wait_by_pidfd},
         ready,
-        spawn::{Started, Stranger},
+        spawn::{self, Started, Stranger},
     },
     telemetry::task,
 };
@@ -146,7 +146,8 @@ struct Said {
 
 /// From its start to its end. Dropped half-way, it kills the plugin and all that is in its process group.
 async fn converse(program: &Path, invocation: &Invocation, said: &mut Said) -> Result<Ended, Fault> {
-    let (mut plugin, stdin, [stdout, stderr]) = Plugin::start(program, invocation).map_err(Fault::Start)?;
+    let started = spawn::when_written(|| Plugin::start(program, invocation)).await;
+    let (mut plugin, stdin, [stdout, stderr]) = started.map_err(Fault::Start)?;
     {
         let talk = async {
             tokio::try_join!(
@@ -326,6 +327,17 @@ mod tests {
         ] {
             assert_eq!(run(script, LONG).await.unwrap_err(), expected, "{script}");
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_being_written_is_waited_for() {
+        let (folder, plugins, invocation) = plugin("echo done", LONG);
+        let writer = fs::OpenOptions::new().append(true).open(folder.path().join("meta")).unwrap();
+        let called = tokio::join!(plugins.call(&invocation, "pod", plugins.deadline()), async {
+            tokio::time::sleep(SHORT).await;
+            drop(writer);
+        });
+        assert_eq!(called.0.unwrap(), b"done\n");
     }
 
     #[tokio::test]

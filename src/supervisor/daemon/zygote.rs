@@ -35,7 +35,7 @@ use super::{
 use crate::{
     cgroup,
     model::{Failure, PodId, PodPlan, Stage},
-    sys::{memfd, process::Pid, title},
+    sys::{memfd, process::Pid, spawn, title},
     telemetry::task,
 };
 
@@ -380,7 +380,8 @@ impl Process {
         command.process_group(0);
         // What outlives the daemon must not hold the daemon's output open.
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = tokio::process::Command::from(command).spawn()?;
+        let mut command = tokio::process::Command::from(command);
+        let mut child = spawn::when_written(|| command.spawn()).await?;
         if let Some(written) = child.stderr.take() {
             task::spawn("zygote-log", log_lines(written));
         }
@@ -553,7 +554,11 @@ mod tests {
             let script = Script::default();
             let zygote = script.zygote(&behaviours);
             let forked = zygote.ask(wanted()).await.unwrap();
-            assert_eq!(script.connected(), [false, false, true], "{behaviours:?}");
+            // Children of other tests have each connection until they are executed.
+            wait_until(&format!("{behaviours:?}: the last alone is connected"), || {
+                script.connected() == [false, false, true]
+            })
+            .await;
             assert_eq!(script.pids().iter().map(lives).collect::<Vec<_>>(), [false, false, true]);
             let (supervisor, again) = (forked.pid, zygote.ask(wanted()).await.unwrap().pid);
             assert_ne!(supervisor, again, "the last one goes on answering");
@@ -571,7 +576,7 @@ mod tests {
             script.zygote(&[Behaviour::Hangs, Behaviour::Dies, Behaviour::Hangs, Behaviour::Answers]);
         let failure = zygote.ask(wanted()).await.unwrap_err();
         assert_eq!(failure.to_string(), "internal error zygote: no answer within 1s");
-        assert_eq!(script.connected(), [false; 3]);
+        wait_until("none is connected", || script.connected() == [false; 3]).await;
         assert!(zygote.ask(wanted()).await.is_ok());
     }
 
