@@ -21,8 +21,9 @@ pub struct Cgroupfs {
     host: Arc<Host>,
 }
 
-/// Tries to make a pod's directories. Another pod's removal may take a common parent away in between.
-const MAKE_TRIES_MAX: usize = 5;
+/// Tries to make a pod's directories. Another pod's removal may take a common parent away in between, and where many pods
+/// come and go there, it does so several times; a try takes some tens of microseconds.
+const MAKE_TRIES_MAX: usize = 100;
 
 impl Cgroupfs {
     pub(super) fn new(host: Arc<Host>) -> Self {
