@@ -38,7 +38,7 @@ impl Sizes {
                     read = objects.byte_offset();
                     last = TerminalSize::new(width, height).or(last);
                 }
-                Some(Err(error)) if !error.is_eof() => {
+                Some(Err(error)) if !is_cut(&self.partial, &error) => {
                     self.broken = true;
                     break;
                 }
@@ -54,6 +54,14 @@ impl Sizes {
     }
 }
 
+/// Whether what comes after `bytes` may make an object of them. Not only where the parser says so: a number that ends too
+/// early is an invalid one to it.
+fn is_cut(bytes: &[u8], error: &serde_json::Error) -> bool {
+    let line_from = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let line = 1 + bytes.iter().filter(|byte| **byte == b'\n').count();
+    error.is_eof() || (error.line(), error.column()) == (line, bytes.len() - line_from)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -67,6 +75,10 @@ mod tests {
         assert_eq!(sizes.read(br#"{"Width":80,"Height":24}{"Width":100,"Height":30}"#), size(100, 30));
         assert_eq!(sizes.read(br#"{"Width":1"#), None);
         assert_eq!(sizes.read(br#"20,"Height":40}"#), size(120, 40));
+        for part in ["{\"Width\":70,\n\"x\":-", "1.", "5e", "+", "1,\"Height\":\n"] {
+            assert_eq!(sizes.read(part.as_bytes()), None, "{part}");
+        }
+        assert_eq!(sizes.read(b"50}"), size(70, 50));
         assert_eq!(sizes.read(b"\n{\"Width\":65535,\"Height\":65535}\n"), size(65_535, 65_535));
     }
 
@@ -102,7 +114,7 @@ mod tests {
         fn where_the_bytes_are_cut_makes_no_difference(
             bytes in prop_oneof![
                 proptest::collection::vec(any::<u8>(), 0..300),
-                "([ \\[\\]{}\",:0-9e.-]|\"Width\"|\"Height\"|\\{\"Width\":[0-9]{1,6},\"Height\":[0-9]{1,6}\\}){0,20}"
+                "([ \\[\\]{}\",:0-9e.-]|\"Width\"|\"Height\"|\\{\"Width\":8,\"x\":[0-9e.-]{1,4},\"Height\":2\\}|\\{\"Width\":[0-9]{1,6},\"Height\":[0-9]{1,6}\\}){0,20}"
                     .prop_map(String::into_bytes),
             ],
             cut in 1_usize..50,
