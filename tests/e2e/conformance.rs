@@ -65,7 +65,8 @@ fn critest_says_what_we_expect_of_each_spec() {
     command.status().unwrap(); // a spec that may fail makes it fail: the report decides
 
     let said = verdicts(&fs::read_to_string(&report).expect("critest wrote its report"));
-    let mut expected = expected(&fs::read_to_string(EXPECTED).unwrap_or_default());
+    let mut expected =
+        expected(&fs::read_to_string(EXPECTED).unwrap_or_else(|error| panic!("{EXPECTED}: {error}")));
     if env::var_os("CRITEST_REFRESH").is_some() {
         fs::write(EXPECTED, written(&said, &expected, host)).unwrap();
         return;
