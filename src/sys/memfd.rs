@@ -143,7 +143,7 @@ mod tests {
         async fn from(file: &OwnedFd) -> Self {
             let mut program = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
             program.arg("1000");
-            Self(crate::sys::spawn::when_written(|| program.spawn()).await.unwrap())
+            Self(crate::sys::spawn::once_written(|| program.spawn()).await.unwrap())
         }
     }
 

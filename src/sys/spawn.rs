@@ -1,4 +1,4 @@
-//! Starting a program without a copy of this process's memory.
+//! Starting a program: once nobody writes it any more, and without a copy of this process's memory.
 //!
 //! fork(2) copies the page tables of the whole daemon, about a millisecond, and every page that one of its threads writes
 //! meanwhile faults. The standard library spares that (posix_spawn(3)) only where nothing else is to be done between the
@@ -19,6 +19,29 @@ use super::{
     process::{self, NullTerminated, Pid},
     signal,
 };
+
+/// How long a program may be open for writing before it is given up; libcni waits as long for a plugin.
+const WRITING_MAX: Duration = Duration::from_secs(5);
+/// Pause before the next try to execute such a program.
+const WRITING_PAUSE: Duration = Duration::from_millis(20);
+
+/// Starts a program once nobody has its file open for writing, which keeps it from being executed (execve(2), `ETXTBSY`):
+/// an installer copies it; or this process has written it, and a child that another thread has started meanwhile has not
+/// come to its own execve yet.
+///
+/// # Errors
+/// As `start`; `ExecutableFileBusy` after 5 s.
+pub async fn once_written<T>(mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let last = Instant::now() + WRITING_MAX;
+    loop {
+        match start() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < last => {
+                sleep(WRITING_PAUSE).await;
+            }
+            started => return started,
+        }
+    }
+}
 
 /// A program that is to run as a stranger to this process.
 #[derive(Clone, Copy, Debug)]
@@ -45,29 +68,6 @@ struct Birth<'a> {
     stranger: &'a Stranger<'a>,
     parent: Option<rustix::process::Pid>,
     error: Cell<i32>,
-}
-
-/// How long a program may be open for writing before it is given up; libcni waits as long for a plugin.
-const WRITTEN_MAX: Duration = Duration::from_secs(5);
-/// Pause before the next try to execute such a program.
-const WRITTEN_PAUSE: Duration = Duration::from_millis(20);
-
-/// Starts a program once nobody has its file open for writing, which keeps it from being executed (execve(2), `ETXTBSY`):
-/// an installer copies it; or this process has written it, and a child that another thread has started meanwhile has not
-/// come to its own execve yet.
-///
-/// # Errors
-/// As `start`; `ExecutableFileBusy` after 5 s.
-pub async fn when_written<T>(mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let last = Instant::now() + WRITTEN_MAX;
-    loop {
-        match start() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < last => {
-                sleep(WRITTEN_PAUSE).await;
-            }
-            started => return started,
-        }
-    }
 }
 
 /// Stack of the child until its execve: some system calls, one below the other. Bytes.
@@ -234,8 +234,14 @@ mod tests {
         std::io::Write::write_all(&mut program, b"#!/bin/sh\n").unwrap();
         rustix::fs::fchmod(program.as_file(), rustix::fs::Mode::RWXU).unwrap();
         let path = std::ffi::CString::new(program.path().as_os_str().as_encoded_bytes()).unwrap();
-        let error = when_written(|| run_program(&path, &[c"x"])).await.unwrap_err();
+        let mut tries = 0;
+        let start = || {
+            tries += 1;
+            run_program(&path, &[c"x"])
+        };
+        let error = once_written(start).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ExecutableFileBusy);
+        assert!(tries > 1, "it was waited for");
     }
 
     #[test]

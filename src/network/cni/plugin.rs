@@ -146,7 +146,7 @@ struct Said {
 
 /// From its start to its end. Dropped half-way, it kills the plugin and all that is in its process group.
 async fn converse(program: &Path, invocation: &Invocation, said: &mut Said) -> Result<Ended, Fault> {
-    let started = spawn::when_written(|| Plugin::start(program, invocation)).await;
+    let started = spawn::once_written(|| Plugin::start(program, invocation)).await;
     let (mut plugin, stdin, [stdout, stderr]) = started.map_err(Fault::Start)?;
     {
         let talk = async {

@@ -54,8 +54,8 @@ impl Sizes {
     }
 }
 
-/// Whether what comes after `bytes` may make an object of them. Not only where the parser says so: a number that ends too
-/// early is an invalid one to it.
+/// Whether an error may be due to the end of `bytes` alone: the parser says so, or has failed just there, for a number that
+/// ends too early is an invalid one to it. An error that is not comes again with the bytes that follow.
 fn is_cut(bytes: &[u8], error: &serde_json::Error) -> bool {
     let line_from = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     let line = 1 + bytes.iter().filter(|byte| **byte == b'\n').count();

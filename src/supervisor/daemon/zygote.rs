@@ -381,7 +381,7 @@ impl Process {
         // What outlives the daemon must not hold the daemon's output open.
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut command = tokio::process::Command::from(command);
-        let mut child = spawn::when_written(|| command.spawn()).await?;
+        let mut child = spawn::once_written(|| command.spawn()).await?;
         if let Some(written) = child.stderr.take() {
             task::spawn("zygote-log", log_lines(written));
         }
