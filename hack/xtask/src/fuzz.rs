@@ -144,11 +144,12 @@ fn build(folder: &Path) -> Result<PathBuf> {
 }
 
 fn run_one(program: &Path, folder: &Path, name: &str, seconds: u32) -> Result<Run> {
-    // New inputs go to the first folder.
-    let (grown, findings) = (folder.join("corpus").join(name), folder.join("findings"));
     let seed = env::var("PINTLE_FUZZ_SEED").ok();
+    // New inputs go to the first folder.
+    let corpus = if seed.is_some() { "corpus-of-seed" } else { "corpus" };
+    let (grown, findings) = (folder.join(corpus).join(name), folder.join("findings"));
     if seed.is_some() && grown.exists() {
-        // Runs with a seed are to try the same inputs, as many as there is time for: they begin with those that are kept.
+        // Runs with a seed are to try the same inputs, as many as there is time for: they begin with those that are stored.
         fs::remove_dir_all(&grown)?;
     }
     fs::create_dir_all(&grown)?;
